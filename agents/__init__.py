@@ -1,0 +1,1 @@
+"""The players: each turns one task into a stream of events."""

@@ -1,0 +1,46 @@
+"""The task that an agent is given, and the one method by which it is given it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from agents.events import AgentEvent, Origin
+from models.content import Item
+from models.ports import ToolConstraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a task may spend.
+
+    Attributes:
+        deadline_s: absolute time in seconds of the injected clock.
+        output_tokens: the most tokens that may be written.
+    """
+
+    deadline_s: float
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One node of a plan: who does it, on which card, from what, within which budget."""
+
+    origin: Origin
+    tenant: str
+    card: str
+    messages: tuple[Item, ...]
+    tools: ToolConstraint | None
+    budget: Budget
+
+
+class Agent(Protocol):
+    """Turns one task into a stream of events."""
+
+    def run(self, task: Task) -> AsyncIterator[AgentEvent]:
+        """Yield `TaskStarted`, progress, and last `TaskFinished` or `TaskFailed`.
+
+        A `BatonError` becomes a `TaskFailed`; anything else is a defect and is raised. Closing the iterator stops the
+        work within one step of its engine.
+        """
+        ...

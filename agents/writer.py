@@ -1,0 +1,46 @@
+"""The writer: answers in words, with one engine."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+
+from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from agents.port import Task
+from models.content import FinishDelta
+from models.errors import BatonError, Internal, NotFound
+from models.ports import Engine, GenerateRequest, Sampling
+
+
+class Writer:
+    """Writes the reply to a conversation, or the calls that it needs first."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        """Take the engines by card name; the caller owns them."""
+        self._engines = engines
+
+    async def run(self, task: Task) -> AsyncIterator[AgentEvent]:
+        """Yield the reply as it is written; see `Agent.run`."""
+        yield TaskStarted(origin=task.origin, card=task.card)
+        try:
+            engine = self._engines.get(task.card)
+            if engine is None:
+                raise NotFound(f"The card {task.card!r} has no engine here.")
+            async with aclosing(engine.generate(_request(task))) as deltas:  # type: ignore[type-var]  # generators have aclose
+                async for delta in deltas:
+                    if isinstance(delta, FinishDelta):
+                        yield TaskFinished(origin=task.origin, reason=delta.reason)
+                        return
+                    yield TaskProgress(origin=task.origin, delta=delta)
+            raise Internal("The model's answer broke off. Try again.")
+        except BatonError as exc:
+            yield TaskFailed(origin=task.origin, fault=Fault.of(exc))
+
+
+def _request(task: Task) -> GenerateRequest:
+    return GenerateRequest(
+        messages=task.messages,
+        sampling=Sampling(max_output_tokens=task.budget.output_tokens),
+        constraint=task.tools,
+        priority="interactive",
+        deadline=task.budget.deadline_s,
+        tenant=task.tenant,
+    )

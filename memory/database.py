@@ -1,0 +1,178 @@
+"""One database: SQLite in WAL mode with full synchronisation, written by one thread.
+
+A *unit* is a function of a connection. Units that wait together are committed together (group commit), each behind a
+savepoint of its own, so that a disk flush is shared and a failing unit takes only itself back. A unit's result is given
+out after the commit: whoever holds it may tell others.
+
+Policy of the queue: bounded; a caller waits for room.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.errors import BatonError, Internal
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Unit = Callable[[Connection], T]
+
+_MAX_GROUP = 64
+_MAX_WAITING = 1024
+_READERS = 2
+
+
+class _Job(Generic[T]):
+    def __init__(self, unit: Unit[T]) -> None:
+        self.unit = unit
+        self.done: Future[T] = Future()
+
+    def run(self, connection: Connection) -> Callable[[], None]:
+        """Run the unit behind a savepoint and return what settles the caller's future after the commit."""
+        try:
+            with connection.begin_nested():
+                result = self.unit(connection)
+        except Exception as exc:  # noqa: BLE001  # it is the caller's, and raised there
+            error = exc
+            return lambda: self.done.set_exception(error)
+        return lambda: self.done.set_result(result)
+
+
+class Database:
+    """The database of a home. Opened with its migrations applied; closed by `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = _engine(path, begin="BEGIN IMMEDIATE")
+        self._reader = _engine(path, begin="BEGIN")
+        with self._writer.begin() as connection:
+            migrate(connection)
+        self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue()
+        self._room = asyncio.Semaphore(_MAX_WAITING)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
+        self._thread = threading.Thread(target=self._write_loop, name="database-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many units wait to be written."""
+        return self._jobs.qsize()
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Run `unit` in a transaction and return its result once that is committed.
+
+        A caller that is cancelled meanwhile does not undo the write.
+
+        Raises:
+            Internal: the database refused the transaction; nothing of the unit is kept.
+            BatonError: whatever the unit raised; nothing of it is kept.
+        """
+        async with self._room:
+            job = _Job(unit)
+            self._jobs.put(job)
+            return await _translated(asyncio.wrap_future(job.done))
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Run `unit` on a snapshot, beside the writer.
+
+        Raises:
+            Internal: the database could not be read.
+        """
+        return await _translated(asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, unit))
+
+    def read_blocking(self, unit: Unit[T]) -> T:
+        """Run `unit` on a snapshot, in the calling thread."""
+        with self._reader.begin() as connection:
+            return unit(connection)
+
+    def close(self) -> None:
+        """Write what waits, then close."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._readers.shutdown()
+        self._writer.dispose()
+        self._reader.dispose()
+
+    def _write_loop(self) -> None:
+        with self._writer.connect() as connection:
+            while True:
+                jobs, last = self._next_group()
+                if jobs:
+                    _commit(connection, jobs)
+                if last:
+                    return
+
+    def _next_group(self) -> tuple[list[_Job[Any]], bool]:
+        jobs: list[_Job[Any]] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == _MAX_GROUP:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
+
+
+def _commit(connection: Connection, jobs: list[_Job[Any]]) -> None:
+    jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
+    try:
+        with connection.begin():
+            settle = [job.run(connection) for job in jobs]
+    except SQLAlchemyError as exc:
+        _log.exception("a transaction failed")
+        for job in jobs:
+            job.done.set_exception(exc)
+        return
+    for done in settle:
+        done()
+
+
+async def _translated(result: asyncio.Future[T]) -> T:
+    try:
+        return await result
+    except BatonError:
+        raise
+    except SQLAlchemyError as exc:
+        _log.exception("the database refused")
+        raise Internal("The database refused. Is the disk full? The server's log has the cause.") from exc
+
+
+def _engine(path: Path, *, begin: str) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path)), isolation_level=None)
+
+    # SQLAlchemy's way of having SQLite's own transactions: the driver's implicit ones are off, BEGIN is ours.
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema to its newest revision, within the connection's transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

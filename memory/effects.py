@@ -1,0 +1,87 @@
+"""The effect ledger: what was asked of the world, and whether it answered.
+
+A row is written before a tool is called and completed after it, under an idempotency key that is unique in its session.
+Effects so happen at least once and are counted once. A row still open after a restart has an unknown outcome.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+
+from memory.schema import effects
+from models.errors import NotFound
+
+EffectKind = Literal["pure", "idempotent", "effectful"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One row of the ledger. `arguments` and `result` are JSON text; `result` is None while it is open."""
+
+    key: str
+    turn_id: str
+    tool: str
+    effect: EffectKind
+    arguments: str
+    result: str | None
+
+
+def open_effect(connection: Connection, tenant: str, session_id: str, effect: Effect, at_ms: int) -> None:
+    """Write the row of a call that is about to be made; `effect.result` is None."""
+    connection.execute(
+        insert(effects).values(
+            tenant=tenant,
+            session_id=session_id,
+            key=effect.key,
+            turn_id=effect.turn_id,
+            tool=effect.tool,
+            effect=effect.effect,
+            state="open",
+            arguments=effect.arguments,
+            opened_ms=at_ms,
+        )
+    )
+
+
+def complete_effect(connection: Connection, tenant: str, session_id: str, key: str, result: str, at_ms: int) -> bool:
+    """Complete a row; return False, and change nothing, if it was complete already.
+
+    Raises:
+        NotFound: the session has no such row.
+    """
+    changed = connection.execute(
+        update(effects)
+        .where(*_is(tenant, session_id, key), effects.c.state == "open")
+        .values(state="completed", result=result, completed_ms=at_ms)
+    ).rowcount
+    if changed:
+        return True
+    if connection.execute(select(effects.c.id).where(*_is(tenant, session_id, key))).first() is None:
+        raise NotFound(f"There is no call {key!r} in this session.")
+    return False
+
+
+def open_effects(connection: Connection, tenant: str, session_id: str) -> tuple[Effect, ...]:
+    """Return the session's calls without a result, oldest first."""
+    found = connection.execute(
+        select(effects)
+        .where(effects.c.tenant == tenant, effects.c.session_id == session_id, effects.c.state == "open")
+        .order_by(effects.c.id)
+    )
+    return tuple(_effect(row) for row in found)
+
+
+def _is(tenant: str, session_id: str, key: str) -> tuple[ColumnElement[bool], ...]:
+    return (effects.c.tenant == tenant, effects.c.session_id == session_id, effects.c.key == key)
+
+
+def _effect(row: Row[tuple[object, ...]]) -> Effect:
+    return Effect(
+        key=row.key,
+        turn_id=row.turn_id,
+        tool=row.tool,
+        effect=row.effect,
+        arguments=row.arguments,
+        result=row.result,
+    )

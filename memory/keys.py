@@ -1,0 +1,123 @@
+"""Keys: each names a tenant. A key is shown once, when it is made; only a hash of its secret is kept.
+
+A key reads `baton_ID_SECRET`. The secret has 256 random bits, so one round of SHA-256 is enough to store it.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, insert, select, update
+
+from memory.schema import keys
+from models.errors import NotFound
+from models.ids import new_id
+
+_PREFIX = "baton"
+_ABSENT = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key without its secret.
+
+    Attributes:
+        key_id: the part of the key that may be shown.
+        tenant: who it is for.
+        name: what its owner calls it.
+        requests_per_minute: its rate; None is unlimited.
+        defaults: JSON text, the owner's defaults for requests.
+        created_ms: Unix milliseconds.
+        revoked_ms: likewise; None while it is good.
+    """
+
+    key_id: str
+    tenant: str
+    name: str
+    requests_per_minute: int | None
+    defaults: str
+    created_ms: int
+    revoked_ms: int | None
+
+
+def create_key(
+    connection: Connection, tenant: str, name: str, at_ms: int, *, requests_per_minute: int | None = None
+) -> str:
+    """Make a key and return it whole, for the only time."""
+    key_id = new_id("key").replace("_", "")
+    secret = secrets.token_urlsafe(32)
+    connection.execute(
+        insert(keys).values(
+            id=key_id,
+            tenant=tenant,
+            name=name,
+            secret_sha256=_hash(secret),
+            requests_per_minute=requests_per_minute,
+            defaults="{}",
+            created_ms=at_ms,
+        )
+    )
+    return f"{_PREFIX}_{key_id}_{secret}"
+
+
+def verify_key(connection: Connection, presented: str) -> Key | None:
+    """Return the key that was presented, or None if it is unknown, wrong or revoked.
+
+    The secret is compared in constant time, also when there is no such key.
+    """
+    prefix, _, rest = presented.partition("_")
+    key_id, _, secret = rest.partition("_")
+    found = connection.execute(_good(key_id)).one_or_none()
+    right = hmac.compare_digest(_ABSENT if found is None else found.secret_sha256, _hash(secret))
+    return _key(found) if found is not None and right and prefix == _PREFIX else None
+
+
+def find_key(connection: Connection, key_id: str) -> Key | None:
+    """Return the key of that id if it is good."""
+    found = connection.execute(_good(key_id)).one_or_none()
+    return None if found is None else _key(found)
+
+
+def list_keys(connection: Connection) -> tuple[Key, ...]:
+    """Return every key there ever was, oldest first."""
+    return tuple(_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_ms, keys.c.id)))
+
+
+def any_key(connection: Connection) -> bool:
+    """Return whether any good key exists; without one, a server on loopback asks for none."""
+    return connection.execute(select(keys.c.id).where(keys.c.revoked_ms.is_(None)).limit(1)).first() is not None
+
+
+def revoke_key(connection: Connection, key_id: str, at_ms: int) -> None:
+    """Make a key worthless from now on.
+
+    Raises:
+        NotFound: there is no good key of that id.
+    """
+    changed = connection.execute(
+        update(keys).where(keys.c.id == key_id, keys.c.revoked_ms.is_(None)).values(revoked_ms=at_ms)
+    ).rowcount
+    if not changed:
+        raise NotFound(f"There is no key {key_id!r}, or it is revoked already. `baton keys list` shows them.")
+
+
+def _good(key_id: str) -> Select[Any]:
+    return select(keys).where(keys.c.id == key_id, keys.c.revoked_ms.is_(None))
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        key_id=row.id,
+        tenant=row.tenant,
+        name=row.name,
+        requests_per_minute=row.requests_per_minute,
+        defaults=row.defaults,
+        created_ms=row.created_ms,
+        revoked_ms=row.revoked_ms,
+    )
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The instruments: engines, decoding, vision, speech, embeddings; the vocabulary at the ground."""

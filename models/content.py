@@ -1,0 +1,191 @@
+"""What conversations are made of: parts, items, and the deltas that a model yields.
+
+Media are references to blobs (sha-256, media type, dimensions or duration), never bytes. Every type is a
+frozen dataclass with a `kind`, so that each union here is closed and matched exhaustively.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Modality = Literal["text", "image", "audio", "video", "file"]
+
+Source = Literal["typed", "spoken", "seen", "retrieved", "tool", "generated"]
+"""Where a text comes from. What was not typed by the user is data: it cannot raise a tool's privileges."""
+
+Role = Literal["system", "user", "assistant"]
+
+ItemStatus = Literal["completed", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRef:
+    """A blob by its content.
+
+    Attributes:
+        sha256: 64 hexadecimal digits.
+        media_type: an IANA media type.
+        size_bytes: the length of the content.
+    """
+
+    sha256: str
+    media_type: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """Written words, tagged with their source."""
+
+    kind: Literal["text"] = "text"
+    text: str
+    source: Source = "typed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePart:
+    """One picture."""
+
+    kind: Literal["image"] = "image"
+    blob: BlobRef
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioPart:
+    """A recording, counted in samples per channel."""
+
+    kind: Literal["audio"] = "audio"
+    blob: BlobRef
+    rate_hz: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPart:
+    """Moving pictures."""
+
+    kind: Literal["video"] = "video"
+    blob: BlobRef
+    width_px: int
+    height_px: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePart:
+    """Any other file, under the name that its owner gave it."""
+
+    kind: Literal["file"] = "file"
+    blob: BlobRef
+    name: str
+
+
+Part = TextPart | ImagePart | AudioPart | VideoPart | FilePart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One contribution to a conversation."""
+
+    kind: Literal["message"] = "message"
+    item_id: str
+    role: Role
+    parts: tuple[Part, ...]
+    status: ItemStatus = "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of a tool, `arguments` being JSON text as the model wrote it."""
+
+    kind: Literal["call"] = "call"
+    item_id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus = "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallResult:
+    """What a call returned."""
+
+    kind: Literal["call_result"] = "call_result"
+    item_id: str
+    call_id: str
+    parts: tuple[Part, ...]
+
+
+Item = Message | Call | CallResult
+"""One message, call or result within a session; its id is unique in the session."""
+
+
+def text_of(item: Item) -> str:
+    """Return the words of `item`: a message's or a result's text parts joined, a call's arguments."""
+    match item:
+        case Call():
+            return item.arguments
+        case Message() | CallResult():
+            return "".join(part.text for part in item.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """Words as they are written.
+
+    The statistics are there if the request asked for signals: one entry a token, as long as `token_ids`.
+
+    Attributes:
+        text: the words; may be empty while a token is only part of a character.
+        token_ids: the engine's own token ids.
+        logprobs: natural log-probability of each chosen token.
+        entropies: entropy in nats of each distribution that was sampled.
+        margins: probability of the first choice minus that of the second.
+    """
+
+    kind: Literal["text"] = "text"
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    entropies: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioDelta:
+    """Sound as it is spoken: little-endian 16-bit mono samples."""
+
+    kind: Literal["audio"] = "audio"
+    pcm: bytes
+    rate_hz: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallDelta:
+    """A fragment of a call. Fragments of one call share its `call_id` and come one after another."""
+
+    kind: Literal["call"] = "call"
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageDelta:
+    """Tokens used since the last `UsageDelta` of this request."""
+
+    kind: Literal["usage"] = "usage"
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishDelta:
+    """The last delta of a request that was not cancelled, and why it ended."""
+
+    kind: Literal["finish"] = "finish"
+    reason: Literal["stop", "length", "calls"]
+
+
+Delta = TextDelta | AudioDelta | CallDelta | UsageDelta | FinishDelta

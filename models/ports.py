@@ -1,0 +1,162 @@
+"""What engines are asked, and the two Protocols through which they are asked it.
+
+Fixed from the first commit: an engine added later implements these and nothing else.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, Protocol
+
+from models.content import Delta, Item
+from models.errors import Unsupported
+
+Signal = Literal["token_ids", "logprobs", "entropies", "margins"]
+
+Priority = Literal["interactive", "normal", "batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        seed: makes a sampled answer repeatable; None draws one.
+        max_output_tokens: the bound on the answer; an engine never writes more.
+        stop: the answer ends before any of these strings.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_output_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonSchemaConstraint:
+    """The answer is JSON that fits `schema`, a JSON Schema as JSON text."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    schema: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegexConstraint:
+    """The answer matches `pattern` as a whole."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarConstraint:
+    """The answer is derived from `grammar`, in Lark's notation."""
+
+    kind: Literal["grammar"] = "grammar"
+    grammar: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A function that may be called; `parameters` is a JSON Schema as JSON text."""
+
+    name: str
+    description: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolConstraint:
+    """Functions on offer, and whether one has to be called (`required` names any; else one by name)."""
+
+    kind: Literal["tools"] = "tools"
+    tools: tuple[ToolSpec, ...]
+    choice: Literal["auto", "none", "required"] | str = "auto"
+
+
+Constraint = JsonSchemaConstraint | RegexConstraint | GrammarConstraint | ToolConstraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One request to an engine.
+
+    Attributes:
+        messages: the conversation, oldest first, a system message first of all if there is one.
+        sampling: how tokens are chosen and when to stop.
+        constraint: what shape the answer must have.
+        adapter: name of a LoRA adapter that the engine knows.
+        draft_prefix: an answer begun by another model, which this one verifies and goes on from the first
+            refusal.
+        priority: who goes first when there is not room for all.
+        deadline: absolute time in seconds of the injected clock; the engine stops there with
+            `DeadlineExceeded`.
+        tenant: whose request it is; no cache entry is shared between tenants.
+        signals: the token statistics wanted in each `TextDelta`.
+    """
+
+    messages: tuple[Item, ...]
+    sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
+    adapter: str | None = None
+    draft_prefix: str | None = None
+    priority: Priority = "normal"
+    deadline: float | None = None
+    tenant: str
+    signals: frozenset[Signal] = frozenset()
+
+
+class Engine(Protocol):
+    """Something that writes an answer."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Yield the answer as it is written, `FinishDelta` last.
+
+        Closing the iterator (`aclose`) stops the work within one step of the engine and frees what it held.
+
+        Raises:
+            Unsupported: on the first step, if `request` has a field that this engine cannot honour.
+            DeadlineExceeded: the deadline passed.
+            Overloaded: there is no room for another request now.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop all work and free everything. Idempotent."""
+        ...
+
+
+class BlobReader(Protocol):
+    """Reads media for an engine, within one tenant."""
+
+    def open(self, sha256: str) -> AbstractContextManager[BinaryIO]:
+        """Open the blob for reading.
+
+        Raises:
+            NotFound: there is no such blob, or the tenant has no reference to it.
+        """
+        ...
+
+
+def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engine: str) -> None:
+    """Raise `Unsupported` if `request` sets an optional field that is not in `honoured`.
+
+    Args:
+        request: the request as it came in.
+        honoured: names of `GenerateRequest`'s optional fields that the engine does honour, besides
+            `messages`, `sampling`, `priority`, `deadline` and `tenant`, which every engine must; a constraint
+            is named by kind, as `constraint.regex`.
+        engine: the engine's name, for the message.
+    """
+    asked = {name for name in ("adapter", "draft_prefix") if getattr(request, name) is not None}
+    asked |= {f"signals.{signal}" for signal in request.signals}
+    if request.constraint is not None:
+        asked.add(f"constraint.{request.constraint.kind}")
+    if refused := sorted(asked - honoured):
+        raise Unsupported(
+            f"The engine {engine!r} cannot honour {', '.join(refused)}. Leave it out or choose another model.",
+            field=refused[0],
+        )

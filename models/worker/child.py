@@ -1,0 +1,127 @@
+"""The worker process: builds engines and runs requests on them until its socket closes.
+
+Started as `python -m models.worker.child FD`. It leaves when the client's end of the socket is closed, so that no
+worker outlives its gateway, however that ended.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import aclosing
+from typing import assert_never
+
+from models.clock import SystemClock
+from models.engines import build_engine
+from models.errors import BatonError, Internal, NotFound
+from models.ports import Engine
+from models.worker.frames import (
+    WINDOW,
+    Ended,
+    Grant,
+    Progress,
+    Ready,
+    Start,
+    Stop,
+    Submit,
+    ToChild,
+    ToClient,
+    encode,
+    read_frame,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Running:
+    """One request: its task, and how many deltas it may still send."""
+
+    def __init__(self) -> None:
+        self.credit = asyncio.Semaphore(WINDOW)
+        self.task: asyncio.Task[None] | None = None
+
+    def grant(self, credit: int) -> None:
+        for _ in range(credit):
+            self.credit.release()
+
+
+class _Child:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._engines: dict[str, Engine] = {}
+        self._running: dict[int, _Running] = {}
+
+    async def serve(self) -> None:
+        """Serve until the client is gone."""
+        async with asyncio.TaskGroup() as tasks:
+            while (frame := await read_frame(self._reader)) is not None:
+                await self._handle(frame, tasks)
+            for request_id in list(self._running):
+                self._stop(request_id)
+        for engine in self._engines.values():
+            await engine.aclose()
+
+    async def _handle(self, frame: ToChild | ToClient, tasks: asyncio.TaskGroup) -> None:
+        match frame:
+            case Start():
+                clock = SystemClock()
+                self._engines = {card: build_engine(spec, clock) for card, spec in frame.engines.items()}
+                await self._send(Ready(pid=os.getpid()))
+            case Submit():
+                running = self._running[frame.request_id] = _Running()
+                running.task = tasks.create_task(self._run(frame, running))
+            case Grant():
+                if frame.request_id in self._running:
+                    self._running[frame.request_id].grant(frame.credit)
+            case Stop():
+                self._stop(frame.request_id)
+            case Ready() | Progress() | Ended():
+                raise ValueError(f"a {type(frame).__name__} frame came from the client")
+            case _:
+                assert_never(frame)
+
+    def _stop(self, request_id: int) -> None:
+        running = self._running.pop(request_id, None)
+        if running is not None and running.task is not None:
+            running.task.cancel()
+
+    async def _run(self, submit: Submit, running: _Running) -> None:
+        error: BatonError | None = None
+        try:
+            engine = self._engines.get(submit.card)
+            if engine is None:
+                raise NotFound(f"This worker has no engine for the card {submit.card!r}.")
+            async with aclosing(engine.generate(submit.request)) as deltas:  # type: ignore[type-var]  # generators have aclose
+                async for delta in deltas:
+                    await running.credit.acquire()
+                    await self._send(Progress(request_id=submit.request_id, delta=delta))
+        except BatonError as exc:
+            error = exc
+        except ConnectionError:
+            return
+        except Exception:  # noqa: BLE001  # an engine's defect fails its request, not its neighbours
+            _log.exception("an engine failed on the card %s", submit.card)
+            error = Internal("The engine failed. Try again; the server's log has the cause.")
+        self._running.pop(submit.request_id, None)
+        await self._send(Ended(request_id=submit.request_id, error=error))
+
+    async def _send(self, frame: ToClient) -> None:
+        self._writer.write(encode(frame))
+        await self._writer.drain()
+
+
+async def _main(fd: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+    try:
+        await _Child(reader, writer).serve()
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    # Ctrl-C goes to the whole process group; the gateway decides when its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_main(int(sys.argv[1])))

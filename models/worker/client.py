@@ -1,0 +1,217 @@
+"""The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
+
+Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
+most `WINDOW` deltas here; when the process dies its requests fail with `WorkerDied`, which may be retried, and it is
+started again, after a delay that doubles up to `_MAX_DELAY_S` while it keeps dying young.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from itertools import count
+from typing import assert_never
+
+from models.clock import Clock, sleep_until, wait_for_event
+from models.content import Delta
+from models.engines import EngineSpec
+from models.errors import BatonError, DeadlineExceeded, Overloaded, WorkerDied
+from models.ports import Engine, GenerateRequest
+from models.worker.frames import (
+    WINDOW,
+    Ended,
+    Grant,
+    Progress,
+    Ready,
+    Start,
+    Stop,
+    Submit,
+    ToChild,
+    encode,
+    read_frame,
+)
+
+_log = logging.getLogger(__name__)
+
+_MIN_DELAY_S = 0.1
+_MAX_DELAY_S = 5.0
+_YOUNG_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+
+
+class _Stream:
+    """What has arrived of one request and was not yet taken. Bounded by the credit that the child has."""
+
+    def __init__(self) -> None:
+        self.deltas: deque[Delta] = deque()
+        self.ended = False
+        self.error: BatonError | None = None
+        self.arrived = asyncio.Event()
+
+    def end(self, error: BatonError | None) -> None:
+        self.ended = True
+        self.error = error
+        self.arrived.set()
+
+
+class Worker:
+    """One worker process, supervised.
+
+    `run` owns the process and has to be running, in a task of the caller's, for requests to be served.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, EngineSpec],
+        clock: Clock,
+        *,
+        max_requests: int = 512,
+        ready_timeout_s: float = 60.0,
+    ) -> None:
+        self._specs = dict(engines)
+        self._clock = clock
+        self._max_requests = max_requests
+        self._ready_timeout_s = ready_timeout_s
+        self._ids = count(1)
+        self._streams: dict[int, _Stream] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._ready = asyncio.Event()
+        self.pid: int | None = None
+        self.restarts = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests run now."""
+        return len(self._streams)
+
+    def engine(self, card: str) -> Engine:
+        """Return the engine of `card`, which runs in this worker."""
+        return _WorkerEngine(self, card)
+
+    async def run(self) -> None:
+        """Keep the process running until cancelled, then end it."""
+        delay_s = _MIN_DELAY_S
+        while True:
+            started_s = self._clock.now_s()
+            await self._run_process()
+            _log.error("the worker process ended; it is being restarted")
+            self.restarts += 1
+            old = self._clock.now_s() - started_s > _YOUNG_S
+            delay_s = _MIN_DELAY_S if old else min(delay_s * 2, _MAX_DELAY_S)
+            await sleep_until(self._clock, self._clock.now_s() + delay_s)
+
+    async def _run_process(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "models.worker.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(encode(Start(engines=self._specs)))
+            self._writer = writer
+            await self._receive(reader)
+        finally:
+            self._ready.clear()
+            self._writer = None
+            self.pid = None
+            writer.close()
+            for stream in self._streams.values():
+                stream.end(WorkerDied("The process that ran this model ended. It is being restarted; try again."))
+            self._streams.clear()
+            await _end(process)
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        while (frame := await read_frame(reader)) is not None:
+            match frame:
+                case Ready():
+                    self.pid = frame.pid
+                    self._ready.set()
+                case Progress():
+                    if (stream := self._streams.get(frame.request_id)) is not None:
+                        stream.deltas.append(frame.delta)
+                        stream.arrived.set()
+                case Ended():
+                    if (stream := self._streams.pop(frame.request_id, None)) is not None:
+                        stream.end(frame.error)
+                case Start() | Submit() | Grant() | Stop():
+                    raise ValueError(f"a {type(frame).__name__} frame came from the child")
+                case _:
+                    assert_never(frame)
+
+    async def submit(self, card: str, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Run `request` on the engine of `card`; see `Engine.generate`."""
+        if len(self._streams) >= self._max_requests:
+            raise Overloaded(
+                f"{self._max_requests} requests are running already, the most this worker takes. Try again."
+            )
+        request_id = next(self._ids)
+        stream = self._streams[request_id] = _Stream()
+        try:
+            await self._until_ready(request.deadline)
+            await self._send(Submit(request_id=request_id, card=card, request=request))
+            taken = 0
+            while True:
+                while stream.deltas:
+                    delta = stream.deltas.popleft()
+                    taken += 1
+                    if taken == WINDOW // 2:
+                        await self._send(Grant(request_id=request_id, credit=taken))
+                        taken = 0
+                    yield delta
+                if stream.error is not None:
+                    raise stream.error
+                if stream.ended:
+                    return
+                stream.arrived.clear()
+                await stream.arrived.wait()
+        finally:
+            if self._streams.pop(request_id, None) is not None and self._writer is not None:
+                # Not awaited: a closing generator may be under cancellation, and the frame is small.
+                self._writer.write(encode(Stop(request_id=request_id)))
+
+    async def _until_ready(self, deadline_s: float | None) -> None:
+        limit_s = self._clock.now_s() + self._ready_timeout_s
+        until_s = limit_s if deadline_s is None else min(limit_s, deadline_s)
+        if not await wait_for_event(self._clock, self._ready, until_s):
+            if until_s != limit_s:
+                raise DeadlineExceeded("The deadline passed while the model was being loaded.")
+            raise WorkerDied("The process that runs this model did not get ready. The server's log has the cause.")
+
+    async def _send(self, frame: ToChild) -> None:
+        if self._writer is None:
+            return  # the process has just died, and every stream was told so
+        self._writer.write(encode(frame))
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            return  # the reading side sees the end and tells every stream
+
+
+class _WorkerEngine:
+    """One card's engine within a worker; owns nothing, the worker does."""
+
+    def __init__(self, worker: Worker, card: str) -> None:
+        self._worker = worker
+        self._card = card
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        return self._worker.submit(self._card, request)
+
+    async def aclose(self) -> None:
+        return
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process whose socket was closed; kill it if it does not leave by itself."""
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+    except asyncio.CancelledError:
+        process.kill()
+        raise

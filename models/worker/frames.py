@@ -1,0 +1,102 @@
+"""What the gateway and a worker say to each other over a socket pair.
+
+Frames are length-prefixed pickles: both ends are one installation, and the socket has no other door.
+
+Flow control is by credit, as in HTTP/2: a child may have `WINDOW` deltas of a request under way, and the client
+grants more as its reader takes them. A reader that stops so stops its engine, and nothing piles up between.
+"""
+
+import asyncio
+import pickle
+import struct
+from dataclasses import dataclass
+
+from models.content import Delta
+from models.engines import EngineSpec
+from models.errors import BatonError
+from models.ports import GenerateRequest
+
+WINDOW = 64
+"""Deltas of one request that may be under way."""
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Client, first: build these engines, by card name."""
+
+    engines: dict[str, EngineSpec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Client: run `request` on the engine of `card`."""
+
+    request_id: int
+    card: str
+    request: GenerateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Client: so many more deltas of this request may be sent."""
+
+    request_id: int
+    credit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Client: stop this request within one step; nothing more is wanted of it."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Child: the engines are built."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Child: one delta of a request."""
+
+    request_id: int
+    delta: Delta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Child: the request is over, by an error if there is one."""
+
+    request_id: int
+    error: BatonError | None
+
+
+ToChild = Start | Submit | Grant | Stop
+ToClient = Ready | Progress | Ended
+
+
+def encode(frame: ToChild | ToClient) -> bytes:
+    """Return the bytes of one frame."""
+    body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> ToChild | ToClient | None:
+    """Return the next frame, or None when the other end is gone."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+        frame: ToChild | ToClient = pickle.loads(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return frame

@@ -1,0 +1,1 @@
+"""The conductor: sessions, turns, generations, the decision graph, and what runs a decision."""

@@ -1,0 +1,190 @@
+"""What a session's readers see.
+
+*Committed* events are rows of the session's log: they have a `seq`, and are sent only after their transaction. *Live*
+events show an item that is still open; they are not rows, and each character of an item reaches a reader once, as
+`ItemSnapshot`, then `ItemDelta`s that go on from it, then the closing row, which holds the whole item.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from agents.events import Fault
+from models.content import Item
+from models.ports import ToolConstraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnInput:
+    """One contribution of the user, and how it is to be answered.
+
+    Attributes:
+        items: what is said now; may be empty, if it was added before (`Session.add`).
+        instructions: the system message of this turn.
+        model: the card asked for; None leaves the choice to the router.
+        tools: functions on offer, which the client runs.
+        max_output_tokens: the most tokens of the reply; None takes the server's.
+        metadata: the client's own pairs, given back with the turn.
+    """
+
+    items: tuple[Item, ...] = ()
+    instructions: str | None = None
+    model: str | None = None
+    tools: ToolConstraint | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedCard:
+    """An alternative that was not taken, and why."""
+
+    card: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the graph decided: a pure function of `inputs`.
+
+    Attributes:
+        agent: who does it.
+        card: on which model.
+        reasons: why, in words for people.
+        refused: the alternatives.
+        inputs: what it was decided from, as JSON text, for replay.
+    """
+
+    agent: str
+    card: str
+    reasons: tuple[str, ...]
+    refused: tuple[RefusedCard, ...]
+    inputs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of a turn, all its tasks together."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsAdded:
+    """Items became part of the conversation without asking for a reply."""
+
+    kind: Literal["items_added"] = "items_added"
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnAccepted:
+    """A turn was committed: input, generation and decision in one row. It will be answered, or its end reported."""
+
+    kind: Literal["turn_accepted"] = "turn_accepted"
+    turn_id: str
+    generation: int
+    input: TurnInput
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemClosed:
+    """An item of the reply is whole, or will get no more (`incomplete`); `audio_ms` is how long its sound is."""
+
+    kind: Literal["item_closed"] = "item_closed"
+    turn_id: str
+    generation: int
+    item: Item
+    audio_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaybackHeard:
+    """How much of an item's sound the person has heard so far."""
+
+    kind: Literal["playback_heard"] = "playback_heard"
+    item_id: str
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded:
+    """The end of a turn.
+
+    Attributes:
+        state: `finished` by itself, `interrupted` by somebody, or `failed`.
+        reason: the engine's, if finished (`stop`, `length`, `calls`); who interrupted, if interrupted.
+        fault: if failed.
+        usage: tokens spent, also on what was not finished.
+        first_delta_ms: from acceptance to the first delta; 0 if it was there before, None if there was none.
+        duration_ms: from acceptance to the end; None if the server was restarted in between.
+    """
+
+    kind: Literal["turn_ended"] = "turn_ended"
+    turn_id: str
+    generation: int
+    state: Literal["finished", "interrupted", "failed"]
+    reason: str | None = None
+    fault: Fault | None = None
+    usage: Usage = Usage()
+    first_delta_ms: int | None = None
+    duration_ms: int | None = None
+
+
+LogEvent = ItemsAdded | TurnAccepted | ItemClosed | PlaybackHeard | TurnEnded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A row of the log."""
+
+    kind: Literal["committed"] = "committed"
+    seq: int
+    at_ms: int
+    event: LogEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemSnapshot:
+    """An item as it stands, for a reader who has seen nothing of it yet."""
+
+    kind: Literal["item_snapshot"] = "item_snapshot"
+    turn_id: str
+    generation: int
+    item: Item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDelta:
+    """What an item has grown by since this reader last heard of it; `offset` counts characters."""
+
+    kind: Literal["item_delta"] = "item_delta"
+    turn_id: str
+    generation: int
+    item_id: str
+    offset: int
+    text: str
+
+
+SessionEvent = Committed | ItemSnapshot | ItemDelta
+
+_LOG_EVENT: TypeAdapter[LogEvent] = TypeAdapter(LogEvent)
+
+
+def encode(event: LogEvent) -> str:
+    """Return the JSON text under which `event` is logged."""
+    return _LOG_EVENT.dump_json(event).decode()
+
+
+def decode(body: str) -> LogEvent:
+    """Return the event that was logged as `body`."""
+    return _LOG_EVENT.validate_json(body)
+
+
+def canonical(value: dict[str, Any]) -> str:
+    """Return JSON primitives as text, the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

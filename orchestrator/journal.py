@@ -1,0 +1,124 @@
+"""Writes a session's rows: events, turns and the effect ledger in one transaction."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection
+
+from memory import effects, log
+from memory.database import Database
+from memory.effects import Effect
+from memory.log import Entry, Row
+from models.clock import Clock
+from models.content import Call, CallResult, Item, Part
+from orchestrator.events import (
+    Committed,
+    ItemClosed,
+    ItemsAdded,
+    LogEvent,
+    PlaybackHeard,
+    TurnAccepted,
+    TurnEnded,
+    decode,
+    encode,
+)
+
+_PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
+
+
+class Journal:
+    """The log of one session, as the conductor's events."""
+
+    def __init__(self, database: Database, clock: Clock, tenant: str, session_id: str) -> None:
+        self._database = database
+        self._clock = clock
+        self._tenant = tenant
+        self._session_id = session_id
+
+    async def create(self) -> None:
+        """Begin the log of a new session."""
+        at_ms = self._now_ms()
+        await self._database.write(lambda c: log.create_session(c, self._tenant, self._session_id, at_ms))
+
+    async def write(self, events: tuple[LogEvent, ...]) -> tuple[Committed, ...]:
+        """Commit `events` and what follows from them; return them with their numbers."""
+        at_ms = self._now_ms()
+        rows = await self._database.write(lambda connection: self._write(connection, events, at_ms))
+        return tuple(
+            Committed(seq=row.seq, at_ms=row.at_ms, event=event) for row, event in zip(rows, events, strict=True)
+        )
+
+    async def read(self, after: int, limit: int) -> tuple[Committed, ...]:
+        """Return up to `limit` rows after number `after`.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        rows = await self._database.read(
+            lambda c: log.read(c, self._tenant, self._session_id, after=after, limit=limit)
+        )
+        return _committed(rows)
+
+    async def last_seq(self) -> int:
+        """Return the number of the last row.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        return await self._database.read(lambda c: log.last_seq(c, self._tenant, self._session_id))
+
+    def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[Row, ...]:
+        entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
+        rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
+        for event in events:
+            self._follow(connection, event, at_ms)
+        return rows
+
+    def _follow(self, connection: Connection, event: LogEvent, at_ms: int) -> None:
+        match event:
+            case TurnAccepted():
+                log.accept_turn(connection, self._tenant, self._session_id, event.turn_id, at_ms)
+                self._complete(connection, event.input.items, at_ms)
+            case TurnEnded():
+                log.end_turn(connection, event.turn_id, event.state, at_ms)
+            case ItemsAdded():
+                self._complete(connection, event.items, at_ms)
+            case ItemClosed(item=Call(status="completed") as call):
+                # A client's tool may do anything: until it says otherwise, its calls count as effectful.
+                effect = Effect(
+                    key=call.call_id,
+                    turn_id=event.turn_id,
+                    tool=call.name,
+                    effect="effectful",
+                    arguments=call.arguments,
+                    result=None,
+                )
+                effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
+            case ItemClosed() | PlaybackHeard():
+                pass
+            case _:
+                assert_never(event)
+
+    def _complete(self, connection: Connection, items: Iterable[Item], at_ms: int) -> None:
+        for item in items:
+            if isinstance(item, CallResult):
+                result = _PARTS.dump_json(item.parts).decode()
+                effects.complete_effect(connection, self._tenant, self._session_id, item.call_id, result, at_ms)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.wall_s() * 1000)
+
+
+def _committed(rows: Iterable[Row]) -> tuple[Committed, ...]:
+    return tuple(Committed(seq=row.seq, at_ms=row.at_ms, event=decode(row.body)) for row in rows)
+
+
+def _turn_id(event: LogEvent) -> str | None:
+    match event:
+        case TurnAccepted() | ItemClosed() | TurnEnded():
+            return event.turn_id
+        case ItemsAdded() | PlaybackHeard():
+            return None
+        case _:
+            assert_never(event)

@@ -1,0 +1,47 @@
+"""What the conductor counts, in Prometheus' terms; the registry is the application's, never the global one."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from orchestrator.events import TurnEnded
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Meters:
+    """Counters of turns; every one is labelled with its tenant, who alone is shown it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._turns = Counter("baton_turns", "Turns that ended, by how.", ("tenant", "state"), registry=registry)
+        self._tokens = Counter(
+            "baton_tokens", "Tokens that turns have used.", ("tenant", "direction"), registry=registry
+        )
+        self._first_delta = Histogram(
+            "baton_first_delta_seconds",
+            "From the acceptance of a turn to its first delta.",
+            ("tenant",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "baton_turn_seconds",
+            "From the acceptance of a turn to its end.",
+            ("tenant",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.sessions = Gauge("baton_sessions_in_memory", "Sessions in memory now.", registry=registry)
+        self.worker_restarts = Gauge("baton_worker_restarts", "How often the worker was restarted.", registry=registry)
+        self.worker_requests = Gauge("baton_worker_requests", "Requests that run in the worker.", registry=registry)
+        self.writes_waiting = Gauge(
+            "baton_database_writes_waiting", "Units that wait to be written.", registry=registry
+        )
+
+    def turn_ended(self, tenant: str, ended: TurnEnded) -> None:
+        """Count a turn that has ended."""
+        self._turns.labels(tenant, ended.state).inc()
+        self._tokens.labels(tenant, "in").inc(ended.usage.input_tokens)
+        self._tokens.labels(tenant, "out").inc(ended.usage.output_tokens)
+        if ended.first_delta_ms is not None:
+            self._first_delta.labels(tenant).observe(ended.first_delta_ms / 1000)
+        if ended.duration_ms is not None:
+            self._duration.labels(tenant).observe(ended.duration_ms / 1000)

@@ -1,0 +1,80 @@
+"""Which card takes a task: first what can do it, then the cheapest of those. Pure, on JSON primitives.
+
+Calibrated estimates of quality come between the two once there are several models to choose from.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from models.catalog import Card
+
+
+class CardFacts(TypedDict):
+    """What the router knows of a card, as JSON primitives."""
+
+    name: str
+    reads: list[str]
+    calls_tools: bool
+    context_tokens: int
+    cost: float
+
+
+class Needs(TypedDict):
+    """What a task asks of a card, as JSON primitives."""
+
+    model: str | None
+    reads: list[str]
+    tools: bool
+
+
+class Route(TypedDict):
+    """The card chosen (None if none can), why, and why not the others."""
+
+    card: str | None
+    reasons: list[str]
+    refused: dict[str, str]
+
+
+def card_facts(card: Card) -> CardFacts:
+    """Return what routing needs of `card`."""
+    return CardFacts(
+        name=card.name,
+        reads=sorted(card.reads),
+        calls_tools=card.calls_tools,
+        context_tokens=card.context_tokens,
+        cost=card.cost_per_million_tokens,
+    )
+
+
+def choose(cards: Sequence[CardFacts], needs: Needs) -> Route:
+    """Return the route. Equal costs go by name, so that equal inputs give equal routes."""
+    refused: dict[str, str] = {}
+    able: list[CardFacts] = []
+    for card in cards:
+        reason = _unfit(card, needs)
+        if reason is None:
+            able.append(card)
+        else:
+            refused[card["name"]] = reason
+    if not able:
+        return Route(card=None, reasons=[], refused=refused)
+    best, *others = sorted(able, key=lambda card: (card["cost"], card["name"]))
+    refused |= {card["name"]: f"costs {card['cost']}, more than {best['cost']}" for card in others}
+    why = "asked for by name" if needs["model"] else "the cheapest that can" if others else "the only one that can"
+    reads = " and ".join(needs["reads"]) or "no input"
+    return Route(card=best["name"], reasons=[why, f"reads {reads}"], refused=refused)
+
+
+def _unfit(card: CardFacts, needs: Needs) -> str | None:
+    if needs["model"] is not None and card["name"] != needs["model"]:
+        return f"{needs['model']} was asked for"
+    if missing := sorted(set(needs["reads"]) - set(card["reads"])):
+        return f"cannot read {' and '.join(missing)}"
+    if needs["tools"] and not card["calls_tools"]:
+        return "cannot call tools"
+    return None
+
+
+def explain(refused: Mapping[str, str]) -> str:
+    """Return why no card will do, in words."""
+    return "; ".join(f"{card}: {reason}" for card, reason in sorted(refused.items()))

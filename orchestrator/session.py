@@ -1,0 +1,361 @@
+"""The `Session` handle: the whole interface between a surface and the conductor.
+
+A thin adapter around `state.SessionState`. Ordering: every change of the log is planned, committed, applied and shown to
+readers under one lock, in a task that the session owns, so that a caller who is cancelled in the middle leaves nothing
+half done. Text needs no lock: it only grows the open item.
+
+If a transaction fails, the session is closed: its log is the truth, and the next `Sessions.open` folds it anew.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from agents.events import AgentEvent
+from models.clock import Clock, wait_for_event
+from models.content import CallResult, Item, Part
+from models.errors import BadInput, BatonError, Conflict, Internal
+from models.ids import new_id
+from orchestrator.events import LogEvent, SessionEvent, TurnEnded, TurnInput
+from orchestrator.journal import Journal
+from orchestrator.meters import Meters
+from orchestrator.reader import Cursor
+from orchestrator.state import SessionState
+from orchestrator.turn import Attempt, Band
+
+_log = logging.getLogger(__name__)
+
+_CATCH_UP_ROWS = 256
+
+
+@dataclass(slots=True)
+class _Work:
+    """A generation at work: what it does, and the task that follows it once it is committed."""
+
+    attempt: Attempt
+    committed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Session:
+    """One continuing conversation. Made by `Sessions.open`, which also runs it."""
+
+    def __init__(
+        self,
+        tenant: str,
+        session_id: str,
+        state: SessionState,
+        journal: Journal,
+        band: Band,
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        self.tenant = tenant
+        self.session_id = session_id
+        self._state = state
+        self._journal = journal
+        self._band = band
+        self._clock = clock
+        self._meters = meters
+        self._work: dict[int, _Work] = {}
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._rescheduled = asyncio.Event()
+        self._started = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        self._closed = False
+        self._state.touch(clock.now_s())
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last row; a reader that begins after it misses nothing from here on."""
+        return self._state.last_seq
+
+    @property
+    def running_turn(self) -> str | None:
+        """The turn that is running, if one is."""
+        return None if self._state.turn is None else self._state.turn.turn_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session was put away; opening it again gives another handle."""
+        return self._closed
+
+    # The handle
+
+    async def propose(self, turn_input: TurnInput) -> int:
+        """Take an input, possibly a guess, and begin to work on it. Return its generation.
+
+        Nothing is logged until `commit`; until then an input may be revised by proposing again.
+
+        Raises:
+            Conflict: a turn is running, or an item's id is taken.
+            NotFound: a result answers no call of this conversation.
+        """
+        await self._opened()
+        generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s())
+        self._drop(*dropped)
+        proposal = self._state.proposal
+        assert proposal is not None  # `propose` has just made it
+        attempt = Attempt(
+            self._band,
+            tenant=self.tenant,
+            session_id=self.session_id,
+            turn_id=proposal.turn_id,
+            generation=generation,
+            turn_input=turn_input,
+            history=self._state.items,
+        )
+        work = self._work[generation] = _Work(attempt)
+        work.task = self._tasks.create_task(self._follow(work))
+        self._rescheduled.set()
+        return generation
+
+    async def commit(self, generation: int) -> str:
+        """Accept a proposed input as the turn, and drop the others. Return the turn's id.
+
+        When this returns, the turn is in the log.
+
+        Raises:
+            BadInput: the turn is refused; it is not proposed any more.
+            NotFound: the model that was asked for does not exist.
+            Conflict: that generation is not proposed any more.
+        """
+        await self._opened()
+        work = self._work.get(generation)
+        if work is None or work.committed.is_set():
+            raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
+        turn_id = work.attempt.turn_id
+        try:
+            decision = await work.attempt.decision()
+        except BatonError:
+            self._state.discard(turn_id, generation)
+            self._drop(generation)
+            raise
+        await self._transact(lambda: self._state.plan_accept(turn_id, generation, decision))
+        return turn_id
+
+    async def respond(self, turn_input: TurnInput) -> str:
+        """Propose and commit, for surfaces that cannot revise. Return the turn's id."""
+        return await self.commit(await self.propose(turn_input))
+
+    async def cancel(self, turn_id: str, reason: str) -> None:
+        """Stop a turn: an explicit stop, or an interruption. Its engine stops within one step.
+
+        Raises:
+            Conflict: that turn is neither running nor proposed.
+        """
+        await self._opened()
+        proposal = self._state.proposal
+        if proposal is not None and proposal.turn_id == turn_id:
+            self._drop_proposal()
+            return
+        await self._transact(lambda: self._state.plan_cancel(turn_id, reason, self._clock.now_s()))
+
+    async def heard(self, item_id: str, ms: int) -> None:
+        """Acknowledge that playback of an item has reached `ms` milliseconds.
+
+        Raises:
+            NotFound: there is no such item.
+            LimitExceeded: the item's sound is not that long.
+        """
+        await self._opened()
+        self._state.heard(item_id, ms)
+
+    async def tool_result(self, call_id: str, parts: tuple[Part, ...], *, item_id: str | None = None) -> None:
+        """Take the answer of a tool that the client has run. The ledger counts each call's answer once.
+
+        Raises:
+            NotFound: there is no such call.
+            Conflict: it has its answer already.
+        """
+        await self.add((CallResult(item_id=item_id or new_id("item"), call_id=call_id, parts=parts),))
+
+    async def add(self, items: tuple[Item, ...]) -> None:
+        """Add items to the conversation without asking for a reply. When this returns, they are in the log.
+
+        Raises:
+            Conflict: an item's id is taken, or a call has its result already.
+            NotFound: a result answers no call of this conversation.
+        """
+        await self._opened()
+        await self._transact(lambda: self._state.plan_add(items))
+
+    async def events(self, after: int | None = None) -> AsyncIterator[SessionEvent]:
+        """Yield what happens: rows after number `after` (0 is the start, None is now), then live events.
+
+        A reader that stops taking them costs nothing and holds nobody up; see `reader`.
+
+        Raises:
+            BadInput: `after` is not a number that this session has reached.
+            Internal: the session had to be closed; open it again and go on after the last row received.
+        """
+        await self._opened()
+        if after is not None and not 0 <= after <= self._state.last_seq:
+            raise BadInput(
+                f"This session has rows 1 to {self._state.last_seq}; it cannot go on after {after}.",
+                code="sequence_gap",
+                field="after",
+            )
+        cursor = Cursor(self._state.last_seq if after is None else after)
+        self._state.attach()
+        self._rescheduled.set()
+        try:
+            while True:
+                changed = self._changed
+                batch = cursor.advance(self._state)
+                if batch is None:
+                    batch = cursor.take_rows(await self._journal.read(cursor.seq, _CATCH_UP_ROWS))
+                for event in batch:
+                    yield event
+                if not batch:
+                    if self._closed:
+                        raise Internal("The session was closed. Open it again.", code="session_closed")
+                    await changed.wait()
+        finally:
+            self._state.detach(self._clock.now_s())
+            self._rescheduled.set()
+
+    def touch(self) -> None:
+        """Start the idle time anew, for whoever has just been handed this session."""
+        self._state.touch(self._clock.now_s())
+
+    # Ownership
+
+    async def run(self) -> None:
+        """Own every task of the session, and keep its times, until it is idle or `close` is called."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._started.set()
+            try:
+                while not self._closed:
+                    self._rescheduled.clear()
+                    await wait_for_event(self._clock, self._rescheduled, self._state.next_due_s())
+                    await self._keep_time()
+            finally:
+                self._closed = True
+                self._drop(*self._work)
+                self._notify()
+
+    async def close(self, reason: str) -> None:
+        """Stop what runs, log that it was stopped, and end `run`."""
+        await self._started.wait()
+        if self._closed:
+            return
+        await self._interrupt(reason)
+        self._closed = True
+        self._rescheduled.set()
+
+    async def _opened(self) -> None:
+        await self._started.wait()
+        if self._closed:
+            raise Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+
+    async def _keep_time(self) -> None:
+        match self._state.overdue(self._clock.now_s()):
+            case "proposal":
+                self._drop_proposal()
+            case "detached":
+                await self._interrupt("client_detached")
+            case "idle":
+                self._closed = True
+            case None:
+                pass
+
+    async def _interrupt(self, reason: str) -> None:
+        """Cancel the running turn, if there is one, on the session's own account."""
+        if (turn := self._state.turn) is None:
+            return
+        try:
+            await self._transact(lambda: self._state.plan_cancel(turn.turn_id, reason, self._clock.now_s()))
+        except Conflict:
+            return  # it ended by itself meanwhile
+        except BatonError:
+            _log.warning("session %s: the end of its turn was not logged", self.session_id, exc_info=True)
+
+    # Inside
+
+    async def _follow(self, work: _Work) -> None:
+        """Run a generation; once it is committed, take what it yields until it ends or is stale."""
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(work.attempt.run())
+            await work.committed.wait()
+            try:
+                async for event in work.attempt.events():
+                    if not await self._take(event):
+                        break
+            except BatonError:
+                _log.warning("session %s: a turn is left to recovery", self.session_id, exc_info=True)
+            running.cancel()
+
+    async def _take(self, event: AgentEvent) -> bool:
+        """Take one event; return False once its generation is over."""
+        origin = event.origin
+        now_s = self._clock.now_s()
+        if not self._state.take(event, new_id("item"), now_s):
+            await self._transact(lambda: self._state.plan(event, now_s))
+            if not self._state.is_current(origin.turn_id, origin.generation):
+                return False
+            self._state.take(event, new_id("item"), now_s)
+        self._notify()
+        return True
+
+    async def _transact(self, plan: Callable[[], tuple[LogEvent, ...]]) -> None:
+        """Plan, commit, apply and show, whole even if the caller is cancelled meanwhile."""
+        task = self._tasks.create_task(self._transaction(plan))
+        error = await asyncio.shield(task)
+        if error is not None:
+            raise error
+
+    async def _transaction(self, plan: Callable[[], tuple[LogEvent, ...]]) -> BatonError | None:
+        async with self._lock:
+            if self._closed:
+                return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+            try:
+                events = plan()
+            except BatonError as exc:
+                return exc
+            if not events:
+                return None
+            try:
+                rows = await self._journal.write(events)
+            except BatonError as exc:
+                _log.warning("session %s is closed: a transaction failed", self.session_id)
+                self._closed = True
+                self._rescheduled.set()
+                self._notify()
+                return exc
+            self._state.apply(rows, self._clock.now_s())
+            self._settle(events)
+            self._notify()
+            return None
+
+    def _settle(self, events: tuple[LogEvent, ...]) -> None:
+        """Begin, drop and stop generations, as the rows just applied say."""
+        turn = self._state.turn
+        keep = None if turn is None else turn.generation
+        for generation, work in list(self._work.items()):
+            if generation == keep:
+                work.committed.set()
+            elif turn is not None or work.committed.is_set():
+                self._drop(generation)
+        for event in events:
+            if isinstance(event, TurnEnded):
+                self._meters.turn_ended(self.tenant, event)
+        self._rescheduled.set()
+
+    def _drop_proposal(self) -> None:
+        self._state.proposal = None
+        self._drop(*(generation for generation, work in self._work.items() if not work.committed.is_set()))
+        self._rescheduled.set()
+
+    def _drop(self, *generations: int) -> None:
+        for generation in generations:
+            if (work := self._work.pop(generation, None)) is not None:
+                work.attempt.abandon()
+                if work.task is not None:
+                    work.task.cancel()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

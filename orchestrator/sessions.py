@@ -1,0 +1,134 @@
+"""All sessions: makes, finds, recovers and puts away the `Session` handles of every tenant."""
+
+import asyncio
+import logging
+
+from memory import log
+from memory.database import Database
+from models.clock import Clock
+from models.errors import Overloaded
+from models.ids import new_id
+from orchestrator.events import Committed
+from orchestrator.journal import Journal
+from orchestrator.meters import Meters
+from orchestrator.session import Session
+from orchestrator.state import SessionLimits, SessionState
+from orchestrator.turn import Band
+
+_log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """Owner of every session in memory.
+
+    `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory; those
+    without reader or turn leave it after their idle time.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        band: Band,
+        clock: Clock,
+        meters: Meters,
+        limits: SessionLimits,
+        *,
+        max_open: int,
+    ) -> None:
+        self._database = database
+        self._band = band
+        self._clock = clock
+        self._meters = meters
+        self._limits = limits
+        self._max_open = max_open
+        self._open: dict[str, Session] = {}
+        self._opening = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        meters.sessions.set_function(lambda: len(self._open))
+
+    async def recover(self) -> int:
+        """Report every turn that a restart cut off as interrupted, in its session's log. Return how many there were."""
+        cut_off = await self._database.read(log.open_turns)
+        for turn in cut_off:
+            journal = Journal(self._database, self._clock, turn.tenant, turn.session_id)
+            rows = (await self._fold(journal)).plan_recover()
+            if rows:
+                await journal.write(rows)
+        return len(cut_off)
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Own the sessions until `stop`."""
+        async with asyncio.TaskGroup() as self._tasks:
+            started.set()
+            await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """Interrupt every running turn, put every session away, and end `run`."""
+        self._stopping.set()
+        async with self._opening:
+            await asyncio.gather(*(session.close("server_stopped") for session in list(self._open.values())))
+
+    async def create(self, tenant: str) -> Session:
+        """Make a new session.
+
+        Raises:
+            Overloaded: there are too many in memory.
+        """
+        session_id = new_id("sess")
+        async with self._opening:
+            self._make_room()
+            journal = self._journal(tenant, session_id)
+            await journal.create()
+            return self._start(tenant, session_id, SessionState(self._limits), journal)
+
+    async def open(self, tenant: str, session_id: str) -> Session:
+        """Return the session of that id.
+
+        Raises:
+            NotFound: the tenant has no such session.
+            Overloaded: there are too many in memory.
+        """
+        async with self._opening:
+            session = self._open.get(session_id)
+            if session is not None and session.tenant == tenant and not session.closed:
+                session.touch()
+                return session
+            journal = self._journal(tenant, session_id)
+            state = await self._fold(journal)
+            self._make_room()
+            if (left_over := state.plan_recover()) and session is not None:
+                # A session that was closed by a failed transaction: what it could not log is logged now.
+                state.apply(await journal.write(left_over), self._clock.now_s())
+            return self._start(tenant, session_id, state, journal)
+
+    def _journal(self, tenant: str, session_id: str) -> Journal:
+        return Journal(self._database, self._clock, tenant, session_id)
+
+    async def _fold(self, journal: Journal) -> SessionState:
+        state = SessionState(self._limits)
+        after = max(0, await journal.last_seq() - self._limits.items * 2)
+        rows: tuple[Committed, ...] = await journal.read(after, self._limits.items * 2)
+        state.apply(rows, self._clock.now_s())
+        return state
+
+    def _make_room(self) -> None:
+        if self._stopping.is_set():
+            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
+        if len(self._open) >= self._max_open:
+            raise Overloaded(f"{self._max_open} sessions are open, the most this server takes. Try again later.")
+
+    def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
+        session = Session(tenant, session_id, state, journal, self._band, self._clock, self._meters)
+        self._open[session_id] = session
+        self._tasks.create_task(self._run(session))
+        return session
+
+    async def _run(self, session: Session) -> None:
+        try:
+            await session.run()
+        except Exception:  # noqa: BLE001  # a defect in one session must not end the others
+            _log.exception("session %s failed", session.session_id)
+        finally:
+            if self._open.get(session.session_id) is session:
+                del self._open[session.session_id]

@@ -1,0 +1,1 @@
+"""The surfaces: HTTP, the realtime websocket, the page, the command line."""
