@@ -1,6 +1,6 @@
 """The task that an agent is given, and the one method by which it is given it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class Task:
 class Agent(Protocol):
     """Turns one task into a stream of events."""
 
-    def run(self, task: Task) -> AsyncIterator[AgentEvent]:
+    def run(self, task: Task) -> AsyncGenerator[AgentEvent, None]:
         """Yield `TaskStarted`, progress, and last `TaskFinished` or `TaskFailed`.
 
         A `BatonError` becomes a `TaskFailed`; anything else is a defect and is raised. Closing the iterator stops the

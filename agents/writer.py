@@ -1,6 +1,6 @@
 """The writer: answers in words, with one engine."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
@@ -17,14 +17,14 @@ class Writer:
         """Take the engines by card name; the caller owns them."""
         self._engines = engines
 
-    async def run(self, task: Task) -> AsyncIterator[AgentEvent]:
+    async def run(self, task: Task) -> AsyncGenerator[AgentEvent, None]:
         """Yield the reply as it is written; see `Agent.run`."""
         yield TaskStarted(origin=task.origin, card=task.card)
         try:
             engine = self._engines.get(task.card)
             if engine is None:
                 raise NotFound(f"The card {task.card!r} has no engine here.")
-            async with aclosing(engine.generate(_request(task))) as deltas:  # type: ignore[type-var]  # generators have aclose
+            async with aclosing(engine.generate(_request(task))) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, FinishDelta):
                         yield TaskFinished(origin=task.origin, reason=delta.reason)

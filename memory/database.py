@@ -11,8 +11,9 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -168,6 +169,18 @@ def _engine(path: Path, *, begin: str) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[Connection]:
+    """Run one transaction from a command, also beside a server that is running."""
+    engine = _engine(path, begin="BEGIN IMMEDIATE")
+    try:
+        with engine.begin() as connection:
+            migrate(connection)
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def migrate(connection: Connection) -> None:

@@ -5,8 +5,9 @@ A key reads `baton_ID_SECRET`. The secret has 256 random bits, so one round of S
 
 import hashlib
 import hmac
+import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
@@ -20,6 +21,15 @@ _ABSENT = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDefaults:
+    """What holds for a key's requests that do not say otherwise."""
+
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """A key without its secret.
 
@@ -28,7 +38,7 @@ class Key:
         tenant: who it is for.
         name: what its owner calls it.
         requests_per_minute: its rate; None is unlimited.
-        defaults: JSON text, the owner's defaults for requests.
+        defaults: for its requests.
         created_ms: Unix milliseconds.
         revoked_ms: likewise; None while it is good.
     """
@@ -37,13 +47,19 @@ class Key:
     tenant: str
     name: str
     requests_per_minute: int | None
-    defaults: str
+    defaults: RequestDefaults
     created_ms: int
     revoked_ms: int | None
 
 
 def create_key(
-    connection: Connection, tenant: str, name: str, at_ms: int, *, requests_per_minute: int | None = None
+    connection: Connection,
+    tenant: str,
+    name: str,
+    at_ms: int,
+    *,
+    requests_per_minute: int | None = None,
+    defaults: RequestDefaults = RequestDefaults(),
 ) -> str:
     """Make a key and return it whole, for the only time."""
     key_id = new_id("key").replace("_", "")
@@ -55,7 +71,7 @@ def create_key(
             name=name,
             secret_sha256=_hash(secret),
             requests_per_minute=requests_per_minute,
-            defaults="{}",
+            defaults=json.dumps(asdict(defaults)),
             created_ms=at_ms,
         )
     )
@@ -113,7 +129,7 @@ def _key(row: Row[Any]) -> Key:
         tenant=row.tenant,
         name=row.name,
         requests_per_minute=row.requests_per_minute,
-        defaults=row.defaults,
+        defaults=RequestDefaults(**json.loads(row.defaults)),
         created_ms=row.created_ms,
         revoked_ms=row.revoked_ms,
     )

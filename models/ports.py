@@ -3,7 +3,7 @@
 Fixed from the first commit: an engine added later implements these and nothing else.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
@@ -112,7 +112,7 @@ class GenerateRequest:
 class Engine(Protocol):
     """Something that writes an answer."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it is written, `FinishDelta` last.
 
         Closing the iterator (`aclose`) stops the work within one step of the engine and frees what it held.

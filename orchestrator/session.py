@@ -9,7 +9,7 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from agents.events import AgentEvent
@@ -71,6 +71,11 @@ class Session:
     def last_seq(self) -> int:
         """The number of the last row; a reader that begins after it misses nothing from here on."""
         return self._state.last_seq
+
+    @property
+    def last_item_id(self) -> str | None:
+        """The newest item of the conversation, if there is one."""
+        return self._state.items[-1].item_id if self._state.items else None
 
     @property
     def running_turn(self) -> str | None:
@@ -182,7 +187,7 @@ class Session:
         await self._opened()
         await self._transact(lambda: self._state.plan_add(items))
 
-    async def events(self, after: int | None = None) -> AsyncIterator[SessionEvent]:
+    async def events(self, after: int | None = None) -> AsyncGenerator[SessionEvent, None]:
         """Yield what happens: rows after number `after` (0 is the start, None is now), then live events.
 
         A reader that stops taking them costs nothing and holds nobody up; see `reader`.

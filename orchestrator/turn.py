@@ -6,7 +6,7 @@ engine up, and a generation that is dropped leaves nothing behind.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed
@@ -76,7 +76,7 @@ class Attempt:
         """
         return await asyncio.shield(self._decided)
 
-    async def events(self) -> AsyncIterator[AgentEvent]:
+    async def events(self) -> AsyncGenerator[AgentEvent, None]:
         """Yield what the generation has done and does, to one consumer."""
         while (event := await self._events.get()) is not None:
             yield event
@@ -118,7 +118,7 @@ class Attempt:
 
     async def _act(self, decision: Decision) -> None:
         agent = self._band.agents[decision.agent]
-        async with aclosing(agent.run(self._task(decision))) as events:  # type: ignore[type-var]  # generators have aclose
+        async with aclosing(agent.run(self._task(decision))) as events:
             async for event in events:
                 await self._events.put(event)
 

@@ -7,7 +7,7 @@ take its process down. Everything around a model can so be run, and loaded, exac
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
@@ -80,7 +80,7 @@ class ScriptedEngine:
         self._clock = clock
         self._patterns = tuple((re.compile(rule.pattern), rule) for rule in options.rules)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer of the first rule that matches, one token a delta."""
         refuse_unsupported(request, frozenset({"constraint.tools"}), "scripted")
         prompt = _last_words(request)

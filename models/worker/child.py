@@ -94,7 +94,7 @@ class _Child:
             engine = self._engines.get(submit.card)
             if engine is None:
                 raise NotFound(f"This worker has no engine for the card {submit.card!r}.")
-            async with aclosing(engine.generate(submit.request)) as deltas:  # type: ignore[type-var]  # generators have aclose
+            async with aclosing(engine.generate(submit.request)) as deltas:
                 async for delta in deltas:
                     await running.credit.acquire()
                     await self._send(Progress(request_id=submit.request_id, delta=delta))

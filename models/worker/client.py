@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from itertools import count
 from typing import assert_never
 
@@ -141,7 +141,7 @@ class Worker:
                 case _:
                     assert_never(frame)
 
-    async def submit(self, card: str, request: GenerateRequest) -> AsyncIterator[Delta]:
+    async def submit(self, card: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Run `request` on the engine of `card`; see `Engine.generate`."""
         if len(self._streams) >= self._max_requests:
             raise Overloaded(
@@ -197,7 +197,7 @@ class _WorkerEngine:
         self._worker = worker
         self._card = card
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         return self._worker.submit(self._card, request)
 
     async def aclose(self) -> None:

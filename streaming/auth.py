@@ -1,0 +1,168 @@
+"""Who is calling: every request passes here, before any route.
+
+`KeyGate` is wrapped around the whole application, so that a route cannot forget it; what is public is listed here and
+nowhere else. A caller is known by a key (header, or websocket subprotocol), or by the page's cookie, which stands for a
+key. While no key exists, a server on loopback takes everybody on this machine for the tenant `local`.
+
+A browser's requests are held to their origin: another site's page may neither open a websocket here nor post, and a host
+name that does not mean this machine is refused while no key protects it (DNS rebinding).
+"""
+
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from memory import keys
+from memory.database import Database
+from memory.keys import Key
+from models.errors import BatonError, Unauthorized
+from streaming.errors import error_response
+from streaming.limits import RateLimits
+
+PUBLIC: Final = frozenset({"/", "/healthz", "/v1/login"})
+"""Paths that need no key: the page's shell, a bare sign of life, and the exchange of a key for a cookie."""
+
+PUBLIC_PREFIX: Final = "/web/"
+"""The page's static files."""
+
+COOKIE: Final = "baton"
+COOKIE_AGE_S: Final = 30 * 24 * 3600
+SUBPROTOCOL: Final = "realtime"
+KEY_SUBPROTOCOL: Final = "openai-insecure-api-key."
+
+LOCAL_TENANT: Final = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is calling. `key` is None for the tenant `local` on loopback."""
+
+    tenant: str
+    key: Key | None
+
+
+class Authenticator:
+    """Turns what a caller shows into a `Caller`."""
+
+    def __init__(self, database: Database, secret: bytes, *, loopback: bool) -> None:
+        self._database = database
+        self._loopback = loopback
+        self._signer = URLSafeTimedSerializer(secret, salt="cookie")
+
+    async def caller(self, headers: Headers) -> Caller:
+        """Return who sent these headers.
+
+        Raises:
+            Unauthorized: no key, a wrong one, or one that was revoked.
+        """
+        if (presented := _presented_key(headers)) is not None:
+            return await self._by_key(presented)
+        if (cookie := _cookie(headers)) is not None and (caller := await self._by_cookie(cookie)) is not None:
+            return caller
+        if self._loopback and not await self._database.read(keys.any_key):
+            if not _means_this_machine(headers.get("host", "")):
+                raise Unauthorized("This server answers to the names of this machine only. Use 127.0.0.1.")
+            return Caller(tenant=LOCAL_TENANT, key=None)
+        raise Unauthorized("A key is needed: send `Authorization: Bearer KEY`. `baton keys create` makes one.")
+
+    async def login(self, presented: str) -> str:
+        """Return the cookie that stands for a key.
+
+        Raises:
+            Unauthorized: the key is not good.
+        """
+        caller = await self._by_key(presented)
+        return str(self._signer.dumps(caller.key.key_id if caller.key else ""))
+
+    async def _by_key(self, presented: str) -> Caller:
+        key = await self._database.read(lambda connection: keys.verify_key(connection, presented))
+        if key is None:
+            raise Unauthorized("This key is not good here. `baton keys list` shows which are.")
+        return Caller(tenant=key.tenant, key=key)
+
+    async def _by_cookie(self, cookie: str) -> Caller | None:
+        try:
+            key_id = str(self._signer.loads(cookie, max_age=COOKIE_AGE_S))
+        except BadSignature:
+            return None
+        key = await self._database.read(lambda connection: keys.find_key(connection, key_id))
+        return None if key is None else Caller(tenant=key.tenant, key=key)
+
+
+class KeyGate:
+    """ASGI middleware: lets a request through to a route only with its caller in `scope["state"]["caller"]`."""
+
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, rates: RateLimits) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            _check_origin(scope, headers)
+            if not _is_public(scope["path"]):
+                caller = await self._authenticator.caller(headers)
+                self._rates.take(caller.key)
+                scope.setdefault("state", {})["caller"] = caller
+        except BatonError as exc:
+            response = error_response(exc)
+            if scope["type"] == "websocket":
+                await WebSocket(scope, receive, send).send_denial_response(response)
+            else:
+                await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a server bound to `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC or path.startswith(PUBLIC_PREFIX)
+
+
+def _presented_key(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    for protocol in headers.get("sec-websocket-protocol", "").split(","):
+        if protocol.strip().startswith(KEY_SUBPROTOCOL):
+            return protocol.strip().removeprefix(KEY_SUBPROTOCOL)
+    return None
+
+
+def _cookie(headers: Headers) -> str | None:
+    morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    return None if morsel is None else morsel.value
+
+
+def _check_origin(scope: Scope, headers: Headers) -> None:
+    origin = headers.get("origin")
+    if origin is None or (scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}):
+        return
+    if urlsplit(origin).netloc != headers.get("host"):
+        raise Unauthorized(f"A page of {origin} may not call this server.", code="foreign_origin")
+
+
+def _means_this_machine(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname
+    return name is not None and is_loopback(name)

@@ -1,0 +1,51 @@
+"""What a surface bounds before it asks anything of the conductor."""
+
+from dataclasses import dataclass
+
+from memory.keys import Key
+from models.clock import Clock
+from models.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceLimits:
+    """Bounds of the surfaces.
+
+    Attributes:
+        message_bytes: of one websocket message; a longer one closes the connection (1009).
+        send_timeout_s: how long a client may leave unread what it is sent; then the connection is dropped.
+        sockets: websockets open at a time.
+        drain_s: how long connections may go on once the server is told to stop.
+    """
+
+    message_bytes: int = 1_048_576
+    send_timeout_s: float = 30.0
+    sockets: int = 1_000
+    drain_s: float = 5.0
+
+
+class RateLimits:
+    """A token bucket for each key with a rate: full at first, refilled at the rate, a minute's worth deep.
+
+    Ours rather than a library's because its time is the injected clock, and the libraries keep threads or tasks.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: Key | None) -> None:
+        """Count one request of `key`.
+
+        Raises:
+            Overloaded: the key has had its requests of this minute.
+        """
+        if key is None or key.requests_per_minute is None:
+            return
+        rate = key.requests_per_minute
+        now_s = self._clock.now_s()
+        tokens, then_s = self._buckets.get(key.key_id, (float(rate), now_s))
+        tokens = min(float(rate), tokens + (now_s - then_s) * rate / 60)
+        if tokens < 1:
+            raise Overloaded(f"This key may make {rate} requests a minute. Wait a moment.", code="rate_limited")
+        self._buckets[key.key_id] = (tokens - 1, now_s)

@@ -1,0 +1,33 @@
+"""`/metrics`: Prometheus' text, holding the caller's tenant and the process, never another tenant."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.metrics_core import Metric
+
+
+class SurfaceMeters:
+    """What the surfaces count."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sockets = Gauge("baton_websockets", "Websockets open now.", ("tenant",), registry=registry)
+
+
+class _TenantView:
+    """A registry as one tenant may see it."""
+
+    def __init__(self, registry: CollectorRegistry, tenant: str) -> None:
+        self._registry = registry
+        self._tenant = tenant
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample for sample in metric.samples if sample.labels.get("tenant", self._tenant) == self._tenant
+            ]
+            yield metric
+
+
+def render(registry: CollectorRegistry, tenant: str) -> bytes:
+    """Return the metrics that `tenant` may see, in Prometheus' text format."""
+    return generate_latest(_TenantView(registry, tenant))

@@ -1,0 +1,362 @@
+"""The wire of `/v1/realtime`: OpenAI's Realtime API (GA), text, and Baton's own `baton.*` events.
+
+What clients send is validated here, strictly: an unknown field is an error that names it. What the server sends is built
+by the functions below as plain dictionaries, since it is sent per token; tests hold each against the types of the
+`openai` package. `baton.*` events go only to clients that asked for them: `session.update` with
+`session.baton.events = true`.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
+
+from models.content import Call, CallResult, Item, TextPart
+from models.content import Message as MessageItem
+from models.ports import ToolConstraint, ToolSpec
+from orchestrator.events import Decision, TurnEnded
+
+ServerEvent = dict[str, Any]
+"""A server event without its `event_id`."""
+
+_ID = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ClientEvent(_Strict):
+    event_id: Annotated[str | None, Field(max_length=512)] = None
+
+
+class FunctionTool(_Strict):
+    """A function that the client runs."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=_ID)]
+    description: str = ""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class FunctionChoice(_Strict):
+    """One function by name."""
+
+    type: Literal["function"]
+    name: str
+
+
+Tools = Annotated[list[FunctionTool], Field(max_length=128)]
+ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+MaxOutputTokens = Annotated[int, Field(ge=1, le=4096)] | Literal["inf"]
+Modalities = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
+
+
+class BatonOptions(_Strict):
+    """Baton's extensions, for clients that ask."""
+
+    events: bool = False
+
+
+class SessionOptions(_Strict):
+    """What `session.update` may set. A field that is left out stays as it is."""
+
+    type: Literal["realtime"]
+    model: str | None = None
+    instructions: str | None = None
+    output_modalities: Modalities | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    max_output_tokens: MaxOutputTokens | None = None
+    baton: BatonOptions | None = None
+
+
+class SessionUpdate(_ClientEvent):
+    """`session.update`."""
+
+    type: Literal["session.update"]
+    session: SessionOptions
+
+
+class InputText(_Strict):
+    """Words of the user or the system."""
+
+    type: Literal["input_text"]
+    text: str
+
+
+class OutputText(_Strict):
+    """Words of the assistant."""
+
+    type: Literal["output_text"]
+    text: str
+
+
+class _ItemBase(_Strict):
+    id: Annotated[str | None, Field(pattern=_ID)] = None
+    object: Literal["realtime.item"] | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+
+class UserItem(_ItemBase):
+    """A message of the user or the system."""
+
+    type: Literal["message"]
+    role: Literal["user", "system"]
+    content: Annotated[list[InputText], Field(min_length=1)]
+
+
+class AssistantItem(_ItemBase):
+    """A message of the assistant, put into the conversation by the client."""
+
+    type: Literal["message"]
+    role: Literal["assistant"]
+    content: Annotated[list[OutputText], Field(min_length=1)]
+
+
+class FunctionOutputItem(_ItemBase):
+    """What a function returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str
+
+
+ITEM_TAGS = ("user", "assistant", "function_call_output")
+
+
+def _item_tag(value: Any) -> str | None:
+    """Tell the items apart: by type, messages also by role."""
+    if not isinstance(value, dict):
+        return None
+    if value.get("type") == "message":
+        return "assistant" if value.get("role") == "assistant" else "user"
+    return str(value.get("type"))
+
+
+ClientItem = Annotated[
+    Annotated[UserItem, Tag("user")]
+    | Annotated[AssistantItem, Tag("assistant")]
+    | Annotated[FunctionOutputItem, Tag("function_call_output")],
+    Discriminator(
+        _item_tag,
+        custom_error_type="item_type",
+        custom_error_message="an item's type is 'message' or 'function_call_output'",
+    ),
+]
+
+
+class ItemCreate(_ClientEvent):
+    """`conversation.item.create`."""
+
+    type: Literal["conversation.item.create"]
+    previous_item_id: str | None = None
+    item: ClientItem
+
+
+class ResponseOptions(_Strict):
+    """What `response.create` may set for one response; what is left out is the session's."""
+
+    instructions: str | None = None
+    output_modalities: Modalities | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    max_output_tokens: MaxOutputTokens | None = None
+    metadata: Annotated[dict[str, str] | None, Field(max_length=16)] = None
+    conversation: Literal["auto"] | None = None
+
+
+class ResponseCreate(_ClientEvent):
+    """`response.create`."""
+
+    type: Literal["response.create"]
+    response: ResponseOptions = ResponseOptions()
+
+
+class ResponseCancel(_ClientEvent):
+    """`response.cancel`."""
+
+    type: Literal["response.cancel"]
+    response_id: str | None = None
+
+
+ClientEvent = Annotated[SessionUpdate | ItemCreate | ResponseCreate | ResponseCancel, Discriminator("type")]
+
+CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
+
+SUPPORTED = ("session.update", "conversation.item.create", "response.create", "response.cancel")
+
+UNSUPPORTED = {
+    "conversation.item.retrieve": "Read the session's events instead: connect with `?session=ID&after=0`.",
+    "conversation.item.delete": "Items cannot be deleted yet.",
+    "conversation.item.truncate": "This session writes text, and text has no audio to truncate.",
+    "input_audio_buffer.append": "This session takes text: send `conversation.item.create` with `input_text`.",
+    "input_audio_buffer.commit": "This session takes text: send `conversation.item.create` with `input_text`.",
+    "input_audio_buffer.clear": "This session takes text, and has no input audio.",
+    "output_audio_buffer.clear": "This belongs to WebRTC; over a websocket, the client holds the audio.",
+}
+"""Client events of the Realtime API that are known here and not served, and what to do instead."""
+
+
+def response_id(turn_id: str) -> str:
+    """Return the response's id, which is the turn's under another prefix."""
+    return "resp_" + turn_id.removeprefix("turn_")
+
+
+def turn_id(response_id_: str) -> str:
+    """Return the turn's id of a response's."""
+    return "turn_" + response_id_.removeprefix("resp_")
+
+
+def tool_constraint(tools: list[FunctionTool] | None, choice: ToolChoice | None) -> ToolConstraint | None:
+    """Return what an engine is told of the tools on offer."""
+    if not tools:
+        return None
+    return ToolConstraint(
+        tools=tuple(
+            ToolSpec(name=tool.name, description=tool.description, parameters=json.dumps(tool.parameters))
+            for tool in tools
+        ),
+        choice=choice.name if isinstance(choice, FunctionChoice) else choice or "auto",
+    )
+
+
+def session_event(kind: Literal["session.created", "session.updated"], options: SessionOptions) -> ServerEvent:
+    """Build `session.created` or `session.updated`."""
+    session = options.model_dump(exclude_none=True, exclude={"baton"}, mode="json")
+    return {"type": kind, "session": session}
+
+
+def error_event(message: str, *, code: str, kind: str, param: str | None, event_id: str | None) -> ServerEvent:
+    """Build `error`; `event_id` is the client's, of the event that was at fault."""
+    return {
+        "type": "error",
+        "error": {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id},
+    }
+
+
+def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progress"]) -> dict[str, Any]:
+    """Build an item as the wire has it."""
+    base = {"id": item.item_id, "object": "realtime.item", "status": status}
+    match item:
+        case MessageItem():
+            part = "output_text" if item.role == "assistant" else "input_text"
+            texts = [p.text for p in item.parts if isinstance(p, TextPart)]
+            content = [{"type": part, "text": text} for text in texts]
+            return {**base, "type": "message", "role": item.role, "content": content}
+        case Call():
+            return {
+                **base,
+                "type": "function_call",
+                "call_id": item.call_id,
+                "name": item.name,
+                "arguments": item.arguments,
+            }
+        case CallResult():
+            output = "".join(p.text for p in item.parts if isinstance(p, TextPart))
+            return {**base, "type": "function_call_output", "call_id": item.call_id, "output": output}
+
+
+def response_object(
+    turn: str, conversation: str, *, max_output_tokens: int | None, metadata: dict[str, str] | None
+) -> dict[str, Any]:
+    """Build the response as it is when it begins."""
+    return {
+        "object": "realtime.response",
+        "id": response_id(turn),
+        "conversation_id": conversation,
+        "status": "in_progress",
+        "status_details": None,
+        "output": [],
+        "output_modalities": ["text"],
+        "max_output_tokens": "inf" if max_output_tokens is None else max_output_tokens,
+        "metadata": metadata,
+        "usage": None,
+    }
+
+
+def ended_fields(ended: TurnEnded) -> dict[str, Any]:
+    """Return `status`, `status_details` and `usage` of a response that has ended."""
+    status, details = _status(ended)
+    usage = ended.usage
+    return {
+        "status": status,
+        "status_details": {"type": status, **details},
+        "usage": {
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+        },
+    }
+
+
+def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
+    match ended.state:
+        case "finished":
+            if ended.reason == "length":
+                return "incomplete", {"reason": "max_output_tokens"}
+            return "completed", {}
+        case "interrupted":
+            if ended.reason in {"server_restarted", "server_stopped"}:
+                return "failed", {"error": {"type": "server_error", "code": ended.reason}}
+            return "cancelled", {"reason": "client_cancelled"}
+        case "failed":
+            code = None if ended.fault is None else ended.fault.code
+            message = None if ended.fault is None else ended.fault.message
+            return "failed", {"error": {"type": "server_error", "code": code, "message": message}}
+
+
+class BatonAttached(BaseModel):
+    """`baton.session.attached`: which session this is, and the last row that its log has."""
+
+    type: Literal["baton.session.attached"] = "baton.session.attached"
+    session_id: str
+    seq: int
+
+
+class BatonSequence(BaseModel):
+    """`baton.sequence`: everything up to row `seq` has been sent; reconnect with `after=` it."""
+
+    type: Literal["baton.sequence"] = "baton.sequence"
+    seq: int
+
+
+class BatonRefused(BaseModel):
+    """A model that was not taken, and why."""
+
+    model: str
+    reason: str
+
+
+class BatonRouted(BaseModel):
+    """`baton.turn.routed`: who answers, on which model, and why."""
+
+    type: Literal["baton.turn.routed"] = "baton.turn.routed"
+    response_id: str
+    agent: str
+    model: str
+    reasons: tuple[str, ...]
+    refused: tuple[BatonRefused, ...]
+
+    @classmethod
+    def of(cls, turn: str, decision: Decision) -> "BatonRouted":
+        """Build the event from a decision."""
+        return cls(
+            response_id=response_id(turn),
+            agent=decision.agent,
+            model=decision.card,
+            reasons=decision.reasons,
+            refused=tuple(BatonRefused(model=r.card, reason=r.reason) for r in decision.refused),
+        )
+
+
+class BatonTimed(BaseModel):
+    """`baton.turn.timed`: where the time of a turn went, from its acceptance, in milliseconds."""
+
+    type: Literal["baton.turn.timed"] = "baton.turn.timed"
+    response_id: str
+    first_delta_ms: int | None
+    duration_ms: int | None
+
+
+BatonEvent = BatonAttached | BatonSequence | BatonRouted | BatonTimed

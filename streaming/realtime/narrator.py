@@ -1,0 +1,172 @@
+"""Tells one client, in the Realtime API's words, what its session yields.
+
+The strict order holds for every client, also for one that arrives in the middle of a turn:
+
+`response.created` → `response.output_item.added` → `conversation.item.added` → `response.content_part.added` → deltas →
+`response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, assert_never
+
+from models.content import Call, CallResult, Item, Message, text_of
+from orchestrator.events import (
+    Committed,
+    ItemClosed,
+    ItemDelta,
+    ItemsAdded,
+    ItemSnapshot,
+    LogEvent,
+    PlaybackHeard,
+    SessionEvent,
+    TurnAccepted,
+    TurnEnded,
+)
+from streaming.realtime.events import (
+    BatonRouted,
+    BatonSequence,
+    BatonTimed,
+    ServerEvent,
+    ended_fields,
+    response_id,
+    response_object,
+    wire_item,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Response:
+    """A response that this client was told of and that has not ended."""
+
+    fields: dict[str, Any]
+    output: list[dict[str, Any]] = field(default_factory=list)
+    call_id: str | None = None
+
+
+class Narrator:
+    """What one client knows of its session, and what it is told next."""
+
+    def __init__(self, session_id: str, seq: int, last_item_id: str | None) -> None:
+        """Begin after row `seq`; `last_item_id` is the item before the first that will be told of."""
+        self.seq = seq
+        self.last_item_id = last_item_id
+        self._session_id = session_id
+        self._responses: dict[str, _Response] = {}
+        self._previous: dict[str, str | None] = {}
+
+    def tell(self, event: SessionEvent) -> list[ServerEvent]:
+        """Return the events, without ids; those of Baton's own are among them."""
+        match event:
+            case Committed():
+                self.seq = event.seq
+                return [*self._logged(event.event), BatonSequence(seq=event.seq).model_dump(mode="json")]
+            case ItemSnapshot():
+                return self._opened(event.turn_id, event.item)
+            case ItemDelta():
+                return [self._grown(event.turn_id, event.item_id, event.text)]
+            case _:
+                assert_never(event)
+
+    def _logged(self, event: LogEvent) -> list[ServerEvent]:
+        match event:
+            case ItemsAdded():
+                return self._added(event.items)
+            case TurnAccepted():
+                return [*self._added(event.input.items), *self._accepted(event)]
+            case ItemClosed():
+                return self._closed(event.turn_id, event.item)
+            case TurnEnded():
+                return self._ended(event)
+            case PlaybackHeard():
+                return []
+            case _:
+                assert_never(event)
+
+    def _added(self, items: tuple[Item, ...]) -> list[ServerEvent]:
+        return [told for item in items for told in (self._item("added", item), self._item("done", item))]
+
+    def _accepted(self, event: TurnAccepted) -> list[ServerEvent]:
+        begun = self._begin(event.turn_id, event.input.max_output_tokens, event.input.metadata)
+        return [*begun, BatonRouted.of(event.turn_id, event.decision).model_dump(mode="json")]
+
+    def _begin(
+        self, turn_id: str, max_output_tokens: int | None = None, metadata: dict[str, str] | None = None
+    ) -> list[ServerEvent]:
+        """Tell the client of a response, unless it knows of it."""
+        if turn_id in self._responses:
+            return []
+        fields = response_object(turn_id, self._session_id, max_output_tokens=max_output_tokens, metadata=metadata)
+        self._responses[turn_id] = _Response(fields=fields)
+        return [{"type": "response.created", "response": fields}]
+
+    def _opened(self, turn_id: str, item: Item) -> list[ServerEvent]:
+        out = self._begin(turn_id)
+        self._responses[turn_id].call_id = item.call_id if isinstance(item, Call) else None
+        wire = wire_item(_emptied(item), "in_progress")
+        out.append({"type": "response.output_item.added", **self._place(turn_id), "item": wire})
+        out.append(self._item("added", item, wire))
+        if isinstance(item, Message):
+            out.append(self._content(turn_id, "response.content_part.added", item, part={"type": "text", "text": ""}))
+        if text := text_of(item):
+            out.append(self._grown(turn_id, item.item_id, text))
+        return out
+
+    def _grown(self, turn_id: str, item_id: str, text: str) -> ServerEvent:
+        place = {**self._place(turn_id), "item_id": item_id}
+        if (call_id := self._responses[turn_id].call_id) is not None:
+            return {"type": "response.function_call_arguments.delta", **place, "call_id": call_id, "delta": text}
+        return {"type": "response.output_text.delta", **place, "content_index": 0, "delta": text}
+
+    def _closed(self, turn_id: str, item: Item) -> list[ServerEvent]:
+        text = text_of(item)
+        out: list[ServerEvent] = []
+        if isinstance(item, Message):
+            out.append(self._content(turn_id, "response.output_text.done", item, text=text))
+            out.append(self._content(turn_id, "response.content_part.done", item, part={"type": "text", "text": text}))
+        elif isinstance(item, Call):
+            place = {**self._place(turn_id), "item_id": item.item_id, "call_id": item.call_id, "name": item.name}
+            out.append({"type": "response.function_call_arguments.done", **place, "arguments": text})
+        wire = wire_item(item, "completed" if isinstance(item, CallResult) else item.status)
+        out.append(self._item("done", item, wire))
+        out.append({"type": "response.output_item.done", **self._place(turn_id), "item": wire})
+        self._responses[turn_id].output.append(wire)
+        return out
+
+    def _ended(self, event: TurnEnded) -> list[ServerEvent]:
+        out = self._begin(event.turn_id)
+        response = self._responses.pop(event.turn_id)
+        fields = {**response.fields, **ended_fields(event), "output": response.output}
+        timed = BatonTimed(
+            response_id=response_id(event.turn_id),
+            first_delta_ms=event.first_delta_ms,
+            duration_ms=event.duration_ms,
+        )
+        return [*out, timed.model_dump(mode="json"), {"type": "response.done", "response": fields}]
+
+    def _content(self, turn_id: str, kind: str, item: Message, **fields: object) -> ServerEvent:
+        return {"type": kind, **self._place(turn_id), "item_id": item.item_id, "content_index": 0, **fields}
+
+    def _place(self, turn_id: str) -> dict[str, Any]:
+        return {"response_id": response_id(turn_id), "output_index": len(self._responses[turn_id].output)}
+
+    def _item(self, what: Literal["added", "done"], item: Item, wire: dict[str, Any] | None = None) -> ServerEvent:
+        if what == "added":
+            self._previous[item.item_id] = previous = self.last_item_id
+            self.last_item_id = item.item_id
+        else:
+            previous = self._previous.pop(item.item_id, None)
+        return {
+            "type": f"conversation.item.{what}",
+            "previous_item_id": previous,
+            "item": wire_item(item, "completed") if wire is None else wire,
+        }
+
+
+def _emptied(item: Item) -> Item:
+    match item:
+        case Message() | CallResult():
+            return replace(item, parts=())
+        case Call():
+            return replace(item, arguments="")
+        case _:
+            assert_never(item)

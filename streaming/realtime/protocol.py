@@ -1,0 +1,220 @@
+"""The realtime protocol without I/O.
+
+Feed it what the client sends (`receive`) and what the session yields (`session_event`); send what it returns, in order.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from pydantic import ValidationError
+
+from models.content import CallResult, Item, Message, TextPart
+from models.errors import BadInput, BatonError, Internal, Overloaded, Unsupported
+from models.ids import new_id
+from orchestrator.events import SessionEvent, TurnInput
+from streaming.realtime.events import (
+    CLIENT_EVENT,
+    ITEM_TAGS,
+    SUPPORTED,
+    UNSUPPORTED,
+    AssistantItem,
+    BatonAttached,
+    ClientEvent,
+    ClientItem,
+    FunctionOutputItem,
+    ItemCreate,
+    ResponseCancel,
+    ResponseCreate,
+    ServerEvent,
+    SessionOptions,
+    SessionUpdate,
+    UserItem,
+    error_event,
+    session_event,
+    tool_constraint,
+    turn_id,
+)
+from streaming.realtime.narrator import Narrator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddItem:
+    """The client adds an item to the conversation."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Respond:
+    """The client asks for a response."""
+
+    turn_input: TurnInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """The client stops a response: the one named, or whichever runs."""
+
+    turn_id: str | None
+
+
+Command = AddItem | Respond | Cancel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What came of a client's message: something for the session to do, and what to send at once."""
+
+    command: Command | None = None
+    event_id: str | None = None
+    replies: tuple[ServerEvent, ...] = ()
+
+
+class RealtimeProtocol:
+    """One connection's side of the protocol."""
+
+    def __init__(
+        self,
+        session_id: str,
+        seq: int,
+        *,
+        options: SessionOptions,
+        last_item_id: str | None = None,
+        make_id: Callable[[str], str] = new_id,
+    ) -> None:
+        self._session_id = session_id
+        self._options = options
+        self._make_id = make_id
+        self._baton_events = False
+        self._narrator = Narrator(session_id, seq, last_item_id)
+
+    # From the client
+
+    def opening(self) -> tuple[ServerEvent, ...]:
+        """Return what is sent first."""
+        return self._stamp(session_event("session.created", self._options))
+
+    def receive(self, text: str) -> Received:
+        """Take one message of the client."""
+        try:
+            event = CLIENT_EVENT.validate_json(text)
+        except ValidationError as exc:
+            return self._refuse(text, exc)
+        try:
+            return self._act(event)
+        except BatonError as exc:
+            return Received(event_id=event.event_id, replies=self.failed(exc, event.event_id))
+
+    def failed(self, error: BatonError, event_id: str | None) -> tuple[ServerEvent, ...]:
+        """Return what tells the client that its event `event_id` failed."""
+        code = _CODES.get(error.code, error.code)
+        return self._stamp(
+            error_event(error.message, code=code, kind=_error_type(error), param=error.field, event_id=event_id)
+        )
+
+    def _act(self, event: ClientEvent) -> Received:
+        match event:
+            case SessionUpdate():
+                return self._update(event)
+            case ItemCreate():
+                if event.previous_item_id not in {None, self._narrator.last_item_id}:
+                    raise Unsupported("Items are added at the end. Leave it out.", field="previous_item_id")
+                return Received(command=AddItem(item=_item(event.item)), event_id=event.event_id)
+            case ResponseCreate():
+                return Received(command=Respond(turn_input=self._turn_input(event)), event_id=event.event_id)
+            case ResponseCancel():
+                cancelled = None if event.response_id is None else turn_id(event.response_id)
+                return Received(command=Cancel(turn_id=cancelled), event_id=event.event_id)
+            case _:
+                assert_never(event)
+
+    def _update(self, event: SessionUpdate) -> Received:
+        given = event.session
+        changes = {name: getattr(given, name) for name in given.model_fields_set - {"baton"}}
+        self._options = self._options.model_copy(update=changes)
+        replies = [session_event("session.updated", self._options)]
+        if given.baton is not None:
+            self._baton_events = given.baton.events
+        if given.baton is not None and given.baton.events:
+            replies.append(BatonAttached(session_id=self._session_id, seq=self._narrator.seq).model_dump(mode="json"))
+        return Received(event_id=event.event_id, replies=self._stamp(*replies))
+
+    def _turn_input(self, event: ResponseCreate) -> TurnInput:
+        asked, session = event.response, self._options
+        tokens = asked.max_output_tokens or session.max_output_tokens
+        return TurnInput(
+            instructions=session.instructions if asked.instructions is None else asked.instructions,
+            model=session.model,
+            tools=tool_constraint(
+                session.tools if asked.tools is None else asked.tools, asked.tool_choice or session.tool_choice
+            ),
+            max_output_tokens=tokens if isinstance(tokens, int) else None,
+            metadata=asked.metadata,
+        )
+
+    def _refuse(self, text: str, exc: ValidationError) -> Received:
+        first = exc.errors(include_url=False)[0]
+        sent = _peek(text)
+        event_id = sent.get("event_id") if isinstance(sent.get("event_id"), str) else None
+        kind = sent.get("type")
+        path = [str(step) for step in first["loc"] if step not in {*SUPPORTED, *ITEM_TAGS}]
+        param = ".".join(path) or None
+        if isinstance(kind, str) and kind in UNSUPPORTED:
+            error: BatonError = Unsupported(f"'{kind}' is not supported here. {UNSUPPORTED[kind]}", field="type")
+        elif first["type"].startswith("json"):
+            error = BadInput("The message is not valid JSON. Send one JSON object a message.", code="invalid_json")
+        elif kind not in SUPPORTED:
+            known = ", ".join(SUPPORTED)
+            error = BadInput(f"Unknown event type {kind!r}. Known: {known}.", code="unknown_event", field="type")
+        elif first["type"] == "extra_forbidden":
+            error = BadInput(f"Unknown or unsupported parameter: '{param}'.", code="unknown_parameter", field=param)
+        else:
+            error = BadInput(f"Invalid '{param}': {first['msg']}.", code="invalid_value", field=param)
+        return Received(event_id=event_id, replies=self.failed(error, event_id))
+
+    # From the session
+
+    def session_event(self, event: SessionEvent) -> tuple[ServerEvent, ...]:
+        """Return what the client is sent of what the session yields."""
+        out = self._narrator.tell(event)
+        return self._stamp(*(told for told in out if self._baton_events or not told["type"].startswith("baton.")))
+
+    def _stamp(self, *events: ServerEvent) -> tuple[ServerEvent, ...]:
+        return tuple({"event_id": self._make_id("event"), **event} for event in events)
+
+
+def _item(item: ClientItem) -> Item:
+    item_id = item.id or new_id("item")
+    match item:
+        case UserItem():
+            parts = tuple(TextPart(text=content.text, source="typed") for content in item.content)
+            return Message(item_id=item_id, role=item.role, parts=parts)
+        case AssistantItem():
+            parts = tuple(TextPart(text=content.text, source="generated") for content in item.content)
+            return Message(item_id=item_id, role="assistant", parts=parts)
+        case FunctionOutputItem():
+            return CallResult(item_id=item_id, call_id=item.call_id, parts=(TextPart(text=item.output, source="tool"),))
+        case _:
+            assert_never(item)
+
+
+def _peek(text: str) -> dict[str, Any]:
+    """Return the fields of a message that is not valid, as far as it is JSON."""
+    try:
+        sent = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return sent if isinstance(sent, dict) else {}
+
+
+_CODES = {
+    "turn_active": "conversation_already_has_active_response",
+    "turn_not_active": "response_cancel_not_active",
+}
+"""Our codes for which the Realtime API has names of its own."""
+
+
+def _error_type(error: BatonError) -> str:
+    return "server_error" if isinstance(error, Internal | Overloaded) else "invalid_request_error"

@@ -1,0 +1,78 @@
+"""Runs the application on a socket until a signal says stop."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from memory import keys
+from models.errors import BadInput
+from orchestrator.build import conduct
+from orchestrator.settings import Settings
+from streaming.app import create_app
+from streaming.auth import is_loopback
+from streaming.limits import SurfaceLimits
+
+
+async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain and close.
+
+    Args:
+        settings: of the conductor.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        ready: called with the page's address once connections are taken.
+
+    Raises:
+        BadInput: `host` can be reached from outside and there is no key.
+        Conflict: another server holds the home.
+        OSError: the address cannot be listened on.
+    """
+    limits = SurfaceLimits()
+    loopback = is_loopback(host)
+    async with conduct(settings) as conductor:
+        if not loopback and not await conductor.database.read(keys.any_key):
+            raise BadInput(
+                f"{host} can be reached from other machines, and there is no key yet. Make one with "
+                "`baton keys create --tenant NAME`, or serve on 127.0.0.1."
+            )
+        config = uvicorn.Config(
+            await create_app(conductor, limits, loopback=loopback),
+            host=host,
+            port=port,
+            lifespan="off",
+            log_level="warning",
+            ws_max_size=limits.message_bytes,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=round(limits.drain_s),
+        )
+        await _Server(config, ready).serve()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says when it is ready and leaves the process to whoever called it."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]  # ours are its own
+        await super().startup()
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            host = self.config.host
+            self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Uvicorn's own would raise the signal again after serving, before the conductor is closed.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
