@@ -75,12 +75,16 @@ class Sessions:
         Raises:
             Overloaded: there are too many in memory.
         """
+        self._make_room()
         session_id = new_id("sess")
-        async with self._opening:
-            self._make_room()
-            journal = self._journal(tenant, session_id)
+        journal = self._journal(tenant, session_id)
+        session = self._start(tenant, session_id, SessionState(self._limits), journal)
+        try:
             await journal.create()
-            return self._start(tenant, session_id, SessionState(self._limits), journal)
+        except BaseException:
+            await session.close("not_created")
+            raise
+        return session
 
     async def open(self, tenant: str, session_id: str) -> Session:
         """Return the session of that id.
@@ -97,8 +101,8 @@ class Sessions:
             journal = self._journal(tenant, session_id)
             state = await self._fold(journal)
             self._make_room()
-            if (left_over := state.plan_recover()) and session is not None:
-                # A session that was closed by a failed transaction: what it could not log is logged now.
+            if left_over := state.plan_recover():
+                # It was closed by a failed transaction: what could not be logged then is logged now.
                 state.apply(await journal.write(left_over), self._clock.now_s())
             return self._start(tenant, session_id, state, journal)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from memory import keys
 from models.errors import BadInput
@@ -14,6 +16,8 @@ from orchestrator.settings import Settings
 from streaming.app import create_app
 from streaming.auth import is_loopback
 from streaming.limits import SurfaceLimits
+
+_LINGER_S = 2.0
 
 
 async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -38,17 +42,32 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
                 f"{host} can be reached from other machines, and there is no key yet. Make one with "
                 "`baton keys create --tenant NAME`, or serve on 127.0.0.1."
             )
-        config = uvicorn.Config(
-            await create_app(conductor, limits, loopback=loopback),
-            host=host,
-            port=port,
-            lifespan="off",
-            log_level="warning",
-            ws_max_size=limits.message_bytes,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=round(limits.drain_s),
-        )
+        config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits)
         await _Server(config, ready).serve()
+
+
+def server_config(app: ASGIApp, host: str, port: int, limits: SurfaceLimits) -> uvicorn.Config:
+    """Return how uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        lifespan="off",
+        log_level="warning",
+        ws=_WebSocketProtocol,
+        ws_max_size=limits.message_bytes,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=round(limits.drain_s),
+    )
+
+
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Uvicorn's, which lets go of a client that does not take the last that it is sent."""
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        # `close` waits for what is buffered to be sent, and a client that does not read would hold it for ever.
+        self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 class _Server(uvicorn.Server):

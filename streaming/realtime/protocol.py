@@ -87,14 +87,14 @@ class RealtimeProtocol:
         self._session_id = session_id
         self._options = options
         self._make_id = make_id
-        self._baton_events = False
+        self._baton_events = options.baton is not None and options.baton.events
         self._narrator = Narrator(session_id, seq, last_item_id)
 
     # From the client
 
     def opening(self) -> tuple[ServerEvent, ...]:
         """Return what is sent first."""
-        return self._stamp(session_event("session.created", self._options))
+        return self._stamp(session_event("session.created", self._options), *self._attached())
 
     def receive(self, text: str) -> Received:
         """Take one message of the client."""
@@ -137,9 +137,13 @@ class RealtimeProtocol:
         replies = [session_event("session.updated", self._options)]
         if given.baton is not None:
             self._baton_events = given.baton.events
-        if given.baton is not None and given.baton.events:
-            replies.append(BatonAttached(session_id=self._session_id, seq=self._narrator.seq).model_dump(mode="json"))
+            replies.extend(self._attached())
         return Received(event_id=event.event_id, replies=self._stamp(*replies))
+
+    def _attached(self) -> list[ServerEvent]:
+        if not self._baton_events:
+            return []
+        return [BatonAttached(session_id=self._session_id, seq=self._narrator.seq).model_dump(mode="json")]
 
     def _turn_input(self, event: ResponseCreate) -> TurnInput:
         asked, session = event.response, self._options

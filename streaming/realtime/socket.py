@@ -1,9 +1,12 @@
 """`/v1/realtime`: one websocket, between the protocol and a session.
 
 `?session=ID` goes on with a session, `&after=SEQ` from a row of its log (0 is the start); without them the connection
-gets a new session. Two loops share the socket: one reads the client and asks the session, in order; one sends the client
-what the session yields. Neither holds a queue; a client that leaves what it is sent unread for `send_timeout_s` is
-dropped, and its session goes on without it (see `detach_grace_s`).
+gets a new session. `&baton=events` asks for `baton.*` events from the first row on; asked for by `session.update`, they
+begin when that is heard, which may be after rows were sent.
+
+Two loops share the socket: one reads the client and asks the session, in order; one sends the client what the session
+yields. Neither holds a queue; a client that leaves what it is sent unread for `send_timeout_s` is dropped, and its
+session goes on without it (see `detach_grace_s`).
 """
 
 import asyncio
@@ -25,7 +28,7 @@ from streaming.auth import SUBPROTOCOL, Caller
 from streaming.errors import error_response
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
-from streaming.realtime.events import ServerEvent, SessionOptions
+from streaming.realtime.events import BatonOptions, ServerEvent, SessionOptions
 from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, Respond
 
 _log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ class RealtimeEndpoint:
             )
         query = websocket.query_params
         options = _options(caller, query.get("model"), {card.name for card in self._conductor.cards})
+        options = options.model_copy(update={"baton": BatonOptions(events=query.get("baton") == "events")})
         sessions = self._conductor.sessions
         if (session_id := query.get("session")) is None:
             session = await sessions.create(caller.tenant)

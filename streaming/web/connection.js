@@ -1,0 +1,143 @@
+/**
+ * One session's websocket: opens it, goes on with it after a loss, and says how it stands.
+ *
+ * `baton.sequence` tells how far the server's log has been told. After a loss we ask for what follows, so nothing is
+ * missed; an item that was open is announced again from its beginning, so whoever shows it must replace what it has.
+ */
+
+const FIRST_WAIT_MS = 400;
+const LONGEST_WAIT_MS = 10_000;
+const NORMAL_CLOSURE = 1000;
+const TOO_BIG = 1009;
+
+/** Refusals in a row, by a server that answers, before a session is taken for unknown. One may be a restart. */
+const REFUSALS = 2;
+
+/** @typedef {"connecting" | "connected" | "lost" | "locked"} State `locked`: a key is needed. */
+
+export class Connection {
+  #handlers;
+  #socket = null;
+  #session = null;
+  #seq = 0;
+  #failures = 0;
+  #refusals = 0;
+  #timer;
+
+  /**
+   * @param {object} handlers
+   * @param {(state: State, message?: string) => void} handlers.onState
+   * @param {(session: string, replaced: boolean) => void} handlers.onAttached `replaced`: the one asked for is unknown.
+   * @param {(event: object) => void} handlers.onEvent every other event of the server
+   */
+  constructor(handlers) {
+    this.#handlers = handlers;
+    addEventListener("online", () => this.#timer && this.#connect());
+  }
+
+  /** Begin with a session from its start; null asks for a new one. Drops the connection there was. */
+  open(session) {
+    this.#session = session;
+    this.#seq = this.#failures = this.#refusals = 0;
+    this.#handlers.onState("connecting");
+    this.#connect();
+  }
+
+  /** Connect again to the same session, where it was left. */
+  retry() {
+    this.#handlers.onState("connecting");
+    this.#connect();
+  }
+
+  /** Send an event; returns false, having done nothing, if there is no connection. */
+  send(event) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(event));
+    return true;
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const wanted = this.#refusals < REFUSALS ? this.#session : null;
+    const url = new URL("/v1/realtime", location.href);
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    url.search = new URLSearchParams({ baton: "events", ...(wanted && { session: wanted, after: this.#seq }) });
+
+    this.#socket?.close(NORMAL_CLOSURE);
+    const socket = (this.#socket = new WebSocket(url, "realtime"));
+    let opened = false;
+    socket.onopen = () => (opened = true);
+    socket.onmessage = ({ data }) => socket === this.#socket && this.#take(JSON.parse(data));
+    socket.onclose = ({ code }) => socket === this.#socket && (opened ? this.#lose(code) : this.#refused(wanted));
+  }
+
+  #take(event) {
+    if (event.type === "baton.session.attached") {
+      const replaced = this.#session !== null && this.#session !== event.session_id;
+      if (replaced) this.#seq = 0;
+      this.#session = event.session_id;
+      this.#failures = this.#refusals = 0;
+      this.#handlers.onAttached(event.session_id, replaced);
+      this.#handlers.onState("connected");
+    } else if (event.type === "baton.sequence") {
+      this.#seq = event.seq;
+    } else {
+      this.#handlers.onEvent(event);
+    }
+  }
+
+  #lose(code) {
+    this.#later("lost", code === TOO_BIG ? "This message is too long for the server. Send a shorter one." : undefined);
+  }
+
+  /** A browser does not say why a websocket was refused, so ask by plain HTTP. */
+  async #refused(wanted) {
+    const socket = this.#socket;
+    const { status, message } = await verdict();
+    if (socket !== this.#socket) return;
+    if (status === 401) {
+      this.#handlers.onState("locked", message);
+    } else {
+      if (status !== undefined && message === undefined && wanted !== null) this.#refusals += 1;
+      this.#later("lost", message);
+    }
+  }
+
+  #later(state, message) {
+    this.#socket = null;
+    this.#handlers.onState(state, message);
+    const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures++);
+    this.#timer = setTimeout(() => this.#connect(), wait * (0.75 + Math.random() / 2));
+  }
+}
+
+/**
+ * How the server answers us: no status if it does not, a message if it lets nobody, or not us, in.
+ * @returns {Promise<{status?: number, message?: string}>}
+ */
+async function verdict() {
+  try {
+    // A GET without an upgrade passes the gate, or does not, and finds nothing behind it (404).
+    const response = await fetch("/v1/realtime", { cache: "no-store" });
+    return { status: response.status, message: response.status === 404 ? undefined : await errorMessage(response) };
+  } catch {
+    return {};
+  }
+}
+
+/** Exchange a key for a cookie. Returns undefined, or why it was not taken. */
+export async function signIn(key) {
+  try {
+    const headers = { "content-type": "application/json" };
+    const response = await fetch("/v1/login", { method: "POST", headers, body: JSON.stringify({ key }) });
+    return response.ok ? undefined : await errorMessage(response);
+  } catch {
+    return "The server does not answer. Try again in a moment.";
+  }
+}
+
+async function errorMessage(response) {
+  const body = await response.json().catch(() => null);
+  return body?.error?.message ?? `The server answered with status ${response.status}.`;
+}

@@ -1,0 +1,243 @@
+"""Real clients against the running server, over the websocket."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+import websockets
+from openai import AsyncOpenAI
+from support.server import Server, count, receive, say, send, serving, until, words
+from support.wire import OrderChecker, check_event
+
+_WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Say what the weather is.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    rules = [
+        {"pattern": r"^count to (\d+)$", "reply": "{n} ", "times": r"\1"},
+        {"pattern": r"^slowly count to (\d+)$", "reply": "{n} ", "times": r"\1", "gap_s": 0.02},
+        {"pattern": r"weather in (\w+)", "reply": '{"city": "\\1"}', "call": "get_weather"},
+        {"pattern": r"^sunny$", "reply": "The sun shines."},
+        {"pattern": r"^fail$", "reply": "I am about to ", "fault": "error"},
+        {"pattern": r"^die$", "reply": "I am about to ", "fault": "exit"},
+        {"pattern": r"(?s)(.*)", "reply": "You said: \\1"},
+    ]
+    async with serving(tmp_path_factory.mktemp("server") / "home", rules=rules) as running:
+        yield running
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_turn_is_valid_and_in_the_strict_order_event_by_event(server: Server) -> None:
+    checker = OrderChecker()
+    async with server.connect() as socket:
+        await send(socket, type="session.update", session={"type": "realtime", "baton": {"events": True}})
+        for text in ("count to 12", "naïve 👋🏽 text\nin two lines"):
+            await say(socket, text)
+            for event in await until(socket, "response.done"):
+                checker.feed(event)
+    assert list(checker.texts.values()) == [count(12), "You said: naïve 👋🏽 text\nin two lines"]
+    assert [response["status"] for response in checker.done] == ["completed", "completed"]
+    assert checker.done[0]["usage"]["output_tokens"] == 12
+
+
+async def test_batons_own_events_go_only_to_a_client_that_asked(server: Server) -> None:
+    async with server.connect() as socket:
+        await say(socket, "count to 3")
+        assert not [e for e in await until(socket, "response.done") if e["type"].startswith("baton.")]
+        await send(socket, type="session.update", session={"type": "realtime", "baton": {"events": True}})
+        await say(socket, "count to 3")
+        kinds = {e["type"] for e in await until(socket, "response.done")}
+    assert {"baton.session.attached", "baton.turn.routed", "baton.turn.timed", "baton.sequence"} <= kinds
+
+
+async def test_the_official_client_holds_a_conversation(server: Server) -> None:
+    client = AsyncOpenAI(base_url=f"{server.address}/v1", api_key="placeholder")
+    async with client, client.realtime.connect(model="scripted") as connection:
+        await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        content = [{"type": "input_text", "text": "count to 5"}]
+        await connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
+        await connection.response.create()
+        text = ""
+        async for event in connection:
+            if event.type == "response.output_text.delta":
+                text += event.delta
+            if event.type == "response.done":
+                break
+    assert text == count(5)
+    assert event.response.status == "completed"
+
+
+async def test_an_unknown_model_is_refused_before_the_connection_with_the_names_there_are(server: Server) -> None:
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await server.connect("?model=nonesuch")
+    assert refused.value.response.status_code == 404
+    error = json.loads(refused.value.response.body)["error"]
+    assert error["code"] == "model_not_found"
+    assert "scripted" in error["message"]
+
+
+async def test_a_function_is_called_answered_once_and_the_conversation_goes_on(server: Server) -> None:
+    checker = OrderChecker()
+    async with server.connect() as socket:
+        await send(socket, type="session.update", session={"type": "realtime", "tools": [_WEATHER]})
+        await say(socket, "What is the weather in Bern?")
+        for event in await until(socket, "response.done"):
+            checker.feed(event)
+        (call,) = checker.done[0]["output"]
+        assert (call["name"], json.loads(call["arguments"])) == ("get_weather", {"city": "Bern"})
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}
+        await send(socket, type="conversation.item.create", item=output)
+        await send(socket, type="conversation.item.create", item=output, event_id="twice")
+        (refused,) = [e for e in await until(socket, "error") if e["type"] == "error"]
+        assert (refused["error"]["code"], refused["error"]["event_id"]) == ("call_answered", "twice")
+        await send(socket, type="response.create")
+        for event in await until(socket, "response.done"):
+            checker.feed(event)
+    assert list(checker.texts.values())[-1] == "The sun shines."
+
+
+async def test_cancel_stops_an_answer_and_the_conversation_keeps_what_was_said(server: Server) -> None:
+    checker = OrderChecker()
+    async with server.connect() as socket:
+        await say(socket, "slowly count to 5000")
+        events = await until(socket, "response.output_text.delta")
+        await send(socket, type="response.cancel")
+        events += await until(socket, "response.done")
+        for event in events:
+            checker.feed(event)
+        (response,) = checker.done
+        assert response["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
+        assert response["output"][0]["status"] == "incomplete"
+        assert count(5000).startswith(words(events))
+        await say(socket, "count to 2")
+        assert words(await until(socket, "response.done")) == count(2)
+
+
+async def test_a_second_response_is_refused_while_one_runs_and_an_item_is_not(server: Server) -> None:
+    async with server.connect() as socket:
+        await say(socket, "slowly count to 100")
+        await until(socket, "response.output_text.delta")
+        await send(socket, type="response.create", event_id="early")
+        events = await until(socket, "error")
+        assert events[-1]["error"]["code"] == "conversation_already_has_active_response"
+        assert events[-1]["error"]["event_id"] == "early"
+        content = [{"type": "input_text", "text": "count to 4"}]
+        await send(
+            socket,
+            type="conversation.item.create",
+            item={"id": "meanwhile", "type": "message", "role": "user", "content": content},
+        )
+        events += await until(socket, "response.done")
+        assert "meanwhile" in {e["item"]["id"] for e in events if e["type"] == "conversation.item.done"}
+        await send(socket, type="response.create")
+        assert words(await until(socket, "response.done")) == count(4)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "param"),
+    [
+        ("{", "invalid_json", None),
+        ("[]", "unknown_event", "type"),
+        ('{"type": "sing"}', "unknown_event", "type"),
+        ('{"type": "conversation.item.truncate"}', "unsupported", "type"),
+        ('{"type": "response.create", "response": {"audio": {}}}', "unknown_parameter", "response.audio"),
+        ('{"type": "session.update", "session": {}}', "invalid_value", "session.type"),
+        (
+            '{"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": []}}',
+            "invalid_value",
+            "item.content",
+        ),
+        ('{"type": "response.cancel"}', "response_cancel_not_active", None),
+        (
+            '{"type": "conversation.item.create", "item": '
+            '{"type": "function_call_output", "call_id": "x", "output": ""}}',
+            "not_found",
+            "call_id",
+        ),
+    ],
+)
+async def test_bad_input_gets_an_error_that_names_the_field_and_costs_nothing(
+    server: Server, message: str, code: str, param: str | None
+) -> None:
+    async with server.connect() as socket:
+        await socket.send(message)
+        error = (await until(socket, "error"))[-1]
+        check_event(error)
+        assert (error["error"]["code"], error["error"]["param"]) == (code, param)
+        await say(socket, "count to 2")
+        assert words(await until(socket, "response.done")) == count(2)
+
+
+async def test_a_message_over_the_limit_closes_the_connection_with_its_code(server: Server) -> None:
+    async with server.connect() as socket:
+        await receive(socket)
+        await socket.send("x" * 1_100_000)
+        with pytest.raises(websockets.ConnectionClosedError) as closed:
+            await receive(socket)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
+
+
+async def test_a_failing_engine_fails_its_turn_and_not_the_session(server: Server) -> None:
+    checker = OrderChecker()
+    async with server.connect() as socket:
+        for text in ("fail", "die"):
+            await say(socket, text)
+            for event in await until(socket, "response.done"):
+                checker.feed(event)
+        await say(socket, "count to 2")
+        assert words(await until(socket, "response.done")) == count(2)
+    assert [r["status_details"]["error"]["code"] for r in checker.done] == ["internal", "worker_died"]
+
+
+async def test_a_reader_that_reconnects_in_the_middle_gets_every_character_once(server: Server) -> None:
+    first, second, live = OrderChecker(), OrderChecker(), OrderChecker()
+    async with server.connect() as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+        await say(socket, "slowly count to 100")
+        for event in await until(socket, "response.output_text.delta"):
+            first.feed(event)
+    async with server.connect(f"?session={session}&after=2") as again, server.connect(f"?session={session}") as other:
+        for checker, socket in ((second, again), (live, other)):
+            for event in await until(socket, "response.done"):
+                checker.feed(event)
+    assert list(second.texts.values()) == list(live.texts.values()) == [count(100)]
+    assert count(100).startswith(next(iter(first.texts.values())))
+    async with server.connect(f"?session={session}&after=0") as socket:
+        replay = OrderChecker()
+        for event in await until(socket, "response.done"):
+            replay.feed(event)
+    assert replay.texts == second.texts
+
+
+@pytest.mark.parametrize("after", ["999", "-1", "x", "²"])
+async def test_a_row_that_the_session_has_not_reached_is_refused_as_a_gap(server: Server, after: str) -> None:
+    async with server.connect() as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await server.connect(f"?session={session}&after={after}")
+    assert refused.value.response.status_code == 400
+    assert json.loads(refused.value.response.body)["error"]["code"] == "sequence_gap"
+
+
+async def test_many_clients_in_one_session_are_told_the_same(server: Server) -> None:
+    async with server.connect() as speaker:
+        assert speaker.response is not None
+        session = speaker.response.headers["x-baton-session"]
+        async with server.connect(f"?session={session}") as listener:
+            await receive(listener)
+            await say(speaker, "count to 30")
+            told, heard = await asyncio.gather(until(speaker, "response.done"), until(listener, "response.done"))
+    assert words(told) == words(heard) == count(30)

@@ -1,0 +1,202 @@
+"""Every door, and who may pass it."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import websockets
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+
+from memory import keys
+from memory.keys import RequestDefaults
+from streaming.auth import COOKIE, PUBLIC, PUBLIC_PREFIX, KeyGate, is_loopback
+
+pytestmark = pytest.mark.usefixtures("tmp_path")
+
+_WRONG = {
+    "none": {},
+    "wrong": {"authorization": "Bearer baton_key01ABC_wrong"},
+    "empty": {"authorization": "Bearer"},
+    "scheme": {"authorization": "Basic abc"},
+    "cookie": {"cookie": f"{COOKIE}=abc.def.ghi"},
+}
+
+
+def _routes(app: object) -> Iterator[BaseRoute]:
+    assert isinstance(app, KeyGate)
+    yield from app._app.routes  # type: ignore[attr-defined]
+
+
+async def _key(served, tenant: str, **options) -> str:
+    return await served.conductor.database.write(lambda c: keys.create_key(c, tenant, "test", 1, **options))
+
+
+@pytest.mark.parametrize("shown", _WRONG)
+async def test_every_route_and_websocket_refuses_a_missing_or_wrong_key_except_those_named_public(
+    serve, shown: str
+) -> None:
+    async with serve() as served:
+        await _key(served, "acme")
+        seen = []
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            for route in _routes(served.app):
+                if isinstance(route, Mount):
+                    assert (route.path + "/").startswith(PUBLIC_PREFIX), f"{route.path} is mounted and not public"
+                    continue
+                if route.path in PUBLIC:
+                    continue
+                seen.append(route.path)
+                if isinstance(route, APIWebSocketRoute | WebSocketRoute):
+                    with pytest.raises(websockets.InvalidStatus) as refused:
+                        await websockets.connect(f"ws://{served.address}{route.path}", additional_headers=_WRONG[shown])
+                    assert refused.value.response.status_code == 401
+                    continue
+                assert isinstance(route, APIRoute | Route)
+                for method in route.methods or ():
+                    response = await client.request(method, route.path, headers=_WRONG[shown])
+                    assert response.status_code == 401, f"{method} {route.path}"
+                    if method != "HEAD":
+                        assert response.json()["error"]["code"] == "unauthorized"
+        assert {"/metrics", "/v1/realtime", "/v1/logout", "/openapi.json"} <= set(seen)
+
+
+async def test_a_path_that_does_not_exist_is_not_told_from_one_that_does_without_a_key(serve) -> None:
+    async with serve() as served:
+        await _key(served, "acme")
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            assert (await client.get("/v1/nonesuch")).status_code == 401
+
+
+async def test_what_is_public_is_served_without_a_key(serve) -> None:
+    async with serve() as served:
+        await _key(served, "acme")
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            assert (await client.get("/healthz")).json() == {"status": "ok"}
+            assert "text/html" in (await client.get("/")).headers["content-type"]
+
+
+@pytest.mark.parametrize("way", ["header", "subprotocol", "cookie"])
+async def test_a_key_opens_a_websocket_by_header_subprotocol_and_cookie(serve, way: str) -> None:
+    async with serve() as served:
+        key = await _key(served, "acme")
+        headers, subprotocols = {}, None
+        if way == "header":
+            headers = {"authorization": f"Bearer {key}"}
+        elif way == "subprotocol":
+            subprotocols = ["realtime", f"openai-insecure-api-key.{key}"]
+        else:
+            async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+                answer = await client.post("/v1/login", json={"key": key})
+                assert answer.status_code == 204
+                assert "HttpOnly" in answer.headers["set-cookie"]
+                assert "SameSite=strict" in answer.headers["set-cookie"]
+                assert key not in answer.headers["set-cookie"]
+                headers = {"cookie": f"{COOKIE}={answer.cookies[COOKIE]}"}
+        async with websockets.connect(
+            f"ws://{served.address}/v1/realtime", additional_headers=headers, subprotocols=subprotocols
+        ) as socket:
+            assert json.loads(await socket.recv())["type"] == "session.created"
+            assert socket.subprotocol == ("realtime" if subprotocols else None)
+
+
+async def test_a_revoked_key_is_refused_and_so_is_the_cookie_that_stood_for_it(serve) -> None:
+    async with serve() as served:
+        key, _other = await _key(served, "acme"), await _key(served, "other")
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            await client.post("/v1/login", json={"key": key})
+            assert (await client.get("/metrics")).status_code == 200
+            (first, _) = await served.conductor.database.read(keys.list_keys)
+            await served.conductor.database.write(lambda c: keys.revoke_key(c, first.key_id, 2))
+            assert (await client.get("/metrics")).status_code == 401
+            assert (await client.get("/metrics", headers={"authorization": f"Bearer {key}"})).status_code == 401
+
+
+async def test_another_tenants_session_is_not_found(serve) -> None:
+    async with serve() as served:
+        mine, theirs = await _key(served, "acme"), await _key(served, "umbrella")
+        url = f"ws://{served.address}/v1/realtime"
+        async with websockets.connect(url, additional_headers={"authorization": f"Bearer {mine}"}) as socket:
+            assert socket.response is not None
+            session = socket.response.headers["x-baton-session"]
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(
+                f"{url}?session={session}", additional_headers={"authorization": f"Bearer {theirs}"}
+            )
+        assert refused.value.response.status_code == 404
+
+
+async def test_metrics_show_a_tenant_its_own_and_nobody_elses(serve) -> None:
+    async with serve() as served:
+        mine, theirs = await _key(served, "acme"), await _key(served, "umbrella")
+        url = f"ws://{served.address}/v1/realtime"
+        async with (
+            websockets.connect(url, additional_headers={"authorization": f"Bearer {mine}"}),
+            websockets.connect(url, additional_headers={"authorization": f"Bearer {theirs}"}),
+            httpx.AsyncClient(base_url=f"http://{served.address}") as client,
+        ):
+            text = (await client.get("/metrics", headers={"authorization": f"Bearer {mine}"})).text
+    assert 'baton_websockets{tenant="acme"} 1.0' in text
+    assert "umbrella" not in text
+    assert "baton_worker_restarts 0.0" in text
+
+
+async def test_without_any_key_loopback_is_the_tenant_local_and_a_placeholder_is_not_minded(serve) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        assert (await client.get("/metrics")).status_code == 200
+        assert (await client.get("/metrics", headers={"authorization": "Bearer placeholder"})).status_code == 200
+
+
+async def test_beyond_loopback_nothing_is_open_even_while_there_is_no_key(serve) -> None:
+    async with serve(loopback=False) as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_a_name_that_is_not_this_machines_is_refused_while_no_key_protects_it(serve) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        assert (await client.get("/metrics", headers={"host": "evil.example:8000"})).status_code == 401
+
+
+async def test_another_sites_page_may_neither_connect_nor_post(serve) -> None:
+    async with serve() as served:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"ws://{served.address}/v1/realtime", origin="https://evil.example")
+        assert refused.value.response.status_code == 403
+        async with websockets.connect(f"ws://{served.address}/v1/realtime", origin=f"http://{served.address}"):
+            pass
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            answer = await client.post("/v1/login", json={"key": "x"}, headers={"origin": "https://evil.example"})
+            assert answer.status_code == 403
+
+
+async def test_a_key_over_its_rate_waits_and_says_so(serve) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        key = await _key(served, "acme", requests_per_minute=2)
+        answers = [await client.get("/metrics", headers={"authorization": f"Bearer {key}"}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].json()["error"]["code"] == "rate_limited"
+
+
+async def test_a_keys_defaults_hold_for_its_connections(serve) -> None:
+    async with serve() as served:
+        key = await _key(served, "acme", defaults=RequestDefaults(instructions="Be kind.", max_output_tokens=7))
+        async with websockets.connect(
+            f"ws://{served.address}/v1/realtime", additional_headers={"authorization": f"Bearer {key}"}
+        ) as socket:
+            session = json.loads(await socket.recv())["session"]
+    assert (session["instructions"], session["max_output_tokens"]) == ("Be kind.", 7)
+
+
+async def test_a_login_without_a_key_names_the_field(serve) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        answer = await client.post("/v1/login", json={})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "key")
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_loopback_is_told_from_what_others_can_reach(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

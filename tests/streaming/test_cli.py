@@ -1,0 +1,42 @@
+"""The command line, as it is typed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from streaming.cli import app
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    runner = CliRunner(env={"BATON_HOME": str(tmp_path / "home"), "COLUMNS": "160"})
+    return lambda *arguments: runner.invoke(app, arguments)
+
+
+def test_a_key_is_made_listed_without_its_secret_and_revoked(run) -> None:
+    made = run("keys", "create", "--tenant", "acme", "--name", "laptop", "--per-minute", "60")
+    assert made.exit_code == 0
+    key = made.stdout.strip()
+    assert re.fullmatch(r"baton_key[0-9A-Z]+_[\w-]+", key)
+    _, key_id, secret = key.split("_", 2)
+    listed = run("keys", "list").stdout
+    assert key_id in listed
+    assert "acme" in listed
+    assert "laptop" in listed
+    assert secret not in listed
+    assert run("keys", "revoke", key_id).exit_code == 0
+    assert "20" in run("keys", "list").stdout.split(key_id)[1].split("│")[5]
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked_and_the_error_says_where_to_look(run) -> None:
+    result = run("keys", "revoke", "keyNONE")
+    assert result.exit_code == 1
+    assert "baton keys list" in result.output
+
+
+def test_help_names_every_command(run) -> None:
+    text = run("--help").output
+    assert "serve" in text
+    assert "keys" in text

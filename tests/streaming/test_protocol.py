@@ -1,0 +1,170 @@
+"""The protocol core, without a socket: random sessions told to a client, held against the specification."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.wire import OrderChecker, check_event
+
+from agents.events import Fault
+from models.content import Call, CallResult, Message, TextPart
+from orchestrator.events import (
+    Committed,
+    Decision,
+    ItemClosed,
+    ItemDelta,
+    ItemsAdded,
+    ItemSnapshot,
+    RefusedCard,
+    SessionEvent,
+    TurnAccepted,
+    TurnEnded,
+    TurnInput,
+    Usage,
+)
+from streaming.realtime.events import SUPPORTED, UNSUPPORTED, SessionOptions
+from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Respond
+
+_DECISION = Decision(
+    agent="writer", card="scripted", reasons=("why",), refused=(RefusedCard(card="big", reason="dear"),), inputs="{}"
+)
+_ENDS = [
+    {"state": "finished", "reason": "stop"},
+    {"state": "finished", "reason": "length"},
+    {"state": "finished", "reason": "calls"},
+    {"state": "interrupted", "reason": "client_cancelled"},
+    {"state": "interrupted", "reason": "server_restarted"},
+    {"state": "failed", "fault": Fault(code="internal", message="It broke.", retryable=True)},
+]
+
+
+def _protocol(options: SessionOptions | None = None) -> RealtimeProtocol:
+    return RealtimeProtocol("sess_1", 0, options=options or SessionOptions(type="realtime"))
+
+
+@st.composite
+def _turn(draw: st.DrawFn, number: int, first_seq: int) -> list[SessionEvent]:
+    """One turn as a session yields it to a reader who was there from its beginning."""
+    turn = f"turn_{number}"
+    metadata = draw(st.none() | st.just({"a": "b"}))
+    accepted = TurnAccepted(turn_id=turn, generation=1, input=TurnInput(metadata=metadata), decision=_DECISION)
+    events: list[SessionEvent] = [Committed(seq=first_seq, at_ms=1, event=accepted)]
+    rows = [first_seq + 1]
+    for index in range(draw(st.integers(0, 3))):
+        item_id = f"item_{number}_{index}"
+        chunks = draw(st.lists(st.text(min_size=1, max_size=5), max_size=4))
+        shown = draw(st.integers(0, len(chunks)))
+        status = draw(st.sampled_from(["completed", "incomplete"]))
+        call = draw(st.booleans())
+
+        def item(text: str, status: str, item_id: str = item_id, call: bool = call) -> Message | Call:
+            if call:
+                return Call(item_id=item_id, call_id=f"c{item_id}", name="f", arguments=text, status=status)
+            parts = (TextPart(text=text, source="generated"),) if text else ()
+            return Message(item_id=item_id, role="assistant", parts=parts, status=status)
+
+        given_text = "".join(chunks[:shown])
+        events.append(ItemSnapshot(turn_id=turn, generation=1, item=item(given_text, "incomplete")))
+        for chunk in chunks[shown:]:
+            events.append(ItemDelta(turn_id=turn, generation=1, item_id=item_id, offset=len(given_text), text=chunk))
+            given_text += chunk
+        closed = ItemClosed(turn_id=turn, generation=1, item=item(given_text, status))
+        events.append(Committed(seq=rows[-1], at_ms=1, event=closed))
+        rows.append(rows[-1] + 1)
+    ended = TurnEnded(
+        turn_id=turn, generation=1, usage=Usage(input_tokens=1, output_tokens=2), **draw(st.sampled_from(_ENDS))
+    )
+    events.append(Committed(seq=rows[-1], at_ms=1, event=ended))
+    return events
+
+
+@given(data=st.data(), join=st.integers(0, 6))
+def test_whatever_a_session_yields_is_told_in_the_strict_order_also_from_the_middle(
+    data: st.DataObject, join: int
+) -> None:
+    checker, protocol = OrderChecker(), _protocol()
+    for event in protocol.opening():
+        checker.feed(event)
+    on = json.dumps({"type": "session.update", "session": {"type": "realtime", "baton": {"events": True}}})
+    for event in protocol.receive(on).replies:
+        checker.feed(event)
+    seq = 1
+    for number in range(data.draw(st.integers(1, 3))):
+        events = data.draw(_turn(number, seq))
+        last = events[-1]
+        assert isinstance(last, Committed)
+        seq = last.seq + 1
+        if number == 0:
+            # Whoever comes in the middle of a turn is first told of an item that is open by a snapshot.
+            from_here = [n for n, e in enumerate(events) if n >= join and not isinstance(e, ItemDelta)]
+            events = events[from_here[0] :] if from_here else events
+            if isinstance(events[0], Committed) and isinstance(events[0].event, ItemClosed):
+                item = events[0].event.item
+                events.insert(0, ItemSnapshot(turn_id="turn_0", generation=1, item=item))
+        for event in events:
+            for told in protocol.session_event(event):
+                checker.feed(told)
+    assert len(checker.done) >= 1
+    assert all(response["status"] != "in_progress" for response in checker.done)
+
+
+@given(
+    message=st.text()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.sampled_from(["type", "item", "session", "response"]), inner)
+        ),
+    ).map(json.dumps)
+    | st.sampled_from(SUPPORTED).map(lambda kind: json.dumps({"type": kind}))
+)
+def test_no_message_breaks_the_protocol_and_each_bad_one_gets_one_valid_error(message: str) -> None:
+    received = _protocol().receive(message)
+    assert (received.command is None) == bool(received.replies)
+    for reply in received.replies:
+        check_event(reply)
+
+
+@pytest.mark.parametrize("kind", sorted(UNSUPPORTED))
+def test_an_event_that_is_known_and_not_served_says_what_to_do_instead(kind: str) -> None:
+    (reply,) = _protocol().receive(json.dumps({"type": kind, "event_id": "mine", "anything": 1})).replies
+    check_event(reply)
+    assert reply["error"]["code"] == "unsupported"
+    assert reply["error"]["event_id"] == "mine"
+    assert UNSUPPORTED[kind] in reply["error"]["message"]
+
+
+def test_a_client_event_becomes_the_command_it_stands_for() -> None:
+    protocol = _protocol()
+    item = {"id": "mine", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    added = protocol.receive(json.dumps({"type": "conversation.item.create", "item": item})).command
+    assert added == AddItem(item=Message(item_id="mine", role="user", parts=(TextPart(text="hi"),)))
+    output = {"id": "out", "type": "function_call_output", "call_id": "c", "output": "42"}
+    answered = protocol.receive(json.dumps({"type": "conversation.item.create", "item": output})).command
+    assert answered == AddItem(item=CallResult(item_id="out", call_id="c", parts=(TextPart(text="42", source="tool"),)))
+    assert protocol.receive('{"type": "response.cancel", "response_id": "resp_7"}').command == Cancel(turn_id="turn_7")
+    assert protocol.receive('{"type": "response.create"}').command == Respond(turn_input=TurnInput())
+
+
+def test_a_responses_own_options_go_before_the_sessions_and_leave_them_as_they_are() -> None:
+    protocol = _protocol()
+    session = {"type": "realtime", "instructions": "Be brief.", "max_output_tokens": 9}
+    protocol.receive(json.dumps({"type": "session.update", "session": session}))
+    response = {"instructions": "", "max_output_tokens": "inf", "metadata": {"a": "b"}}
+    own = protocol.receive(json.dumps({"type": "response.create", "response": response})).command
+    assert own == Respond(turn_input=TurnInput(instructions="", max_output_tokens=None, metadata={"a": "b"}))
+    next_ = protocol.receive('{"type": "response.create"}').command
+    assert next_ == Respond(turn_input=TurnInput(instructions="Be brief.", max_output_tokens=9))
+
+
+def test_each_item_names_the_one_before_it() -> None:
+    protocol = _protocol()
+    items = tuple(Message(item_id=name, role="user", parts=(TextPart(text=name),)) for name in "ab")
+    told = protocol.session_event(Committed(seq=1, at_ms=1, event=ItemsAdded(items=items)))
+    assert [(e["type"].split(".")[-1], e["item"]["id"], e["previous_item_id"]) for e in told] == [
+        ("added", "a", None),
+        ("done", "a", None),
+        ("added", "b", "a"),
+        ("done", "b", "a"),
+    ]
