@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
+BENCHMARKS := decide turns writes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test soak lint types arch bench constraints
@@ -42,7 +43,7 @@ arch: setup ## the layers
 	$(BIN)/lint-imports
 
 bench: setup ## every benchmark, quickly
-	@for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) --quick || exit 1; done
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 constraints: setup ## write the versions that are installed now into constraints.txt
 	$(BIN)/pip freeze --exclude-editable | grep -v '^-e' | sed 's/+cpu$$//' > constraints.txt

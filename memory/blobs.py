@@ -124,8 +124,9 @@ def _flush(file: IO[bytes]) -> None:
 def _keep(incoming: Path, place: Path) -> None:
     place.parent.mkdir(exist_ok=True)
     incoming.replace(place)
-    directory = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    for directory in (place.parent, place.parent.parent):  # the file's entry, and that of a new directory
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

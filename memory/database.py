@@ -61,6 +61,7 @@ class Database:
             migrate(connection)
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue()
         self._room = asyncio.Semaphore(_MAX_WAITING)
+        self._closed = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
         self._thread = threading.Thread(target=self._write_loop, name="database-writer", daemon=True)
         self._thread.start()
@@ -76,13 +77,19 @@ class Database:
         A caller that is cancelled meanwhile does not undo the write.
 
         Raises:
-            Internal: the database refused the transaction; nothing of the unit is kept.
+            Internal: the database refused the transaction, or is closed; nothing of the unit is kept.
             BatonError: whatever the unit raised; nothing of it is kept.
         """
-        async with self._room:
-            job = _Job(unit)
-            self._jobs.put(job)
-            return await _translated(asyncio.wrap_future(job.done))
+        await self._room.acquire()
+        if self._closed:
+            self._room.release()
+            raise Internal("The server is stopping. Try again later.")
+        job = _Job(unit)
+        written = asyncio.wrap_future(job.done)
+        written.add_done_callback(lambda _: self._room.release())
+        self._jobs.put(job)
+        # Shielded: the cancellation of a caller must not take a unit that waits out of the queue.
+        return await _translated(asyncio.shield(written))
 
     async def read(self, unit: Unit[T]) -> T:
         """Run `unit` on a snapshot, beside the writer.
@@ -98,7 +105,8 @@ class Database:
             return unit(connection)
 
     def close(self) -> None:
-        """Write what waits, then close."""
+        """Write what waits, then close; a later write is refused."""
+        self._closed = True
         self._jobs.put(None)
         self._thread.join()
         self._readers.shutdown()
@@ -106,13 +114,12 @@ class Database:
         self._reader.dispose()
 
     def _write_loop(self) -> None:
-        with self._writer.connect() as connection:
-            while True:
-                jobs, last = self._next_group()
-                if jobs:
-                    _commit(connection, jobs)
-                if last:
-                    return
+        while True:
+            jobs, last = self._next_group()
+            if jobs:
+                _commit(self._writer, jobs)
+            if last:
+                return
 
     def _next_group(self) -> tuple[list[_Job[Any]], bool]:
         jobs: list[_Job[Any]] = []
@@ -128,10 +135,10 @@ class Database:
         return jobs, True
 
 
-def _commit(connection: Connection, jobs: list[_Job[Any]]) -> None:
-    jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
+def _commit(engine: Engine, jobs: list[_Job[Any]]) -> None:
     try:
-        with connection.begin():
+        # Given back to the pool each time, which rolls back: a COMMIT that fails leaves SQLite's transaction open.
+        with engine.begin() as connection:
             settle = [job.run(connection) for job in jobs]
     except SQLAlchemyError as exc:
         _log.exception("a transaction failed")

@@ -46,11 +46,14 @@ class Home:
     def secret(self) -> bytes:
         """Return the secret of this home, made at first use."""
         path = self.path / "secret"
-        try:
-            with open(path, "xb", opener=_private) as file:
+        if not path.exists():
+            # Written beside its place and renamed: a crash must not leave an empty secret, which signs for anybody.
+            draft = self.path / "secret.new"
+            with open(draft, "wb", opener=_private) as file:
                 file.write(secrets.token_bytes(32))
-        except FileExistsError:
-            pass
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
         return path.read_bytes()
 
     def __enter__(self) -> Self:

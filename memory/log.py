@@ -84,6 +84,8 @@ def append(
         Row(seq=seq, turn_id=entry.turn_id, kind=entry.kind, body=entry.body, at_ms=at_ms)
         for seq, entry in enumerate(entries, start=last - len(entries) + 1)
     )
+    if not rows:
+        return ()
     connection.execute(
         insert(events),
         [

@@ -21,6 +21,18 @@ from streaming.realtime.socket import RealtimeEndpoint
 
 _WEB = Path(__file__).parent / "web"
 
+# Ask each time whether it has changed: after an upgrade, the page's modules have to belong together.
+_FRESH = {"cache-control": "no-cache"}
+
+
+class _FreshFiles(StaticFiles):
+    """Static files that a browser asks after before it uses them again."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_FRESH)
+        return response
+
 
 class Login(BaseModel):
     """A key, to be exchanged for a cookie."""
@@ -45,7 +57,7 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         """Serve the page's shell."""
-        return FileResponse(_WEB / "index.html")
+        return FileResponse(_WEB / "index.html", headers=_FRESH)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -94,5 +106,5 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
         field = ".".join(str(step) for step in first["loc"][1:])
         return error_response(BadInput(f"Invalid '{field}': {first['msg']}.", field=field))
 
-    app.mount("/web", StaticFiles(directory=_WEB), name="web")
+    app.mount("/web", _FreshFiles(directory=_WEB), name="web")
     return KeyGate(app, authenticator=authenticator, rates=rates)

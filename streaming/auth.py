@@ -71,7 +71,9 @@ class Authenticator:
             return await self._by_key(presented)
         if (cookie := _cookie(headers)) is not None and (caller := await self._by_cookie(cookie)) is not None:
             return caller
-        raise Unauthorized("A key is needed: send `Authorization: Bearer KEY`. `baton keys create` makes one.")
+        raise Unauthorized(
+            "A key is needed, as 'Authorization: Bearer KEY'. The command 'baton keys create' makes one."
+        )
 
     async def login(self, presented: str) -> str:
         """Return the cookie that stands for a key.
@@ -85,7 +87,7 @@ class Authenticator:
     async def _by_key(self, presented: str) -> Caller:
         key = await self._database.read(lambda connection: keys.verify_key(connection, presented))
         if key is None:
-            raise Unauthorized("This key is not good here. `baton keys list` shows which are.")
+            raise Unauthorized("This key is not good here. The command 'baton keys list' shows which are.")
         return Caller(tenant=key.tenant, key=key)
 
     async def _by_cookie(self, cookie: str) -> Caller | None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Connection
 
 from memory import keys
@@ -62,7 +62,8 @@ def create_key(
 @keys_app.command("list")
 def list_keys() -> None:
     """List every key, without its secret."""
-    table = Table("id", "tenant", "name", "a minute", "made", "revoked")
+    # The id whole, however narrow the terminal: it is what `revoke` takes.
+    table = Table(Column("id", min_width=29), "tenant", "name", "a minute", "made", "revoked")
     with _explained(), _transaction() as connection:
         for key in keys.list_keys(connection):
             rate = "unlimited" if key.requests_per_minute is None else str(key.requests_per_minute)

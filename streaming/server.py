@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -63,6 +64,12 @@ def server_config(app: ASGIApp, host: str, port: int, limits: SurfaceLimits) -> 
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     """Uvicorn's, which lets go of a client that does not take the last that it is sent."""
+
+    async def send(self, message: Any) -> None:  # uvicorn keeps its type to itself
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # A refusal completes the handshake too; uvicorn would log it as a fault of the application.
+            self.handshake_complete = True
 
     async def run_asgi(self) -> None:
         await super().run_asgi()

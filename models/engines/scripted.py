@@ -112,12 +112,7 @@ class ScriptedEngine:
         """Do nothing: the engine holds nothing."""
 
     def _choose(self, prompt: str, request: GenerateRequest) -> tuple[re.Match[str], Rule]:
-        constraint = request.constraint
-        offered = (
-            {tool.name for tool in constraint.tools}
-            if isinstance(constraint, ToolConstraint) and constraint.choice != "none"
-            else set()
-        )
+        offered = _offered(request)
         for pattern, rule in self._patterns:
             match = pattern.search(prompt)
             if match is not None and (rule.call is None or rule.call in offered):
@@ -142,9 +137,20 @@ def _last_words(request: GenerateRequest) -> str:
     return ""
 
 
+def _offered(request: GenerateRequest) -> set[str]:
+    """Return the names of the tools that may be called."""
+    constraint = request.constraint
+    if not isinstance(constraint, ToolConstraint) or constraint.choice == "none":
+        return set()
+    names = {tool.name for tool in constraint.tools}
+    return names if constraint.choice in ("auto", "required") else names & {constraint.choice}
+
+
 def _reply(rule: Rule, match: re.Match[str]) -> Iterator[str]:
+    # Expanded piece by piece: a `{n}` that the user wrote is not the template's.
+    pieces = [match.expand(piece) for piece in rule.reply.split("{n}")]
     for n in range(1, int(match.expand(rule.times)) + 1):
-        yield from _TOKEN.findall(match.expand(rule.reply).replace("{n}", str(n)))
+        yield from _TOKEN.findall(str(n).join(pieces))
 
 
 def _cut(tokens: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:

@@ -56,11 +56,14 @@ class _Child:
 
     async def serve(self) -> None:
         """Serve until the client is gone."""
-        async with asyncio.TaskGroup() as tasks:
-            while (frame := await read_frame(self._reader)) is not None:
-                await self._handle(frame, tasks)
-            for request_id in list(self._running):
-                self._stop(request_id)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while (frame := await read_frame(self._reader)) is not None:
+                    await self._handle(frame, tasks)
+                for request_id in list(self._running):
+                    self._stop(request_id)
+        except* ConnectionError:
+            pass  # the client went while it was being sent something
         for engine in self._engines.values():
             await engine.aclose()
 

@@ -105,10 +105,14 @@ class Worker:
     async def _run_process(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "models.worker.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "models.worker.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+                )
+            except BaseException:  # cancelled while it starts: asyncio ends the process, the socket is ours
+                writer.close()
+                raise
         try:
             writer.write(encode(Start(engines=self._specs)))
             self._writer = writer
@@ -151,7 +155,8 @@ class Worker:
         stream = self._streams[request_id] = _Stream()
         try:
             await self._until_ready(request.deadline)
-            await self._send(Submit(request_id=request_id, card=card, request=request))
+            if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
+                await self._send(Submit(request_id=request_id, card=card, request=request))
             taken = 0
             while True:
                 while stream.deltas:

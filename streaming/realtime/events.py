@@ -307,7 +307,7 @@ def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
 
 
 class BatonAttached(BaseModel):
-    """`baton.session.attached`: which session this is, and the last row that its log has."""
+    """`baton.session.attached`: which session this is; everything up to row `seq` was sent before, or not asked for."""
 
     type: Literal["baton.session.attached"] = "baton.session.attached"
     session_id: str

@@ -3,12 +3,11 @@
 Feed it what the client sends (`receive`) and what the session yields (`session_event`); send what it returns, in order.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, assert_never
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from models.content import CallResult, Item, Message, TextPart
 from models.errors import BadInput, BatonError, Internal, Overloaded, Unsupported
@@ -37,6 +36,8 @@ from streaming.realtime.events import (
     turn_id,
 )
 from streaming.realtime.narrator import Narrator
+
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +83,12 @@ class RealtimeProtocol:
         *,
         options: SessionOptions,
         last_item_id: str | None = None,
-        make_id: Callable[[str], str] = new_id,
     ) -> None:
         self._session_id = session_id
         self._options = options
-        self._make_id = make_id
+        # One ULID a connection and a count: an id is needed per token, and a ULID costs as much as sending one.
+        prefix = new_id("event")
+        self._event_ids = (f"{prefix}_{n}" for n in count(1))
         self._baton_events = options.baton is not None and options.baton.events
         self._narrator = Narrator(session_id, seq, last_item_id)
 
@@ -186,7 +188,7 @@ class RealtimeProtocol:
         return self._stamp(*(told for told in out if self._baton_events or not told["type"].startswith("baton.")))
 
     def _stamp(self, *events: ServerEvent) -> tuple[ServerEvent, ...]:
-        return tuple({"event_id": self._make_id("event"), **event} for event in events)
+        return tuple({"event_id": next(self._event_ids), **event} for event in events)
 
 
 def _item(item: ClientItem) -> Item:
@@ -207,8 +209,8 @@ def _item(item: ClientItem) -> Item:
 def _peek(text: str) -> dict[str, Any]:
     """Return the fields of a message that is not valid, as far as it is JSON."""
     try:
-        sent = json.loads(text)
-    except (ValueError, RecursionError):
+        sent = _JSON.validate_json(text)
+    except ValidationError:
         return {}
     return sent if isinstance(sent, dict) else {}
 

@@ -57,7 +57,8 @@ class RealtimeEndpoint:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
             headers=[(b"x-baton-session", session.session_id.encode())],
         )
-        protocol = RealtimeProtocol(session.session_id, after, options=options, last_item_id=session.last_item_id)
+        before = await session.last_item_id(after)
+        protocol = RealtimeProtocol(session.session_id, after, options=options, last_item_id=before)
         connection = _Connection(websocket, session, protocol, caller, self._conductor.clock, self._limits, self._rates)
         self._sockets += 1
         self._meters.sockets.labels(caller.tenant).inc()
@@ -74,7 +75,9 @@ class RealtimeEndpoint:
             )
         query = websocket.query_params
         options = _options(caller, query.get("model"), {card.name for card in self._conductor.cards})
-        options = options.model_copy(update={"baton": BatonOptions(events=query.get("baton") == "events")})
+        if query.get("baton") not in {None, "events"}:
+            raise BadInput("Of Baton's extensions, only 'baton=events' can be asked for.", field="baton")
+        options = options.model_copy(update={"baton": BatonOptions(events="baton" in query)})
         sessions = self._conductor.sessions
         if (session_id := query.get("session")) is None:
             session = await sessions.create(caller.tenant)
@@ -122,7 +125,7 @@ class _Connection:
                 tasks.create_task(self._tell(after))
                 tasks.create_task(self._hear())
         except* (WebSocketDisconnect, _Gone):
-            pass
+            pass  # also what sending to a client who has gone raises
 
     async def _tell(self, after: int) -> None:
         """Send what the session yields."""
@@ -139,7 +142,10 @@ class _Connection:
     async def _hear(self) -> None:
         """Do what the client asks, one thing after another."""
         while True:
-            received = self._protocol.receive(await self._websocket.receive_text())
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise _Gone
+            received = self._protocol.receive(message.get("text") or "")
             await self._send(received.replies)
             if received.command is None:
                 continue
@@ -166,15 +172,18 @@ class _Connection:
                 assert_never(command)
 
     async def _send(self, events: tuple[ServerEvent, ...]) -> None:
-        for event in events:
-            try:
-                async with self._sending, self._clock.timeout_at(self._clock.now_s() + self._limits.send_timeout_s):
-                    await self._websocket.send_text(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
-            except TimeoutError as exc:
-                _log.info("a client of session %s left unread what it was sent", self._session.session_id)
-                raise _Gone from exc
-            except RuntimeError as exc:  # what starlette says of a socket that is closed already
-                raise _Gone from exc
+        """Send events that belong together, with none of the other loop's between them."""
+        async with self._sending:
+            for event in events:
+                text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+                try:
+                    async with self._clock.timeout_at(self._clock.now_s() + self._limits.send_timeout_s):
+                        await self._websocket.send_text(text)
+                except TimeoutError as exc:
+                    _log.info("a client of session %s left unread what it was sent", self._session.session_id)
+                    raise _Gone from exc
+                except RuntimeError as exc:  # what starlette says of a socket that is closed already
+                    raise _Gone from exc
 
 
 class _Gone(Exception):

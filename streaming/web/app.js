@@ -112,6 +112,7 @@ function onAttached(session, replaced) {
 function onState(state, message) {
   connected = state === "connected";
   if (!connected) {
+    if (sending && state === "lost") message ??= "The connection broke while this message was being sent.";
     takeBack();
     asking = false;
   }

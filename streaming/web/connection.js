@@ -6,7 +6,7 @@
  */
 
 const FIRST_WAIT_MS = 400;
-const LONGEST_WAIT_MS = 10_000;
+const LONGEST_WAIT_MS = 5_000;
 const NORMAL_CLOSURE = 1000;
 const TOO_BIG = 1009;
 
@@ -99,7 +99,9 @@ export class Connection {
     if (status === 401) {
       this.#handlers.onState("locked", message);
     } else {
-      if (status !== undefined && message === undefined && wanted !== null) this.#refusals += 1;
+      // Refused without a session too: the server is full, and the session may well be there.
+      if (wanted === null) this.#refusals = 0;
+      else if (status !== undefined && message === undefined) this.#refusals += 1;
       this.#later("lost", message);
     }
   }
@@ -120,7 +122,9 @@ async function verdict() {
   try {
     // A GET without an upgrade passes the gate, or does not, and finds nothing behind it (404).
     const response = await fetch("/v1/realtime", { cache: "no-store" });
-    return { status: response.status, message: response.status === 404 ? undefined : await errorMessage(response) };
+    const { status } = response;
+    const barred = [401, 403, 429].includes(status) || status >= 500;
+    return { status, message: barred ? await errorMessage(response) : undefined };
   } catch {
     return {};
   }

@@ -25,11 +25,16 @@ const scroll = $("scroll");
 const log = $("log");
 /** @type {Map<string, HTMLElement>} by id of item or response */
 const shown = new Map();
+/** Whether the reader is at the newest words, and so wants to see more of them. */
 let pinned = true;
 let scrolling = false;
+let lastTop = 0;
 
 scroll.addEventListener("scroll", () => {
-  pinned = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < AT_BOTTOM_PX;
+  const { scrollTop, scrollHeight, clientHeight } = scroll;
+  // Words that came after our own scrolling leave the bottom behind; only the reader goes up.
+  pinned = scrollHeight - scrollTop - clientHeight < AT_BOTTOM_PX || (pinned && scrollTop >= lastTop);
+  lastTop = scrollTop;
   $("latest").hidden = pinned;
 });
 $("latest").addEventListener("click", () => toBottom());
@@ -51,7 +56,10 @@ export function said(item, { pending = false } = {}) {
   let entry = shown.get(item.id);
   if (!entry) {
     entry = add(log, item.id, "article", item.role === "assistant" ? "answer" : `said ${item.role ?? "call"}`);
-    if (item.role === "user") toBottom();
+    if (item.role === "user") {
+      entry.setAttribute("aria-label", "You");
+      toBottom();
+    }
   }
   entry.textContent = textOf(item);
   entry.classList.toggle("pending", pending);
@@ -76,6 +84,7 @@ export function answer(responseId) {
   const known = shown.get(responseId);
   if (known) return known;
   const entry = add(log, responseId, "article", "answer");
+  entry.setAttribute("aria-label", "Answer");
   entry.setAttribute("aria-busy", "true");
   entry.append(element("div", "body"), element("ul", "facts"));
   return entry;
@@ -105,9 +114,8 @@ export function settle(itemId, text) {
 /** Say who answers, and why. */
 export function routed({ response_id, model, reasons, refused }) {
   fact(response_id, "model", model);
-  fact(response_id, "why", reasons.join(", "));
-  const others = refused.map((other) => `${other.model} ${other.reason}`).join("; ");
-  if (others) fact(response_id, "others", `not taken: ${others}`);
+  reasons.forEach((reason, n) => fact(response_id, `why why-${n}`, reason));
+  refused.forEach((other, n) => fact(response_id, `other other-${n}`, `not ${other.model}: ${other.reason}`));
 }
 
 /** Say where the time went. */
@@ -197,9 +205,10 @@ function add(parent, id, tag, className) {
   return entry;
 }
 
-function fact(responseId, kind, text) {
+function fact(responseId, className, text) {
   const facts = answer(responseId).querySelector(".facts");
-  const entry = facts.querySelector(`.${kind}`) ?? facts.appendChild(element("li", kind));
+  const known = facts.getElementsByClassName(className)[0];
+  const entry = known ?? facts.appendChild(element("li", className));
   entry.textContent = text;
   follow();
 }

@@ -32,7 +32,7 @@ class _Told:
 async def _chat(server: Server, told: _Told, seed: int) -> None:
     """Talk until the connection breaks."""
     dice = random.Random(seed)
-    with contextlib.suppress(websockets.ConnectionClosed, ConnectionError, EOFError):
+    with contextlib.suppress(websockets.WebSocketException, OSError):
         async with server.connect() as socket:
             assert socket.response is not None
             told.sessions[socket.response.headers["x-baton-session"]] = None

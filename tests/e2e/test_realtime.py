@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -219,6 +220,34 @@ async def test_a_reader_that_reconnects_in_the_middle_gets_every_character_once(
         for event in await until(socket, "response.done"):
             replay.feed(event)
     assert replay.texts == second.texts
+
+
+async def test_a_replay_names_before_each_item_the_one_that_was_there(server: Server) -> None:
+    def links(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+        return [(e["item"]["id"], e["previous_item_id"]) for e in events if e["type"] == "conversation.item.added"]
+
+    async with server.connect() as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+        live: list[tuple[str, str | None]] = []
+        for _ in range(2):
+            await say(socket, "count to 2")
+            live += links(await until(socket, "response.done"))
+    assert live == [(item, None if n == 0 else live[n - 1][0]) for n, (item, _) in enumerate(live)]
+    for after, from_here in ((0, live), (4, live[2:])):
+        async with server.connect(f"?session={session}&after={after}") as socket:
+            replayed = links(await until(socket, "response.done"))
+            if after == 0:
+                replayed += links(await until(socket, "response.done"))
+        assert replayed == from_here
+
+
+async def test_a_binary_message_is_refused_and_costs_nothing(server: Server) -> None:
+    async with server.connect() as socket:
+        await socket.send(b"\x00\x01")
+        assert (await until(socket, "error"))[-1]["error"]["code"] == "invalid_json"
+        await say(socket, "count to 2")
+        assert words(await until(socket, "response.done")) == count(2)
 
 
 @pytest.mark.parametrize("after", ["999", "-1", "x", "²"])

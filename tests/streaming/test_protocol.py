@@ -23,7 +23,7 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
-from streaming.realtime.events import SUPPORTED, UNSUPPORTED, SessionOptions
+from streaming.realtime.events import SUPPORTED, UNSUPPORTED, BatonOptions, SessionOptions
 from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Respond
 
 _DECISION = Decision(
@@ -168,3 +168,19 @@ def test_each_item_names_the_one_before_it() -> None:
         ("added", "b", "a"),
         ("done", "b", "a"),
     ]
+
+
+def test_a_client_that_connected_for_batons_events_is_told_from_the_first_row_on() -> None:
+    protocol = _protocol(SessionOptions(type="realtime", baton=BatonOptions(events=True)))
+    assert [event["type"] for event in protocol.opening()] == ["session.created", "baton.session.attached"]
+    accepted = TurnAccepted(turn_id="turn_1", generation=1, input=TurnInput(), decision=_DECISION)
+    told = protocol.session_event(Committed(seq=1, at_ms=1, event=accepted))
+    assert [event["type"] for event in told] == ["response.created", "baton.turn.routed", "baton.sequence"]
+    assert told[1]["refused"] == [{"model": "big", "reason": "dear"}]
+
+
+def test_what_json_cannot_say_in_utf8_is_refused_and_not_sent_back() -> None:
+    received = _protocol().receive('{"type": "response.cancel", "event_id": "\\ud800"}')
+    (reply,) = received.replies
+    assert reply["error"]["code"] == "invalid_json"
+    json.dumps(reply, ensure_ascii=False).encode()

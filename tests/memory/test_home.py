@@ -1,0 +1,142 @@
+"""`BATON_HOME`: one holder at a time, who is named, and a secret that nobody else reads."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from memory import home as home_module
+from memory.home import Home
+from models.errors import Conflict
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from memory.home import Home
+
+with Home(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Hold the home in another process, until that process is ended or its input is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "state" / "baton")
+
+
+def test_a_second_holder_is_refused_and_told_who_holds_it(home):
+    with _holder(home.path) as process:
+        with pytest.raises(Conflict) as caught, home:
+            pass
+        assert caught.value.code == "home_locked"
+        assert f"process {process.pid} on {socket.gethostname()}" in caught.value.message
+        assert str(home.path) in caught.value.message
+
+
+def test_a_second_process_is_refused_what_this_one_holds(home):
+    with home:
+        refused = subprocess.run(
+            [sys.executable, "-c", _HOLDER, str(home.path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert f"process {os.getpid()} on" in refused.stderr
+
+
+def test_a_refused_holder_does_not_take_the_holders_name_away(home):
+    with _holder(home.path) as process:
+        for _ in range(2):
+            with pytest.raises(Conflict, match=f"process {process.pid} "), home:
+                pass
+
+
+def test_a_holder_that_leaves_lets_the_next_one_in(home):
+    with _holder(home.path) as process:
+        process.communicate(timeout=20)
+    with home:
+        pass
+    with home:
+        pass
+
+
+def test_a_holder_that_was_killed_lets_the_next_one_in(home):
+    with _holder(home.path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=20)
+    assert (home.path / "holder").exists()  # it had no time to tidy up, and that must not count
+    with home, pytest.raises(Conflict, match=f"process {os.getpid()} "), Home(home.path):
+        pass
+
+
+def test_a_holder_that_cannot_be_read_is_still_a_holder(home):
+    with home:
+        (home.path / "holder").write_text("")
+        with pytest.raises(Conflict, match="another server"), Home(home.path):
+            pass
+
+
+def test_the_directory_is_its_owners_only(home):
+    home.create()
+    assert _mode(home.path) == 0o700
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_secret_is_its_owners_only(home, umask):
+    before = os.umask(umask)
+    try:
+        home.create().secret()
+    finally:
+        os.umask(before)
+    assert _mode(home.path / "secret") == 0o600
+
+
+def test_the_secret_stays_the_same(home):
+    secret = home.create().secret()
+    assert len(secret) == 32
+    assert home.secret() == secret
+    assert Home(home.path).secret() == secret
+
+
+def test_two_homes_have_two_secrets(tmp_path):
+    assert Home(tmp_path / "a").create().secret() != Home(tmp_path / "b").create().secret()
+
+
+def test_a_secret_that_could_not_be_written_is_not_taken_for_one(home, monkeypatch):
+    def disk_full(_size: int) -> bytes:
+        raise OSError("No space left on device")
+
+    home.create()
+    with monkeypatch.context() as patch:
+        patch.setattr(home_module.secrets, "token_bytes", disk_full)
+        with pytest.raises(OSError, match="No space"):
+            home.secret()
+    # An empty secret would sign whatever anybody asks for.
+    assert len(home.secret()) == 32

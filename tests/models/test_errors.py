@@ -1,0 +1,48 @@
+"""Errors are data: whatever crosses from a worker is what was raised there."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import errors
+from models.errors import BatonError
+
+_CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BatonError)]
+
+_RETRYABLE = {"DeadlineExceeded", "Overloaded", "Internal", "WorkerDied"}
+
+_every_class = pytest.mark.parametrize("kind", _CLASSES, ids=lambda kind: kind.__name__)
+
+
+def _fields(error: BatonError) -> tuple[object, ...]:
+    return type(error), error.message, str(error), error.code, error.field, error.retryable
+
+
+@_every_class
+@given(message=st.text(), code=st.none() | st.text(), field=st.none() | st.text())
+def test_an_error_is_the_same_after_pickling(kind, message, code, field):
+    error = kind(message, code=code, field=field)
+    assert _fields(pickle.loads(pickle.dumps(error))) == _fields(error)
+
+
+@_every_class
+def test_an_error_without_a_code_of_its_own_has_that_of_its_class(kind):
+    assert kind("what is wrong").code == kind.code
+
+
+@_every_class
+def test_a_code_of_its_own_stays_with_one_error(kind):
+    assert kind("what is wrong", code="special").code == "special"
+    assert kind("what is wrong").code != "special"
+
+
+@_every_class
+def test_only_what_may_succeed_later_is_retryable(kind):
+    assert kind.retryable is (kind.__name__ in _RETRYABLE)
+
+
+def test_two_kinds_of_error_share_no_code_except_a_fault_of_ours_and_its_base():
+    codes = [kind.code for kind in _CLASSES if kind is not BatonError]
+    assert sorted(codes) == sorted(set(codes))

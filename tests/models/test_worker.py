@@ -1,0 +1,268 @@
+"""A real worker process with the scripted engine: streaming, flow control, cancellation, death and restart."""
+
+import asyncio
+import gc
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+
+import psutil
+import pytest
+
+from models.clock import ManualClock, SystemClock
+from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
+from models.engines import EngineSpec
+from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, NotFound, Overloaded, WorkerDied
+from models.ports import GenerateRequest, Sampling
+from models.worker.client import Worker
+from models.worker.frames import WINDOW
+
+_COUNT = {"pattern": r"^count to (\d+)$", "reply": "{n} ", "times": r"\1"}
+_HANG = {"pattern": "^hang$", "reply": "never", "gap_s": 3600.0}
+_EXIT = {"pattern": "^exit$", "reply": "last words", "fault": "exit"}
+_DEFECT = {"pattern": "^defect$", "reply": "", "times": "not a number"}
+
+
+def _worker(*rules: dict[str, object], clock: SystemClock | ManualClock | None = None, **bounds: float) -> Worker:
+    script = EngineSpec(name="scripted", options=json.dumps({"rules": [*rules, _COUNT, _HANG, _EXIT, _DEFECT]}))
+    return Worker({"script": script}, clock or SystemClock(), **bounds)
+
+
+@asynccontextmanager
+async def _running(worker: Worker) -> AsyncIterator[Worker]:
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _ask(
+    worker: Worker, text: str, *, card: str = "script", deadline: float | None = None
+) -> AsyncGenerator[Delta, None]:
+    message = Message(item_id="item_1", role="user", parts=(TextPart(text=text),))
+    request = GenerateRequest(
+        messages=(message,), sampling=Sampling(max_output_tokens=10_000), tenant="local", deadline=deadline
+    )
+    return worker.engine(card).generate(request)
+
+
+async def _collect(deltas: AsyncGenerator[Delta, None], into: list[Delta]) -> None:
+    async for delta in deltas:
+        into.append(delta)
+
+
+async def _answer(worker: Worker, text: str) -> str:
+    deltas = [delta async for delta in _ask(worker, text)]
+    assert isinstance(deltas[-1], FinishDelta)
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+
+
+def _count_to(n: int) -> str:
+    return "".join(f"{i} " for i in range(1, n + 1))
+
+
+async def test_a_request_streams_from_the_process():
+    async with _running(_worker()) as worker:
+        deltas = [delta async for delta in _ask(worker, "count to 3")]
+        assert worker.pid not in (None, psutil.Process().pid)
+        assert worker.requests == 0
+    assert [type(delta) for delta in deltas] == [UsageDelta, *[TextDelta] * 3, UsageDelta, FinishDelta]
+
+
+async def test_fifty_requests_at_once_all_arrive_whole_and_in_order():
+    async with _running(_worker()) as worker:
+        lengths = range(2 * WINDOW, 2 * WINDOW + 50)
+        answers = await asyncio.gather(*(_answer(worker, f"count to {n}") for n in lengths))
+    assert answers == [_count_to(n) for n in lengths]
+
+
+async def test_a_request_that_came_before_the_process_waits_for_it():
+    worker = _worker()
+    early = asyncio.create_task(_answer(worker, "count to 2"))
+    await asyncio.sleep(0)
+    async with _running(worker):
+        assert await early == "1 2 "
+
+
+async def test_a_reader_that_stops_stops_the_engine_and_nothing_piles_up():
+    async with _running(_worker()) as worker, aclosing(_ask(worker, "count to 5000")) as deltas:
+        taken = [await anext(deltas)]
+        (stream,) = worker._streams.values()
+        # The child serves both in turn, one token each: while it writes these, the first could have written as many.
+        await _answer(worker, f"count to {10 * WINDOW}")
+        assert len(taken) + len(stream.deltas) == WINDOW
+        async for delta in deltas:
+            taken.append(delta)
+            assert len(stream.deltas) <= WINDOW
+    assert "".join(delta.text for delta in taken if isinstance(delta, TextDelta)) == _count_to(5000)
+
+
+async def test_closing_the_iterator_stops_the_work_in_the_process():
+    # If it were not stopped, the closed request would take the process down while the other one is being answered.
+    doomed = {"pattern": "^doomed$", "reply": "x", "gap_s": 2.0, "fault": "exit"}
+    longer = {"pattern": "^longer$", "reply": "done", "gap_s": 2.5}
+    async with _running(_worker(doomed, longer)) as worker:
+        async with aclosing(_ask(worker, "doomed")) as deltas:
+            await anext(deltas)
+        assert worker.requests == 0
+        assert await _answer(worker, "longer") == "done"
+        assert worker.restarts == 0
+
+
+async def test_a_process_that_ends_fails_what_it_ran_and_is_started_again():
+    async with _running(_worker()) as worker:
+        neighbour = _ask(worker, "hang")
+        await anext(neighbour)
+        first_pid = worker.pid
+        written: list[Delta] = []
+        with pytest.raises(WorkerDied) as own:
+            await _collect(_ask(worker, "exit"), written)
+        with pytest.raises(WorkerDied) as others:
+            await anext(neighbour)
+        assert own.value.retryable
+        assert others.value.retryable
+        assert [delta.text for delta in written if isinstance(delta, TextDelta)] == ["last ", "words"]
+        assert worker.requests == 0
+        assert await _answer(worker, "count to 3") == "1 2 3 "
+        assert worker.restarts == 1
+        assert worker.pid != first_pid
+
+
+async def test_a_request_that_failed_with_a_process_is_not_run_by_the_next_one():
+    clock = ManualClock()
+    worker = _worker(clock=clock)
+    early = _ask(worker, "exit")
+    waiting = asyncio.ensure_future(anext(early))
+    async with _running(worker):
+        while worker._writer is None:  # noqa: ASYNC110  # nobody is told before the process is ready
+            await asyncio.sleep(0)
+        (process,) = psutil.Process().children()
+        process.kill()  # before it was ready, so that the request was never sent
+        while not worker.restarts:  # noqa: ASYNC110  # nor of a restart
+            await asyncio.sleep(0)
+        clock.advance(1.0)
+        with pytest.raises(WorkerDied):
+            await waiting
+        # Were it run, it would end the new process.
+        assert await _answer(worker, "count to 2") == "1 2 "
+        assert worker.restarts == 1
+
+
+async def test_one_request_more_than_the_bound_is_refused_and_may_be_retried():
+    async with _running(_worker(max_requests=2)) as worker:
+        first, second = _ask(worker, "hang"), _ask(worker, "hang")
+        await anext(first)
+        await anext(second)
+        with pytest.raises(Overloaded) as refused:
+            await anext(_ask(worker, "count to 1"))
+        assert refused.value.retryable
+        await first.aclose()
+        assert await _answer(worker, "count to 1") == "1 "
+        await second.aclose()
+
+
+@pytest.mark.parametrize(
+    ("card", "text", "kind"),
+    [
+        ("script", "no rule for this", BadInput),
+        ("no-such-card", "count to 1", NotFound),
+        ("script", "defect", Internal),
+    ],
+    ids=["refused", "unknown card", "defect"],
+)
+async def test_an_error_in_the_process_fails_one_request_and_arrives_as_it_was_raised(card, text, kind):
+    async with _running(_worker()) as worker:
+        neighbour = _ask(worker, "count to 500")
+        counted = [await anext(neighbour)]
+        with pytest.raises(BatonError) as caught:
+            [delta async for delta in _ask(worker, text, card=card)]
+        assert type(caught.value) is kind
+        counted += [delta async for delta in neighbour]
+        assert "".join(delta.text for delta in counted if isinstance(delta, TextDelta)) == _count_to(500)
+        assert worker.restarts == 0
+
+
+async def test_a_deadline_holds_in_the_process_too():
+    async with _running(_worker()) as worker:
+        await _answer(worker, "count to 1")
+        with pytest.raises(DeadlineExceeded):
+            [delta async for delta in _ask(worker, "hang", deadline=SystemClock().now_s() + 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("deadline_after_s", "kind"), [(5.0, DeadlineExceeded), (None, WorkerDied), (60.0, WorkerDied)]
+)
+async def test_waiting_for_the_process_ends_with_the_deadline_or_the_bound_whichever_is_first(deadline_after_s, kind):
+    clock = ManualClock()
+    worker = _worker(clock=clock, ready_timeout_s=20.0)
+    deadline_s = None if deadline_after_s is None else clock.now_s() + deadline_after_s
+    waiting = asyncio.ensure_future(anext(_ask(worker, "count to 1", deadline=deadline_s)))
+    await asyncio.sleep(0)
+    clock.advance(min(deadline_after_s or 20.0, 20.0))
+    with pytest.raises(BatonError) as caught:
+        await waiting
+    assert type(caught.value) is kind
+    assert worker.requests == 0
+
+
+async def test_cancelling_run_ends_the_process_and_what_it_ran():
+    worker = _worker()
+    async with _running(worker):
+        deltas = _ask(worker, "hang")
+        await anext(deltas)
+        pid = worker.pid
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(WorkerDied):
+        await anext(deltas)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_cancelling_run_while_the_process_is_being_started_leaves_nothing_behind(turns):
+    async with _running(_worker()):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert psutil.Process().children() == []
+    gc.collect()  # a socket or a process left open warns here, and a warning is an error
+
+
+_GATEWAY = """
+import asyncio, sys
+from models.clock import SystemClock
+from models.content import Message, TextPart
+from models.engines import EngineSpec
+from models.ports import GenerateRequest
+from models.worker.client import Worker
+
+async def main():
+    worker = Worker({"script": EngineSpec(name="scripted", options=sys.argv[1])}, SystemClock())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run())
+        message = Message(item_id="item_1", role="user", parts=(TextPart(text="hang"),))
+        async for _ in worker.engine("script").generate(GenerateRequest(messages=(message,), tenant="local")):
+            print(worker.pid, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_whose_gateway_was_killed_leaves_by_itself():
+    with subprocess.Popen(
+        [sys.executable, "-c", _GATEWAY, json.dumps({"rules": [_HANG]})], stdout=subprocess.PIPE, text=True
+    ) as gateway:
+        assert gateway.stdout is not None
+        child = psutil.Process(int(gateway.stdout.readline()))
+        assert child.is_running()
+        gateway.send_signal(signal.SIGKILL)
+        try:
+            # The pipe is the child's standard output too: it ends when the last of the two is gone.
+            gateway.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
