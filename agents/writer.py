@@ -1,12 +1,15 @@
 """The writer: answers in words, with one engine."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
 from agents.port import Task
-from models.content import FinishDelta
+from models.content import CallDelta, FinishDelta
 from models.errors import BatonError, Internal, NotFound
+from models.ids import new_id
 from models.ports import Engine, GenerateRequest, Sampling
 
 
@@ -19,6 +22,8 @@ class Writer:
 
     async def run(self, task: Task) -> AsyncGenerator[AgentEvent, None]:
         """Yield the reply as it is written; see `Agent.run`."""
+        # An engine's call ids are unique within its answer; the ledger's have to be unique within the session.
+        call_ids: defaultdict[str, str] = defaultdict(lambda: new_id("call"))
         yield TaskStarted(origin=task.origin, card=task.card)
         try:
             engine = self._engines.get(task.card)
@@ -29,6 +34,8 @@ class Writer:
                     if isinstance(delta, FinishDelta):
                         yield TaskFinished(origin=task.origin, reason=delta.reason)
                         return
+                    if isinstance(delta, CallDelta):
+                        delta = replace(delta, call_id=call_ids[delta.call_id])
                     yield TaskProgress(origin=task.origin, delta=delta)
             raise Internal("The model's answer broke off. Try again.")
         except BatonError as exc:

@@ -64,7 +64,11 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                 turn_timeout_s=settings.turn_timeout_s,
                 max_output_tokens=settings.max_output_tokens,
             )
-            limits = SessionLimits(detach_grace_s=settings.detach_grace_s, idle_s=settings.session_idle_s)
+            limits = SessionLimits(
+                item_characters=settings.max_input_characters,
+                detach_grace_s=settings.detach_grace_s,
+                idle_s=settings.session_idle_s,
+            )
             sessions = Sessions(database, band, clock, meters, limits, max_open=settings.max_sessions)
             meters.worker_restarts.set_function(lambda: worker.restarts)
             meters.worker_requests.set_function(lambda: worker.requests)

@@ -7,7 +7,7 @@ events show an item that is still open; they are not rows, and each character of
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from pydantic import TypeAdapter
 
@@ -120,8 +120,8 @@ class TurnEnded:
         reason: the engine's, if finished (`stop`, `length`, `calls`); who interrupted, if interrupted.
         fault: if failed.
         usage: tokens spent, also on what was not finished.
-        first_delta_ms: from acceptance to the first delta; 0 if it was there before, None if there was none.
-        duration_ms: from acceptance to the end; None if the server was restarted in between.
+        first_delta_ms: from when the turn was asked for to its first delta; None if there was none.
+        duration_ms: from when the turn was asked for to its end; None if it was cut off by the end of the process.
     """
 
     kind: Literal["turn_ended"] = "turn_ended"
@@ -173,6 +173,21 @@ class ItemDelta:
 SessionEvent = Committed | ItemSnapshot | ItemDelta
 
 _LOG_EVENT: TypeAdapter[LogEvent] = TypeAdapter(LogEvent)
+
+
+def items_of(event: LogEvent) -> tuple[Item, ...]:
+    """Return the items that became part of the conversation with `event`."""
+    match event:
+        case ItemsAdded():
+            return event.items
+        case TurnAccepted():
+            return event.input.items
+        case ItemClosed():
+            return (event.item,)
+        case PlaybackHeard() | TurnEnded():
+            return ()
+        case _:
+            assert_never(event)
 
 
 def encode(event: LogEvent) -> str:

@@ -4,8 +4,7 @@ Each node is a pure function of JSON primitives, so that a decision can be repla
 it. `ainvoke` returns the decision; no token passes through here.
 
 Checkpoints are kept in memory, one per decision, under (session, turn, generation), until the generation ends: the log
-is the truth, and recovery never reads them. Measured on two cores: 2.4 ms without, 2.8 ms with a checkpoint at exit; LangGraph's
-own SQLite saver has a 99th percentile of 137 ms (docs/adr/0004).
+is the truth, and recovery never reads them. What they cost: `benchmarks/decide.py`, docs/adr/0004.
 """
 
 import json
@@ -136,6 +135,7 @@ class DecisionGraph:
         graph.add_edge("perceive", "recall")
         graph.add_edge("recall", "control")
         graph.add_edge("control", END)
+        self.builder = graph
         self._graph = graph.compile(checkpointer=self._saver)
 
     async def decide(self, key: GenerationKey, turn_input: TurnInput, history: Sequence[Item]) -> Decision:

@@ -1,6 +1,7 @@
 """Writes a session's rows: events, turns and the effect ledger in one transaction."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import assert_never
 
 from pydantic import TypeAdapter
@@ -12,6 +13,7 @@ from memory.effects import Effect
 from memory.log import Entry, Row
 from models.clock import Clock
 from models.content import Call, CallResult, Item, Part
+from models.errors import NotFound
 from orchestrator.events import (
     Committed,
     ItemClosed,
@@ -30,21 +32,19 @@ _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
 class Journal:
     """The log of one session, as the conductor's events."""
 
-    def __init__(self, database: Database, clock: Clock, tenant: str, session_id: str) -> None:
+    def __init__(self, database: Database, clock: Clock, tenant: str, session_id: str, *, new: bool = False) -> None:
+        """Take the log of a session; if it is `new`, its first rows begin it."""
         self._database = database
         self._clock = clock
         self._tenant = tenant
         self._session_id = session_id
-
-    async def create(self) -> None:
-        """Begin the log of a new session."""
-        at_ms = self._now_ms()
-        await self._database.write(lambda c: log.create_session(c, self._tenant, self._session_id, at_ms))
+        self._new = new
 
     async def write(self, events: tuple[LogEvent, ...]) -> tuple[Committed, ...]:
         """Commit `events` and what follows from them; return them with their numbers."""
         at_ms = self._now_ms()
         rows = await self._database.write(lambda connection: self._write(connection, events, at_ms))
+        self._new = False
         return tuple(
             Committed(seq=row.seq, at_ms=row.at_ms, event=event) for row, event in zip(rows, events, strict=True)
         )
@@ -55,6 +55,8 @@ class Journal:
         Raises:
             NotFound: the tenant has no such session.
         """
+        if self._new:
+            return ()
         rows = await self._database.read(
             lambda c: log.read(c, self._tenant, self._session_id, after=after, limit=limit)
         )
@@ -66,9 +68,13 @@ class Journal:
         Raises:
             NotFound: the tenant has no such session.
         """
+        if self._new:
+            return 0
         return await self._database.read(lambda c: log.last_seq(c, self._tenant, self._session_id))
 
     def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[Row, ...]:
+        if self._new:
+            log.create_session(connection, self._tenant, self._session_id, at_ms)
         entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
         rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
         for event in events:
@@ -104,7 +110,8 @@ class Journal:
         for item in items:
             if isinstance(item, CallResult):
                 result = _PARTS.dump_json(item.parts).decode()
-                effects.complete_effect(connection, self._tenant, self._session_id, item.call_id, result, at_ms)
+                with suppress(NotFound):  # the client brought the call along as well: nothing was asked of it here
+                    effects.complete_effect(connection, self._tenant, self._session_id, item.call_id, result, at_ms)
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)

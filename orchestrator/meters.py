@@ -17,14 +17,14 @@ class Meters:
         )
         self._first_delta = Histogram(
             "baton_first_delta_seconds",
-            "From the acceptance of a turn to its first delta.",
+            "From when a turn was asked for to its first delta.",
             ("tenant",),
             buckets=_SECONDS,
             registry=registry,
         )
         self._duration = Histogram(
             "baton_turn_seconds",
-            "From the acceptance of a turn to its end.",
+            "From when a turn was asked for to its end.",
             ("tenant",),
             buckets=_SECONDS,
             registry=registry,

@@ -17,7 +17,7 @@ from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part
 from models.errors import BadInput, BatonError, Conflict, Internal
 from models.ids import new_id
-from orchestrator.events import LogEvent, SessionEvent, TurnEnded, TurnInput
+from orchestrator.events import LogEvent, SessionEvent, TurnEnded, TurnInput, items_of
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.reader import Cursor
@@ -64,6 +64,8 @@ class Session:
         self._rescheduled = asyncio.Event()
         self._started = asyncio.Event()
         self._tasks: asyncio.TaskGroup
+        # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
+        self._next_item_id = new_id("item")
         self._closed = False
         self._state.touch(clock.now_s())
 
@@ -72,10 +74,14 @@ class Session:
         """The number of the last row; a reader that begins after it misses nothing from here on."""
         return self._state.last_seq
 
-    @property
-    def last_item_id(self) -> str | None:
-        """The newest item of the conversation, if there is one."""
-        return self._state.items[-1].item_id if self._state.items else None
+    async def last_item_id(self, seq: int) -> str | None:
+        """Return the item that was the newest at row `seq`; None if there was none."""
+        if seq == self._state.last_seq:
+            return self._state.items[-1].item_id if self._state.items else None
+        for row in reversed(await self._journal.read(max(0, seq - _CATCH_UP_ROWS), min(seq, _CATCH_UP_ROWS))):
+            if items := items_of(row.event):
+                return items[-1].item_id
+        return None
 
     @property
     def running_turn(self) -> str | None:
@@ -92,7 +98,8 @@ class Session:
     async def propose(self, turn_input: TurnInput) -> int:
         """Take an input, possibly a guess, and begin to work on it. Return its generation.
 
-        Nothing is logged until `commit`; until then an input may be revised by proposing again.
+        Nothing is logged until `commit`; until then an input may be revised by proposing again. The answer is to the
+        conversation as it is now: what is added to it before the commit is not seen.
 
         Raises:
             Conflict: a turn is running, or an item's id is taken.
@@ -127,6 +134,7 @@ class Session:
             NotFound: the model that was asked for does not exist.
             Conflict: that generation is not proposed any more.
         """
+        asked_s = self._clock.now_s()
         await self._opened()
         work = self._work.get(generation)
         if work is None or work.committed.is_set():
@@ -135,10 +143,11 @@ class Session:
         try:
             decision = await work.attempt.decision()
         except BatonError:
-            self._state.discard(turn_id, generation)
-            self._drop(generation)
+            if self._work.get(generation) is work:  # else it was dropped, and another turn may have its number by now
+                self._state.discard(turn_id, generation)
+                self._drop(generation)
             raise
-        await self._transact(lambda: self._state.plan_accept(turn_id, generation, decision))
+        await self._transact(lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s))
         return turn_id
 
     async def respond(self, turn_input: TurnInput) -> str:
@@ -159,7 +168,7 @@ class Session:
         await self._transact(lambda: self._state.plan_cancel(turn_id, reason, self._clock.now_s()))
 
     async def heard(self, item_id: str, ms: int) -> None:
-        """Acknowledge that playback of an item has reached `ms` milliseconds.
+        """Acknowledge that playback of an item has reached `ms` milliseconds; logged when a turn begins or ends.
 
         Raises:
             NotFound: there is no such item.
@@ -211,7 +220,9 @@ class Session:
                 changed = self._changed
                 batch = cursor.advance(self._state)
                 if batch is None:
-                    batch = cursor.take_rows(await self._journal.read(cursor.seq, _CATCH_UP_ROWS))
+                    # Not beyond what is applied: rows committed since would close items that are still open here.
+                    behind = self._state.last_seq - cursor.seq
+                    batch = cursor.take_rows(await self._journal.read(cursor.seq, min(behind, _CATCH_UP_ROWS)))
                 for event in batch:
                     yield event
                 if not batch:
@@ -245,16 +256,17 @@ class Session:
     async def close(self, reason: str) -> None:
         """Stop what runs, log that it was stopped, and end `run`."""
         await self._started.wait()
-        if self._closed:
-            return
-        await self._interrupt(reason)
-        self._closed = True
+        while not self._closed:
+            await self._interrupt(reason)
+            async with self._lock:  # what is being written may be the next turn
+                if self._state.turn is None:
+                    self._closed = True
         self._rescheduled.set()
 
     async def _opened(self) -> None:
         await self._started.wait()
         if self._closed:
-            raise Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+            raise _session_closed()
 
     async def _keep_time(self) -> None:
         match self._state.overdue(self._clock.now_s()):
@@ -263,7 +275,9 @@ class Session:
             case "detached":
                 await self._interrupt("client_detached")
             case "idle":
-                self._closed = True
+                async with self._lock:  # what is being written is written first, lest the log go on behind a new handle
+                    if self._state.overdue(self._clock.now_s()) == "idle":
+                        self._closed = True
             case None:
                 pass
 
@@ -297,16 +311,21 @@ class Session:
         """Take one event; return False once its generation is over."""
         origin = event.origin
         now_s = self._clock.now_s()
-        if not self._state.take(event, new_id("item"), now_s):
+        if not self._state.take(event, self._next_item_id, now_s):
             await self._transact(lambda: self._state.plan(event, now_s))
             if not self._state.is_current(origin.turn_id, origin.generation):
                 return False
-            self._state.take(event, new_id("item"), now_s)
+            self._state.take(event, self._next_item_id, now_s)
+        turn = self._state.turn
+        if turn is not None and turn.open is not None and turn.open.item_id == self._next_item_id:
+            self._next_item_id = new_id("item")
         self._notify()
         return True
 
     async def _transact(self, plan: Callable[[], tuple[LogEvent, ...]]) -> None:
         """Plan, commit, apply and show, whole even if the caller is cancelled meanwhile."""
+        if self._closed:
+            raise _session_closed()  # the task group may be gone
         task = self._tasks.create_task(self._transaction(plan))
         error = await asyncio.shield(task)
         if error is not None:
@@ -315,7 +334,7 @@ class Session:
     async def _transaction(self, plan: Callable[[], tuple[LogEvent, ...]]) -> BatonError | None:
         async with self._lock:
             if self._closed:
-                return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+                return _session_closed()
             try:
                 events = plan()
             except BatonError as exc:
@@ -324,12 +343,12 @@ class Session:
                 return None
             try:
                 rows = await self._journal.write(events)
-            except BatonError as exc:
-                _log.warning("session %s is closed: a transaction failed", self.session_id)
+            except Exception as exc:  # noqa: BLE001  # whatever it is: what is in the log is now unknown here
+                _log.exception("session %s is closed: a transaction failed", self.session_id)
                 self._closed = True
                 self._rescheduled.set()
                 self._notify()
-                return exc
+                return exc if isinstance(exc, BatonError) else Internal("The session's log could not be written.")
             self._state.apply(rows, self._clock.now_s())
             self._settle(events)
             self._notify()
@@ -364,3 +383,7 @@ class Session:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _session_closed() -> Conflict:
+    return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from itertools import dropwhile
 
 from memory import log
 from memory.database import Database
 from models.clock import Clock
 from models.errors import Overloaded
 from models.ids import new_id
-from orchestrator.events import Committed
+from orchestrator.events import Committed, TurnAccepted
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.session import Session
@@ -52,7 +53,7 @@ class Sessions:
         cut_off = await self._database.read(log.open_turns)
         for turn in cut_off:
             journal = Journal(self._database, self._clock, turn.tenant, turn.session_id)
-            rows = (await self._fold(journal)).plan_recover()
+            rows = (await self._fold(journal)).plan_recover("server_restarted")
             if rows:
                 await journal.write(rows)
         return len(cut_off)
@@ -70,21 +71,15 @@ class Sessions:
             await asyncio.gather(*(session.close("server_stopped") for session in list(self._open.values())))
 
     async def create(self, tenant: str) -> Session:
-        """Make a new session.
+        """Make a new session. It is in the database from its first row on; an empty one leaves nothing behind.
 
         Raises:
             Overloaded: there are too many in memory.
         """
         self._make_room()
         session_id = new_id("sess")
-        journal = self._journal(tenant, session_id)
-        session = self._start(tenant, session_id, SessionState(self._limits), journal)
-        try:
-            await journal.create()
-        except BaseException:
-            await session.close("not_created")
-            raise
-        return session
+        journal = Journal(self._database, self._clock, tenant, session_id, new=True)
+        return self._start(tenant, session_id, SessionState(self._limits), journal)
 
     async def open(self, tenant: str, session_id: str) -> Session:
         """Return the session of that id.
@@ -101,7 +96,7 @@ class Sessions:
             journal = self._journal(tenant, session_id)
             state = await self._fold(journal)
             self._make_room()
-            if left_over := state.plan_recover():
+            if left_over := state.plan_recover("storage_failed"):
                 # It was closed by a failed transaction: what could not be logged then is logged now.
                 state.apply(await journal.write(left_over), self._clock.now_s())
             return self._start(tenant, session_id, state, journal)
@@ -110,11 +105,16 @@ class Sessions:
         return Journal(self._database, self._clock, tenant, session_id)
 
     async def _fold(self, journal: Journal) -> SessionState:
-        state = SessionState(self._limits)
-        after = max(0, await journal.last_seq() - self._limits.items * 2)
-        rows: tuple[Committed, ...] = await journal.read(after, self._limits.items * 2)
-        state.apply(rows, self._clock.now_s())
-        return state
+        """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
+        last_seq = await journal.last_seq()
+        reach = self._limits.items * 2
+        while True:
+            rows = await journal.read(max(0, last_seq - reach), reach)
+            state = SessionState(self._limits)
+            state.apply(rows if reach >= last_seq else _from_a_turn_on(rows), self._clock.now_s())
+            if reach >= last_seq or len(state.items) == self._limits.items:
+                return state
+            reach *= 2
 
     def _make_room(self) -> None:
         if self._stopping.is_set():
@@ -136,3 +136,8 @@ class Sessions:
         finally:
             if self._open.get(session.session_id) is session:
                 del self._open[session.session_id]
+
+
+def _from_a_turn_on(rows: tuple[Committed, ...]) -> tuple[Committed, ...]:
+    """Return `rows` from the first turn on that they hold the beginning of: where an item goes depends on its turn."""
+    return tuple(dropwhile(lambda row: not isinstance(row.event, TurnAccepted), rows))

@@ -7,27 +7,13 @@ that lived through it are the same. *Taking* a delta changes only the item that 
 The sink is `take`: what does not come from the current (turn, generation) is dropped there.
 """
 
-import io
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
-from models.content import (
-    AudioDelta,
-    Call,
-    CallDelta,
-    CallResult,
-    Delta,
-    FinishDelta,
-    Item,
-    ItemStatus,
-    Message,
-    TextDelta,
-    TextPart,
-    UsageDelta,
-)
+from models.content import Call, CallResult, Item, ItemStatus, text_of
 from models.errors import Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
     Committed,
@@ -41,6 +27,7 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
+from orchestrator.live import LiveTurn, Proposal, take_delta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +36,7 @@ class SessionLimits:
 
     Attributes:
         candidates: proposals open at a time; the oldest is dropped.
+        item_characters: length of an item that is added; a longer one is refused.
         items: items kept for the model's context; the oldest leave it, the log keeps them.
         rows: rows kept for readers that lag; a reader further behind reads the database.
         detach_grace_s: how long a turn runs on without a reader before it is cancelled.
@@ -57,85 +45,12 @@ class SessionLimits:
     """
 
     candidates: int = 4
+    item_characters: int = 100_000
     items: int = 512
     rows: int = 256
     detach_grace_s: float = 60.0
     proposal_s: float = 60.0
     idle_s: float = 300.0
-
-
-class OpenItem:
-    """The item that is being written, and its text so far."""
-
-    def __init__(self, frame: Message | Call) -> None:
-        """Take the item without its text."""
-        self._frame = frame
-        self._text = io.StringIO()
-        self.length = 0
-        self.samples = 0
-        self.rate_hz = 1
-
-    @property
-    def item_id(self) -> str:
-        """The item's id."""
-        return self._frame.item_id
-
-    @property
-    def call_id(self) -> str | None:
-        """The call's id, or None for a message."""
-        return self._frame.call_id if isinstance(self._frame, Call) else None
-
-    @property
-    def audio_ms(self) -> int:
-        """How long its sound is so far."""
-        return self.samples * 1000 // self.rate_hz
-
-    def append(self, text: str) -> None:
-        """Add to the end."""
-        self._text.seek(0, io.SEEK_END)
-        self._text.write(text)
-        self.length += len(text)
-
-    def since(self, offset: int) -> str:
-        """Return the characters from `offset` on."""
-        self._text.seek(offset)
-        return self._text.read()
-
-    def item(self, status: ItemStatus) -> Message | Call:
-        """Return the item as it stands."""
-        text = self._text.getvalue()
-        match self._frame:
-            case Message():
-                parts = (TextPart(text=text, source="generated"),) if text else ()
-                return replace(self._frame, parts=parts, status=status)
-            case Call():
-                return replace(self._frame, arguments=text, status=status)
-            case _:
-                assert_never(self._frame)
-
-
-@dataclass(slots=True, kw_only=True)
-class LiveTurn:
-    """The turn that was accepted and has not ended."""
-
-    turn_id: str
-    generation: int
-    slot: int
-    accepted_s: float
-    open: OpenItem | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    first_delta_s: float | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Proposal:
-    """A turn that was proposed and not committed: its id, and the inputs that may become it, by generation."""
-
-    turn_id: str
-    last_generation: int = 0
-    candidates: dict[int, TurnInput] = field(default_factory=dict)
-    expires_s: float = 0.0
 
 
 class SessionState:
@@ -148,6 +63,7 @@ class SessionState:
         self.rows: deque[Committed] = deque(maxlen=limits.rows)
         self.turn: LiveTurn | None = None
         self.proposal: Proposal | None = None
+        self._accepting: Proposal | None = None
         self._audio_ms: dict[str, int] = {}
         self._heard_ms: dict[str, int] = {}
         self._unlogged_heard: set[str] = set()
@@ -166,6 +82,7 @@ class SessionState:
             for item in self.items[:excess]:
                 self._audio_ms.pop(item.item_id, None)
                 self._heard_ms.pop(item.item_id, None)
+                self._unlogged_heard.discard(item.item_id)
             del self.items[:excess]
             if self.turn is not None:
                 self.turn.slot = max(0, self.turn.slot - excess)
@@ -176,10 +93,17 @@ class SessionState:
                 self.items.extend(event.items)
             case TurnAccepted():
                 self.items.extend(event.input.items)
+                proposed = self._accepting
                 self.turn = LiveTurn(
-                    turn_id=event.turn_id, generation=event.generation, slot=len(self.items), accepted_s=now_s
+                    turn_id=event.turn_id,
+                    generation=event.generation,
+                    current_generation=event.generation,
+                    last_generation=event.generation if proposed is None else proposed.last_generation,
+                    slot=len(self.items),
+                    asked_s=now_s if proposed is None else proposed.asked_s,
                 )
-                self.proposal = None
+                self.proposal = self._accepting = None
+                self._quiet_since_s = now_s
             case ItemClosed():
                 # At the place of its turn: what was added while it was written comes after it.
                 at = len(self.items) if self.turn is None else self.turn.slot
@@ -189,8 +113,10 @@ class SessionState:
                     self.turn.slot = at + 1
                     self.turn.open = None
             case PlaybackHeard():
-                self._heard_ms[event.item_id] = event.heard_ms
-                self._unlogged_heard.discard(event.item_id)
+                # While this row was being written, more may have been heard: that is still to be logged.
+                if event.heard_ms >= self._heard_ms.get(event.item_id, 0):
+                    self._heard_ms[event.item_id] = event.heard_ms
+                    self._unlogged_heard.discard(event.item_id)
             case TurnEnded():
                 self.turn = None
                 self._quiet_since_s = now_s
@@ -212,12 +138,9 @@ class SessionState:
 
         Raises:
             Conflict: a turn is running, or an item's id is taken.
+            LimitExceeded: an item is too long.
         """
-        if self.turn is not None:
-            raise Conflict(
-                f"The turn {self.turn.turn_id!r} is running. Wait until it ends, or cancel it.",
-                code="turn_active",
-            )
+        self._check_free()
         self._check_items(turn_input.items)
         if self.proposal is None:
             self.proposal = Proposal(turn_id=turn_id)
@@ -237,22 +160,26 @@ class SessionState:
             if not proposal.candidates:
                 self.proposal = None
 
-    def plan_accept(self, turn_id: str, generation: int, decision: Decision) -> tuple[LogEvent, ...]:
-        """Return the rows by which a candidate becomes the turn.
+    def plan_accept(self, turn_id: str, generation: int, decision: Decision, *, asked_s: float) -> tuple[LogEvent, ...]:
+        """Return the rows by which a candidate becomes the turn: from this call on it can be neither revised nor dropped.
+
+        Args:
+            turn_id: the turn's id.
+            generation: the candidate.
+            decision: what was decided for it.
+            asked_s: when the commit was asked for; the turn's times count from there.
 
         Raises:
             Conflict: it is not proposed any more, a turn is running, or an item's id was taken meanwhile.
         """
-        if self.turn is not None:
-            raise Conflict(
-                f"The turn {self.turn.turn_id!r} is running. Wait until it ends, or cancel it.",
-                code="turn_active",
-            )
+        self._check_free()
         proposal = self.proposal
         if proposal is None or proposal.turn_id != turn_id or generation not in proposal.candidates:
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
         turn_input = proposal.candidates[generation]
         self._check_items(turn_input.items)
+        proposal.asked_s = asked_s
+        self.proposal, self._accepting = None, proposal
         accepted = TurnAccepted(turn_id=turn_id, generation=generation, input=turn_input, decision=decision)
         return (*self._plan_heard(), accepted)
 
@@ -265,11 +192,11 @@ class SessionState:
         turn = self.turn
         if turn is None or turn.turn_id != turn_id:
             raise Conflict(f"The turn {turn_id!r} is not running.", code="turn_not_active")
-        turn.generation += 1
+        turn.current_generation = turn.last_generation + 1  # one that no candidate of this turn has had
         return self._plan_end(turn, "incomplete", now_s, state="interrupted", reason=reason)
 
-    def plan_recover(self) -> tuple[LogEvent, ...]:
-        """Return the row that reports a turn which a restart cut off; none if there is no such turn."""
+    def plan_recover(self, reason: str) -> tuple[LogEvent, ...]:
+        """Return the row that reports a turn which was cut off, and by what; none if there is no such turn."""
         if self.turn is None:
             return ()
         return (
@@ -277,7 +204,7 @@ class SessionState:
                 turn_id=self.turn.turn_id,
                 generation=self.turn.generation + 1,
                 state="interrupted",
-                reason="server_restarted",
+                reason=reason,
             ),
         )
 
@@ -286,13 +213,14 @@ class SessionState:
 
         Raises:
             Conflict: an item's id is taken, or a call has its result already.
+            LimitExceeded: an item is too long.
             NotFound: a result answers no call of this conversation.
         """
         self._check_items(items)
         return (ItemsAdded(items=items),)
 
     def heard(self, item_id: str, ms: int) -> None:
-        """Note that playback of an item has reached `ms`; logged together with the next rows.
+        """Note that playback of an item has reached `ms`; logged when the next turn begins or this one ends.
 
         Raises:
             NotFound: there is no such item.
@@ -312,7 +240,7 @@ class SessionState:
 
     def is_current(self, turn_id: str, generation: int) -> bool:
         """Return whether output of this generation may be taken now."""
-        return self.turn is not None and (self.turn.turn_id, self.turn.generation) == (turn_id, generation)
+        return self.turn is not None and (self.turn.turn_id, self.turn.current_generation) == (turn_id, generation)
 
     def take(self, event: AgentEvent, item_id: str, now_s: float) -> bool:
         """Take an event that needs no row. Return False, and change nothing, if it needs one or is stale.
@@ -329,7 +257,7 @@ class SessionState:
             case TaskStarted():
                 return True
             case TaskProgress():
-                return _take_delta(turn, event.delta, item_id, now_s)
+                return take_delta(turn, event.delta, item_id, now_s)
             case TaskFinished() | TaskFailed():
                 return False
             case _:
@@ -373,7 +301,7 @@ class SessionState:
         """Return when `overdue` may next have something to say."""
         if self.proposal is not None:
             return self.proposal.expires_s
-        if self._readers:
+        if self._readers or self._accepting is not None:
             return None
         return self._quiet_since_s + (self.limits.idle_s if self.turn is None else self.limits.detach_grace_s)
 
@@ -416,13 +344,13 @@ class SessionState:
         first_s = turn.first_delta_s
         ended = TurnEnded(
             turn_id=turn.turn_id,
-            generation=turn.generation,
+            generation=turn.current_generation,
             state=state,  # type: ignore[arg-type]  # one of three literals, all written in this module
             reason=reason,
             fault=fault,
             usage=Usage(input_tokens=turn.input_tokens, output_tokens=turn.output_tokens),
-            first_delta_ms=None if first_s is None else _ms(first_s - turn.accepted_s),
-            duration_ms=_ms(now_s - turn.accepted_s),
+            first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
+            duration_ms=_ms(now_s - turn.asked_s),
         )
         return (*self._plan_close(turn, status), *self._plan_heard(), ended)
 
@@ -430,6 +358,13 @@ class SessionState:
         return tuple(
             PlaybackHeard(item_id=item_id, heard_ms=self._heard_ms[item_id]) for item_id in sorted(self._unlogged_heard)
         )
+
+    def _check_free(self) -> None:
+        running = self.turn or self._accepting
+        if running is not None:
+            raise Conflict(
+                f"The turn {running.turn_id!r} is running. Wait until it ends, or cancel it.", code="turn_active"
+            )
 
     def _check_items(self, items: tuple[Item, ...]) -> None:
         known = {item.item_id for item in self.items}
@@ -439,6 +374,14 @@ class SessionState:
             if item.item_id in known:
                 raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
             known.add(item.item_id)
+            if (length := len(text_of(item))) > self.limits.item_characters:
+                raise LimitExceeded(
+                    f"The item has {length} characters, over the limit of {self.limits.item_characters}. "
+                    "Send a shorter one.",
+                    field="item",
+                )
+            if isinstance(item, Call) and item.status == "completed":
+                calls.add(item.call_id)
             if isinstance(item, CallResult):
                 if item.call_id not in calls:
                     raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
@@ -453,50 +396,6 @@ class SessionState:
         if any(item.item_id == item_id for item in self.items):
             return self._audio_ms.get(item_id, 0)
         raise NotFound(f"There is no item {item_id!r} in this session.", field="item_id")
-
-
-def _take_delta(turn: LiveTurn, delta: Delta, item_id: str, now_s: float) -> bool:
-    match delta:
-        case UsageDelta():
-            turn.input_tokens += delta.input_tokens
-            turn.output_tokens += delta.output_tokens
-            return True
-        case TextDelta() | AudioDelta() | CallDelta():
-            if turn.open is None:
-                turn.open = OpenItem(_frame(delta, item_id))
-            elif turn.open.call_id != (delta.call_id if isinstance(delta, CallDelta) else None):
-                return False
-            if turn.first_delta_s is None:
-                turn.first_delta_s = now_s
-            _grow(turn.open, delta)
-            return True
-        case FinishDelta():
-            return False
-        case _:
-            assert_never(delta)
-
-
-def _frame(delta: TextDelta | AudioDelta | CallDelta, item_id: str) -> Message | Call:
-    match delta:
-        case TextDelta() | AudioDelta():
-            return Message(item_id=item_id, role="assistant", parts=())
-        case CallDelta():
-            return Call(item_id=item_id, call_id=delta.call_id, name=delta.name, arguments="")
-        case _:
-            assert_never(delta)
-
-
-def _grow(item: OpenItem, delta: TextDelta | AudioDelta | CallDelta) -> None:
-    match delta:
-        case TextDelta():
-            item.append(delta.text)
-        case CallDelta():
-            item.append(delta.arguments)
-        case AudioDelta():
-            item.samples += len(delta.pcm) // 2
-            item.rate_hz = delta.rate_hz
-        case _:
-            assert_never(delta)
 
 
 def _ms(seconds: float) -> int:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
-from agents.events import AgentEvent, Fault, Origin, TaskFailed
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from agents.port import Agent, Budget, Task
 from models.clock import Clock
 from models.content import Call, CallResult, Item, Message, TextPart
@@ -118,9 +118,12 @@ class Attempt:
 
     async def _act(self, decision: Decision) -> None:
         agent = self._band.agents[decision.agent]
+        event: AgentEvent | None = None
         async with aclosing(agent.run(self._task(decision))) as events:
             async for event in events:
                 await self._events.put(event)
+        if not isinstance(event, TaskFinished | TaskFailed):
+            await self._fail(Internal(f"The {decision.agent} stopped without an end. Try again."))
 
     async def _fail(self, error: BatonError) -> None:
         self._refuse(error)

@@ -20,6 +20,7 @@ from models.ports import Engine
 from models.worker.frames import (
     WINDOW,
     Ended,
+    FrameError,
     Grant,
     Progress,
     Ready,
@@ -82,7 +83,7 @@ class _Child:
             case Stop():
                 self._stop(frame.request_id)
             case Ready() | Progress() | Ended():
-                raise ValueError(f"a {type(frame).__name__} frame came from the client")
+                raise FrameError(f"a {type(frame).__name__} frame came from the client")
             case _:
                 assert_never(frame)
 

@@ -1,8 +1,9 @@
 """The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
 
 Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
-most `WINDOW` deltas here; when the process dies its requests fail with `WorkerDied`, which may be retried, and it is
-started again, after a delay that doubles up to `_MAX_DELAY_S` while it keeps dying young.
+most `WINDOW` deltas here. A process that dies, is not ready in time or is not understood is ended: its requests fail
+with `WorkerDied`, which may be retried, and another is started, after a delay that doubles up to `_MAX_DELAY_S` while
+they keep dying young.
 """
 
 import asyncio
@@ -17,11 +18,12 @@ from typing import assert_never
 from models.clock import Clock, sleep_until, wait_for_event
 from models.content import Delta
 from models.engines import EngineSpec
-from models.errors import BatonError, DeadlineExceeded, Overloaded, WorkerDied
+from models.errors import BatonError, DeadlineExceeded, LimitExceeded, Overloaded, WorkerDied
 from models.ports import Engine, GenerateRequest
 from models.worker.frames import (
     WINDOW,
     Ended,
+    FrameError,
     Grant,
     Progress,
     Ready,
@@ -115,8 +117,17 @@ class Worker:
                 raise
         try:
             writer.write(encode(Start(engines=self._specs)))
-            self._writer = writer
-            await self._receive(reader)
+            async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
+                first = await read_frame(reader)
+            if isinstance(first, Ready):
+                self._writer = writer
+                self.pid = first.pid
+                self._ready.set()
+                await self._receive(reader)
+        except TimeoutError:
+            _log.error("the worker process was not ready within %s s", self._ready_timeout_s)
+        except FrameError as exc:
+            _log.error("the worker process is not understood: %s", exc)
         finally:
             self._ready.clear()
             self._writer = None
@@ -130,9 +141,6 @@ class Worker:
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
             match frame:
-                case Ready():
-                    self.pid = frame.pid
-                    self._ready.set()
                 case Progress():
                     if (stream := self._streams.get(frame.request_id)) is not None:
                         stream.deltas.append(frame.delta)
@@ -140,8 +148,8 @@ class Worker:
                 case Ended():
                     if (stream := self._streams.pop(frame.request_id, None)) is not None:
                         stream.end(frame.error)
-                case Start() | Submit() | Grant() | Stop():
-                    raise ValueError(f"a {type(frame).__name__} frame came from the child")
+                case Ready() | Start() | Submit() | Grant() | Stop():
+                    raise FrameError(f"a {type(frame).__name__} frame came from the child")
                 case _:
                     assert_never(frame)
 
@@ -158,24 +166,30 @@ class Worker:
             if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
                 await self._send(Submit(request_id=request_id, card=card, request=request))
             taken = 0
-            while True:
-                while stream.deltas:
-                    delta = stream.deltas.popleft()
-                    taken += 1
-                    if taken == WINDOW // 2:
-                        await self._send(Grant(request_id=request_id, credit=taken))
-                        taken = 0
-                    yield delta
-                if stream.error is not None:
-                    raise stream.error
-                if stream.ended:
-                    return
-                stream.arrived.clear()
-                await stream.arrived.wait()
+            while (delta := await self._next(stream, request.deadline)) is not None:
+                taken += 1
+                if taken == WINDOW // 2:
+                    await self._send(Grant(request_id=request_id, credit=taken))
+                    taken = 0
+                yield delta
+        except FrameError as exc:
+            raise LimitExceeded("The request is too large for the model's process. Send less.") from exc
         finally:
             if self._streams.pop(request_id, None) is not None and self._writer is not None:
                 # Not awaited: a closing generator may be under cancellation, and the frame is small.
                 self._writer.write(encode(Stop(request_id=request_id)))
+
+    async def _next(self, stream: _Stream, deadline_s: float | None) -> Delta | None:
+        """Return the next delta, or None after the last."""
+        while not stream.deltas:
+            if stream.error is not None:
+                raise stream.error
+            if stream.ended:
+                return None
+            stream.arrived.clear()
+            if not await wait_for_event(self._clock, stream.arrived, deadline_s):
+                raise DeadlineExceeded("The deadline passed before the answer was whole.")
+        return stream.deltas.popleft()
 
     async def _until_ready(self, deadline_s: float | None) -> None:
         limit_s = self._clock.now_s() + self._ready_timeout_s

@@ -24,6 +24,10 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("!I")
 
 
+class FrameError(Exception):
+    """A frame that is too large, cannot be read, or may not come from where it came."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Client, first: build these engines, by card name."""
@@ -83,20 +87,32 @@ ToClient = Ready | Progress | Ended
 
 
 def encode(frame: ToChild | ToClient) -> bytes:
-    """Return the bytes of one frame."""
+    """Return the bytes of one frame.
+
+    Raises:
+        FrameError: it is too large.
+    """
     body = pickle.dumps(frame, protocol=pickle.HIGHEST_PROTOCOL)
     if len(body) > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
 
 
 async def read_frame(reader: asyncio.StreamReader) -> ToChild | ToClient | None:
-    """Return the next frame, or None when the other end is gone."""
+    """Return the next frame, or None when the other end is gone.
+
+    Raises:
+        FrameError: what came is not a frame.
+    """
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > MAX_FRAME_BYTES:
-            raise ValueError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-        frame: ToChild | ToClient = pickle.loads(await reader.readexactly(length))
+            raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+        body = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+    try:
+        frame: ToChild | ToClient = pickle.loads(body)
+    except Exception as exc:  # unpickling fails in any way it likes
+        raise FrameError("a frame cannot be read") from exc
     return frame

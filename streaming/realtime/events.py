@@ -297,7 +297,7 @@ def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
                 return "incomplete", {"reason": "max_output_tokens"}
             return "completed", {}
         case "interrupted":
-            if ended.reason in {"server_restarted", "server_stopped"}:
+            if ended.reason in {"server_restarted", "server_stopped", "storage_failed"}:
                 return "failed", {"error": {"type": "server_error", "code": ended.reason}}
             return "cancelled", {"reason": "client_cancelled"}
         case "failed":
@@ -351,7 +351,7 @@ class BatonRouted(BaseModel):
 
 
 class BatonTimed(BaseModel):
-    """`baton.turn.timed`: where the time of a turn went, from its acceptance, in milliseconds."""
+    """`baton.turn.timed`: where the time of a turn went, from when it was asked for, in milliseconds."""
 
     type: Literal["baton.turn.timed"] = "baton.turn.timed"
     response_id: str

@@ -1,0 +1,146 @@
+"""The writer wraps what its engine yields, and nothing gets lost at its edges."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from agents.port import Budget, Task
+from agents.writer import Writer
+from models.clock import ManualClock
+from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
+from models.engines.scripted import build
+from models.errors import BatonError, DeadlineExceeded, Overloaded, Unsupported, WorkerDied
+from models.ports import GenerateRequest, ToolConstraint, ToolSpec
+
+ORIGIN = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=1)
+
+
+class Engine:
+    """Yields what it is given, then raises what it is given; notes its request and how it was closed."""
+
+    def __init__(self, deltas: Sequence[Delta], error: Exception | None = None) -> None:
+        self.deltas = deltas
+        self.error = error
+        self.request: GenerateRequest | None = None
+        self.yielded = 0
+        self.closed = False
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        self.request = request
+        try:
+            for delta in self.deltas:
+                self.yielded += 1
+                yield delta
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed = True
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task(
+        origin=ORIGIN,
+        tenant="local",
+        card="scripted",
+        messages=(Message(item_id="item_1", role="user", parts=(TextPart(text="hello"),)),),
+        tools=None,
+        budget=Budget(deadline_s=7.0, output_tokens=3),
+    )
+
+
+@pytest.fixture
+def play(task: Task) -> Callable[[Engine], AsyncGenerator[AgentEvent, None]]:
+    return lambda engine: Writer({"scripted": engine}).run(task)
+
+
+async def test_a_reply_is_wrapped_delta_by_delta(task: Task) -> None:
+    engine = build('{"rules": [{"pattern": "hello", "reply": "hi there"}]}', ManualClock(0.0))
+    events = [event async for event in Writer({"scripted": engine}).run(task)]
+    assert events == [
+        TaskStarted(origin=ORIGIN, card="scripted"),
+        TaskProgress(origin=ORIGIN, delta=UsageDelta(input_tokens=1, output_tokens=0)),
+        TaskProgress(origin=ORIGIN, delta=TextDelta(text="hi ")),
+        TaskProgress(origin=ORIGIN, delta=TextDelta(text="there")),
+        TaskProgress(origin=ORIGIN, delta=UsageDelta(input_tokens=0, output_tokens=2)),
+        TaskFinished(origin=ORIGIN, reason="stop"),
+    ]
+
+
+async def test_the_engine_is_asked_within_the_tasks_budget(task: Task) -> None:
+    engine = Engine((FinishDelta(reason="stop"),))
+    tools = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="{}"),))
+    assert [event async for event in Writer({"scripted": engine}).run(replace(task, tools=tools))]
+    request = engine.request
+    assert request is not None
+    assert (request.tenant, request.deadline, request.sampling.max_output_tokens) == ("local", 7.0, 3)
+    assert (request.messages, request.constraint) == (task.messages, tools)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeadlineExceeded("Too late."),
+        Overloaded("Too many."),
+        Unsupported("No such thing.", field="adapter"),
+        WorkerDied("It died."),
+    ],
+    ids=lambda error: error.code,
+)
+async def test_an_error_of_the_engine_becomes_the_tasks_failure_after_what_was_written(
+    play: Callable[[Engine], AsyncGenerator[AgentEvent, None]], error: BatonError
+) -> None:
+    engine = Engine((TextDelta(text="half "),), error)
+    started, progress, failed = [event async for event in play(engine)]
+    assert isinstance(started, TaskStarted)
+    assert isinstance(progress, TaskProgress)
+    fault = Fault(code=error.code, message=error.message, retryable=error.retryable)
+    assert failed == TaskFailed(origin=ORIGIN, fault=fault)
+    assert engine.closed
+
+
+async def test_a_defect_of_the_engine_is_raised(play: Callable[[Engine], AsyncGenerator[AgentEvent, None]]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        assert [event async for event in play(Engine((), ZeroDivisionError()))]
+
+
+async def test_an_answer_that_breaks_off_is_a_failure(
+    play: Callable[[Engine], AsyncGenerator[AgentEvent, None]],
+) -> None:
+    *_, failed = [event async for event in play(Engine((TextDelta(text="half"),)))]
+    assert isinstance(failed, TaskFailed)
+    assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
+
+
+async def test_a_card_without_an_engine_is_a_failure(task: Task) -> None:
+    started, failed = [event async for event in Writer({}).run(task)]
+    assert isinstance(started, TaskStarted)
+    assert isinstance(failed, TaskFailed)
+    assert failed.fault.code == "not_found"
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+async def test_closing_the_writer_closes_its_engine_within_one_step(
+    play: Callable[[Engine], AsyncGenerator[AgentEvent, None]], taken: int
+) -> None:
+    engine = Engine([TextDelta(text="word ")] * 10)
+    async with aclosing(play(engine)) as events:
+        for _ in range(taken):
+            await anext(events)
+    assert engine.yielded == taken - 1  # the first event is the start
+    assert engine.closed == (taken > 1)
+
+
+async def test_nothing_is_taken_from_the_engine_after_its_end(
+    play: Callable[[Engine], AsyncGenerator[AgentEvent, None]],
+) -> None:
+    engine = Engine((FinishDelta(reason="length"), TextDelta(text="late")))
+    assert [event async for event in play(engine)][-1] == TaskFinished(origin=ORIGIN, reason="length")
+    assert engine.yielded == 1
+    assert engine.closed

@@ -1,0 +1,256 @@
+"""What the conductor's tests share: a checking reader, a house of sessions on a clock that stands still."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from agents.port import Agent
+from agents.writer import Writer
+from memory.database import Database
+from models.catalog import Card
+from models.clock import ManualClock
+from models.content import Item, Message, TextPart, text_of
+from models.engines import EngineSpec
+from models.engines.scripted import ScriptedEngine, build
+from orchestrator.events import (
+    Committed,
+    Decision,
+    ItemClosed,
+    ItemDelta,
+    ItemSnapshot,
+    LogEvent,
+    SessionEvent,
+    TurnAccepted,
+    TurnEnded,
+    TurnInput,
+)
+from orchestrator.graph import DecisionGraph
+from orchestrator.meters import Meters
+from orchestrator.session import Session
+from orchestrator.sessions import Sessions
+from orchestrator.state import SessionLimits
+from orchestrator.turn import Band
+
+RULES = (
+    {"pattern": r"^count to (\d{1,5})$", "reply": "{n} ", "times": r"\1"},
+    {"pattern": r"^wait$", "reply": "slowly, word by word, it comes", "gap_s": 5.0},
+    {"pattern": r"^weather$", "reply": '{"city": "Łódź 🌧"}', "call": "weather"},
+    {"pattern": r"^break$", "reply": "this far and", "fault": "error"},
+    {"pattern": r"(?s)(.*)", "reply": r"you said \1 🎻"},
+)
+
+
+def user(text: str, item_id: str) -> Message:
+    return Message(item_id=item_id, role="user", parts=(TextPart(text=text),))
+
+
+class Transcript:
+    """What one reader was given, checked as it arrives against what every reader is promised.
+
+    Rows come without a gap. Of each item the reader gets one snapshot, then deltas that go on exactly where it stands,
+    then the closing row, which agrees with what was put together. Nothing of a turn comes after its end.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.seq = after
+        self.rows: list[Committed] = []
+        self.partial: dict[str, str] = {}
+        self.ended: set[str] = set()
+        self._closed: set[str] = set()
+        self._owner: dict[str, str] = {}
+
+    @property
+    def log(self) -> list[LogEvent]:
+        return [row.event for row in self.rows]
+
+    def take(self, event: SessionEvent) -> None:
+        match event:
+            case Committed():
+                assert event.seq == self.seq + 1, f"row {event.seq} after row {self.seq}"
+                self.seq = event.seq
+                self.rows.append(event)
+                self._take_row(event.event)
+            case ItemSnapshot():
+                item_id = event.item.item_id
+                assert item_id not in self.partial, f"a second snapshot of {item_id}"
+                assert item_id not in self._closed, f"a snapshot of {item_id}, which is closed"
+                assert event.turn_id not in self.ended, f"a snapshot of {event.turn_id}, which has ended"
+                self.partial[item_id] = text_of(event.item)
+                self._owner[item_id] = event.turn_id
+            case ItemDelta():
+                assert event.turn_id not in self.ended, f"a delta of {event.turn_id}, which has ended"
+                assert event.item_id in self.partial, f"a delta of {event.item_id}, which is not open"
+                assert event.offset == len(self.partial[event.item_id]), "characters are lost or repeated"
+                assert event.text, "a delta without text"
+                self.partial[event.item_id] += event.text
+
+    def _take_row(self, event: LogEvent) -> None:
+        match event:
+            case ItemClosed():
+                item_id = event.item.item_id
+                assert self.partial.pop(item_id, None) == text_of(event.item), f"{item_id} differs from its row"
+                self._closed.add(item_id)
+            case TurnAccepted():
+                assert event.turn_id not in self.ended, f"{event.turn_id} begins after its end"
+            case TurnEnded():
+                assert event.turn_id not in self.ended, f"{event.turn_id} ended twice"
+                assert event.turn_id not in {self._owner[item_id] for item_id in self.partial}, "an item was left open"
+                self.ended.add(event.turn_id)
+            case _:
+                pass
+
+
+class House:
+    """Sessions over a real database, graph, writer and scripted engine, on a clock that only a test advances."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: ManualClock,
+        agents: dict[str, Agent],
+        limits: SessionLimits,
+        *,
+        turn_timeout_s: float = 120.0,
+        max_output_tokens: int = 1024,
+        max_open: int = 100,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.registry = CollectorRegistry()
+        self.graph = DecisionGraph((scripted_card(),), max_characters=1_000)
+        self.band = Band(self.graph, agents, clock, turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens)
+        self.sessions = Sessions(database, self.band, clock, Meters(self.registry), limits, max_open=max_open)
+        self._ids = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["House"]:
+        started = asyncio.Event()
+        task = asyncio.create_task(self.sessions.run(started))
+        await started.wait()
+        try:
+            yield self
+        finally:
+            await self.sessions.stop()
+            await task
+
+    def says(self, text: str, **more: object) -> TurnInput:
+        self._ids += 1
+        return TurnInput(items=(user(text, f"item_said_{self._ids}"),), **more)  # type: ignore[arg-type]
+
+    async def settle(self) -> None:
+        """Let the loop and the database's threads do what they can do without the clock."""
+        for _ in range(3):
+            for _ in range(10):
+                await asyncio.sleep(0)
+            await self.database.write(lambda _: None)
+            await self.database.read(lambda _: None)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Let everything run until `holds`; the bound is far more than any of it needs."""
+        for _ in range(500):
+            if holds():
+                return
+            await self.settle()
+        raise AssertionError("it did not come to hold")
+
+    async def read(self, session: Session, done: Callable[[Transcript], bool], after: int = 0) -> Transcript:
+        """Read a session, checking what comes, until `done`."""
+        transcript = Transcript(after)
+        async with asyncio.timeout(20), aclosing(session.events(after)) as events:  # a hang is a failure, not a wait
+            async for event in events:
+                transcript.take(event)
+                if done(transcript):
+                    break
+        return transcript
+
+    async def read_turn(self, session: Session, turn_id: str, after: int = 0) -> Transcript:
+        return await self.read(session, lambda transcript: turn_id in transcript.ended, after)
+
+    async def rows(self, session: Session) -> tuple[Committed, ...]:
+        """Return every row of the log, as the database has them."""
+        return await session._journal.read(0, 100_000)
+
+
+def scripted_card(name: str = "scripted", cost: float = 0.0, reads: frozenset[str] = frozenset({"text"})) -> Card:
+    return Card(
+        name=name,
+        engine=EngineSpec(name="scripted"),
+        reads=reads,  # type: ignore[arg-type]
+        writes=frozenset({"text"}),
+        calls_tools=True,
+        context_tokens=32_768,
+        cost_per_million_tokens=cost,
+    )
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "baton.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def engine(clock: ManualClock) -> ScriptedEngine:
+    """The scripted engine, which answers at once, except to "wait"."""
+    return build(json.dumps({"rules": RULES}), clock)
+
+
+@pytest.fixture
+def new_transcript() -> type[Transcript]:
+    return Transcript
+
+
+@pytest.fixture
+def new_house() -> type[House]:
+    return House
+
+
+@pytest.fixture
+def open_house(database: Database, clock: ManualClock, engine: ScriptedEngine):
+    """Return what gives a running house to `async with`; its arguments are the limits of its sessions."""
+
+    def start(
+        agents: dict[str, Agent] | None = None, *, max_open: int = 100, turn_timeout_s: float = 120.0, **limits: float
+    ):
+        return House(
+            database,
+            clock,
+            agents or {"writer": Writer({"scripted": engine})},
+            SessionLimits(**limits),  # type: ignore[arg-type]
+            turn_timeout_s=turn_timeout_s,
+            max_open=max_open,
+        ).running()
+
+    return start
+
+
+@pytest.fixture
+def new_card() -> Callable[..., Card]:
+    return scripted_card
+
+
+@pytest.fixture
+def message() -> Callable[..., Message]:
+    """Return what makes a message of the user from a text and an item's id."""
+    return user
+
+
+@pytest.fixture
+def decision() -> Decision:
+    return Decision(agent="writer", card="scripted", reasons=("the only one that can",), refused=(), inputs="{}")
+
+
+@pytest.fixture
+def item_texts() -> Callable[[tuple[Item, ...]], list[str]]:
+    return lambda items: [text_of(item) for item in items]

@@ -1,0 +1,106 @@
+"""Which card takes a task, and why the others do not."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.catalog import Card
+from orchestrator.router import CardFacts, Needs, card_facts, choose, explain
+
+
+def facts(name: str, cost: float = 1.0, reads: tuple[str, ...] = ("text",), calls_tools: bool = True) -> CardFacts:
+    return CardFacts(name=name, reads=list(reads), calls_tools=calls_tools, context_tokens=1_000, cost=cost)
+
+
+def needs(*reads: str, model: str | None = None, tools: bool = False) -> Needs:
+    return Needs(model=model, reads=list(reads), tools=tools)
+
+
+def test_the_cheapest_card_that_can_is_chosen() -> None:
+    cards = [facts("large", 9.0), facts("blind", 0.1), facts("seeing", 2.0, ("image", "text"))]
+    route = choose(cards, needs("text"))
+    assert route["card"] == "blind"
+    assert route["refused"] == {"large": "costs 9.0, more than 0.1", "seeing": "costs 2.0, more than 0.1"}
+    route = choose(cards, needs("image", "text"))
+    assert route["card"] == "seeing"
+    assert route["reasons"] == ["the only one that can", "reads image and text"]
+    assert route["refused"] == {"large": "cannot read image", "blind": "cannot read image"}
+
+
+def test_a_card_that_is_asked_for_by_name_is_taken_although_it_costs_more() -> None:
+    route = choose([facts("cheap", 0.1), facts("dear", 9.0)], needs("text", model="dear"))
+    assert route["card"] == "dear"
+    assert route["reasons"][0] == "asked for by name"
+    assert route["refused"] == {"cheap": "dear was asked for"}
+
+
+def test_a_card_that_cannot_is_not_taken_even_by_name() -> None:
+    route = choose([facts("mute", calls_tools=False)], needs("text", model="mute", tools=True))
+    assert route["card"] is None
+    assert route["refused"] == {"mute": "cannot call tools"}
+
+
+def test_without_cards_there_is_no_route() -> None:
+    assert choose([], needs("text"))["card"] is None
+
+
+def test_equal_costs_go_by_name() -> None:
+    assert choose([facts("b"), facts("a")], needs("text"))["card"] == "a"
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.builds(
+            facts,
+            st.text("abcdef", min_size=1, max_size=3),
+            st.sampled_from((0.0, 1.0, 2.0)),
+            st.sampled_from((("text",), ("image", "text"), ())),
+            st.booleans(),
+        ),
+        max_size=6,
+        unique_by=lambda card: card["name"],
+    ),
+    st.builds(needs, st.sampled_from(("text", "image")), tools=st.booleans()),
+    st.randoms(use_true_random=False),
+)
+def test_a_route_is_able_cheapest_and_whole_in_any_order_of_the_cards(
+    cards: list[CardFacts], asked: Needs, chance: random.Random
+) -> None:
+    route = choose(cards, asked)
+    able = [
+        card
+        for card in cards
+        if set(asked["reads"]) <= set(card["reads"]) and (card["calls_tools"] or not asked["tools"])
+    ]
+    names = {card["name"] for card in cards}
+    if route["card"] is None:
+        assert not able
+        assert set(route["refused"]) == names
+    else:
+        (taken,) = (card for card in able if card["name"] == route["card"])
+        assert taken["cost"] == min(card["cost"] for card in able)
+        assert set(route["refused"]) == names - {route["card"]}
+    shuffled = list(cards)
+    chance.shuffle(shuffled)
+    assert choose(shuffled, asked)["card"] == route["card"]
+
+
+def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) -> None:
+    assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"}))) == {
+        "name": "seeing",
+        "reads": ["image", "text"],
+        "calls_tools": True,
+        "context_tokens": 32_768,
+        "cost": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("refused", "words"), [({}, ""), ({"b": "is ill", "a": "cannot read image"}, "a: cannot read image; b: is ill")]
+)
+def test_refusals_are_explained_in_words(refused: dict[str, str], words: str) -> None:
+    assert explain(refused) == words
