@@ -26,7 +26,7 @@ serve: setup ## start the server and print the page's address
 	$(BIN)/baton serve --host $(HOST) --port $(PORT)
 
 test: lint types arch ## every check and every test that ends within minutes
-	$(BIN)/pytest -n $(WORKERS) -m 'not soak'
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not soak'
 
 soak: setup ## what takes long
 	$(BIN)/pytest -m soak --timeout 2400
