@@ -20,7 +20,7 @@ let asking = false;
 let running = null;
 let connected = false;
 
-const connection = new Connection({ onState, onAttached, onEvent });
+const connection = new Connection({ onState, onReplaced, onKept, onEvent });
 
 // From the person
 
@@ -101,11 +101,13 @@ function forget() {
   view.clear();
 }
 
-function onAttached(session, replaced) {
-  if (replaced) {
-    forget();
-    view.note("That conversation is not known here, so this is a new one.");
-  }
+function onReplaced() {
+  forget();
+  history.replaceState(null, "", location.pathname);
+  view.note("That conversation is not known here, so this is a new one.");
+}
+
+function onKept(session) {
   history.replaceState(null, "", `#${session}`);
 }
 

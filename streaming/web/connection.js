@@ -19,6 +19,7 @@ export class Connection {
   #handlers;
   #socket = null;
   #session = null;
+  #attached = null;
   #seq = 0;
   #failures = 0;
   #refusals = 0;
@@ -27,7 +28,8 @@ export class Connection {
   /**
    * @param {object} handlers
    * @param {(state: State, message?: string) => void} handlers.onState
-   * @param {(session: string, replaced: boolean) => void} handlers.onAttached `replaced`: the one asked for is unknown.
+   * @param {() => void} handlers.onReplaced the session that was asked for is unknown, and this is a new one
+   * @param {(session: string) => void} handlers.onKept the session has begun, and can be gone back to
    * @param {(event: object) => void} handlers.onEvent every other event of the server
    */
   constructor(handlers) {
@@ -75,13 +77,20 @@ export class Connection {
   #take(event) {
     if (event.type === "baton.session.attached") {
       const replaced = this.#session !== null && this.#session !== event.session_id;
-      if (replaced) this.#seq = 0;
-      this.#session = event.session_id;
+      if (replaced) {
+        this.#session = null;
+        this.#seq = 0;
+      }
+      this.#attached = event.session_id;
       this.#failures = this.#refusals = 0;
-      this.#handlers.onAttached(event.session_id, replaced);
+      if (replaced) this.#handlers.onReplaced();
       this.#handlers.onState("connected");
     } else if (event.type === "baton.sequence") {
+      // A session is kept from its first row on; until then there is nothing to go back to.
       this.#seq = event.seq;
+      if (this.#session === this.#attached) return;
+      this.#session = this.#attached;
+      this.#handlers.onKept(this.#session);
     } else {
       this.#handlers.onEvent(event);
     }
