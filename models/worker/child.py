@@ -20,6 +20,7 @@ from models.ports import Engine
 from models.worker.frames import (
     WINDOW,
     Ended,
+    Failed,
     FrameError,
     Grant,
     Progress,
@@ -71,9 +72,7 @@ class _Child:
     async def _handle(self, frame: ToChild | ToClient, tasks: asyncio.TaskGroup) -> None:
         match frame:
             case Start():
-                clock = SystemClock()
-                self._engines = {card: build_engine(spec, clock) for card, spec in frame.engines.items()}
-                await self._send(Ready(pid=os.getpid()))
+                await self._start(frame)
             case Submit():
                 running = self._running[frame.request_id] = _Running()
                 running.task = tasks.create_task(self._run(frame, running))
@@ -82,10 +81,23 @@ class _Child:
                     self._running[frame.request_id].grant(frame.credit)
             case Stop():
                 self._stop(frame.request_id)
-            case Ready() | Progress() | Ended():
+            case Ready() | Failed() | Progress() | Ended():
                 raise FrameError(f"a {type(frame).__name__} frame came from the client")
             case _:
                 assert_never(frame)
+
+    async def _start(self, start: Start) -> None:
+        clock = SystemClock()
+        try:
+            for card, spec in start.engines.items():
+                self._engines[card] = build_engine(spec, clock)
+        except BatonError as exc:
+            await self._send(Failed(error=exc))
+        except Exception:  # noqa: BLE001  # the client is told; the cause is logged here
+            _log.exception("an engine could not be built")
+            await self._send(Failed(error=Internal("The model could not be loaded. The server's log has the cause.")))
+        else:
+            await self._send(Ready(pid=os.getpid()))
 
     def _stop(self, request_id: int) -> None:
         running = self._running.pop(request_id, None)

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from copy import copy
 from itertools import count
 from typing import assert_never
 
@@ -23,6 +24,7 @@ from models.ports import Engine, GenerateRequest
 from models.worker.frames import (
     WINDOW,
     Ended,
+    Failed,
     FrameError,
     Grant,
     Progress,
@@ -79,7 +81,9 @@ class Worker:
         self._ids = count(1)
         self._streams: dict[int, _Stream] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._ready = asyncio.Event()
+        # Set while it is known how the process stands: ready, or failed with `_failure`.
+        self._settled = asyncio.Event()
+        self._failure: BatonError | None = None
         self.pid: int | None = None
         self.restarts = 0
 
@@ -119,17 +123,26 @@ class Worker:
             writer.write(encode(Start(engines=self._specs)))
             async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
                 first = await read_frame(reader)
-            if isinstance(first, Ready):
-                self._writer = writer
-                self.pid = first.pid
-                self._ready.set()
-                await self._receive(reader)
+            match first:
+                case Ready():
+                    self._failure = None
+                    self._writer = writer
+                    self.pid = first.pid
+                    self._settled.set()
+                    await self._receive(reader)
+                case Failed():
+                    _log.error("the worker process cannot work: %s", first.error.message)
+                    self._failure = first.error
+                    self._settled.set()
+                case _:
+                    _log.error("the worker process ended before it was ready")
         except TimeoutError:
             _log.error("the worker process was not ready within %s s", self._ready_timeout_s)
         except FrameError as exc:
             _log.error("the worker process is not understood: %s", exc)
         finally:
-            self._ready.clear()
+            if self._failure is None:
+                self._settled.clear()
             self._writer = None
             self.pid = None
             writer.close()
@@ -148,7 +161,7 @@ class Worker:
                 case Ended():
                     if (stream := self._streams.pop(frame.request_id, None)) is not None:
                         stream.end(frame.error)
-                case Ready() | Start() | Submit() | Grant() | Stop():
+                case Ready() | Failed() | Start() | Submit() | Grant() | Stop():
                     raise FrameError(f"a {type(frame).__name__} frame came from the child")
                 case _:
                     assert_never(frame)
@@ -194,10 +207,12 @@ class Worker:
     async def _until_ready(self, deadline_s: float | None) -> None:
         limit_s = self._clock.now_s() + self._ready_timeout_s
         until_s = limit_s if deadline_s is None else min(limit_s, deadline_s)
-        if not await wait_for_event(self._clock, self._ready, until_s):
+        if not await wait_for_event(self._clock, self._settled, until_s):
             if until_s != limit_s:
                 raise DeadlineExceeded("The deadline passed while the model was being loaded.")
             raise WorkerDied("The process that runs this model did not get ready. The server's log has the cause.")
+        if self._failure is not None:
+            raise copy(self._failure)
 
     async def _send(self, frame: ToChild) -> None:
         if self._writer is None:

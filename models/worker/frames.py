@@ -67,6 +67,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Child: an engine cannot be built, and the process ends."""
+
+    error: BatonError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Child: one delta of a request."""
 
@@ -83,7 +90,7 @@ class Ended:
 
 
 ToChild = Start | Submit | Grant | Stop
-ToClient = Ready | Progress | Ended
+ToClient = Ready | Failed | Progress | Ended
 
 
 def encode(frame: ToChild | ToClient) -> bytes:

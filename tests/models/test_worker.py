@@ -15,7 +15,16 @@ import pytest
 from models.clock import ManualClock, SystemClock
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
 from models.engines import EngineSpec
-from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, NotFound, Overloaded, WorkerDied
+from models.errors import (
+    BadInput,
+    BatonError,
+    DeadlineExceeded,
+    Internal,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    WorkerDied,
+)
 from models.ports import GenerateRequest, Sampling
 from models.worker.client import Worker
 from models.worker.frames import WINDOW
@@ -209,6 +218,43 @@ async def test_waiting_for_the_process_ends_with_the_deadline_or_the_bound_which
         await waiting
     assert type(caught.value) is kind
     assert worker.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "said"),
+    [
+        (EngineSpec(name="scripted", options='{"gap_s": "soon"}'), BadInput, "gap_s"),
+        (EngineSpec(name="nonesuch"), NotFound, "Known engines"),
+    ],
+)
+async def test_an_engine_that_cannot_be_built_is_said_at_once_to_whoever_asks_for_it(spec, kind, said, caplog):
+    async with _running(Worker({"script": spec}, SystemClock())) as worker:
+        for _ in range(2):
+            with pytest.raises(kind, match=said):
+                await _answer(worker, "count to 3")
+    assert said in caplog.text
+
+
+async def test_a_process_that_is_not_ready_in_time_is_ended_and_another_is_started(caplog):
+    async with _running(_worker(ready_timeout_s=0.01)) as worker:
+        with pytest.raises(WorkerDied):
+            await _answer(worker, "count to 3")
+        async with asyncio.timeout(20):
+            while worker.restarts < 2:
+                await asyncio.sleep(0)
+    assert "not ready within" in caplog.text
+    assert psutil.Process().children() == []
+
+
+async def test_a_request_too_large_for_a_frame_is_refused_and_the_process_lives(monkeypatch):
+    async with _running(_worker()) as worker:
+        await _answer(worker, "count to 1")
+        pid = worker.pid
+        monkeypatch.setattr("models.worker.frames.MAX_FRAME_BYTES", 2_000)
+        with pytest.raises(LimitExceeded):
+            await _answer(worker, "x" * 3_000)
+        assert await _answer(worker, "count to 3") == _count_to(3)
+        assert worker.pid == pid
 
 
 async def test_cancelling_run_ends_the_process_and_what_it_ran():
