@@ -248,4 +248,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
     except asyncio.CancelledError:
         process.kill()
+        await process.wait()  # which is at once, now
         raise

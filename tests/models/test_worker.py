@@ -240,7 +240,7 @@ async def test_a_process_that_is_not_ready_in_time_is_ended_and_another_is_start
         with pytest.raises(WorkerDied):
             await _answer(worker, "count to 3")
         async with asyncio.timeout(20):
-            while worker.restarts < 2:
+            while worker.restarts < 2:  # noqa: ASYNC110  # a supervisor tells nobody that it has restarted
                 await asyncio.sleep(0)
     assert "not ready within" in caplog.text
     assert psutil.Process().children() == []
