@@ -66,6 +66,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             )
             limits = SessionLimits(
                 item_characters=settings.max_input_characters,
+                items=settings.history_items,
                 detach_grace_s=settings.detach_grace_s,
                 idle_s=settings.session_idle_s,
             )

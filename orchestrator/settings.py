@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     turn_timeout_s: PositiveFloat = 120.0
     max_output_tokens: PositiveInt = 1024
     max_input_characters: PositiveInt = 100_000
+    history_items: Annotated[PositiveInt, Field(description="items of a session that a model is shown")] = 256
     max_sessions: PositiveInt = 2_000
     max_requests: PositiveInt = 512
     detach_grace_s: Annotated[float, Field(ge=0)] = 60.0

@@ -46,8 +46,8 @@ class SessionLimits:
 
     candidates: int = 4
     item_characters: int = 100_000
-    items: int = 512
-    rows: int = 256
+    items: int = 256
+    rows: int = 64
     detach_grace_s: float = 60.0
     proposal_s: float = 60.0
     idle_s: float = 300.0
