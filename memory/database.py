@@ -4,7 +4,7 @@ A *unit* is a function of a connection. Units that wait together are committed t
 savepoint of its own, so that a disk flush is shared and a failing unit takes only itself back. A unit's result is given
 out after the commit: whoever holds it may tell others.
 
-Policy of the queue: bounded; a caller waits for room.
+Policy of both queues, of units to write and to read: bounded; a caller waits for room.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,11 +42,18 @@ class _Job(Generic[T]):
         self.done: Future[T] = Future()
 
     def run(self, connection: Connection) -> Callable[[], None]:
-        """Run the unit behind a savepoint and return what settles the caller's future after the commit."""
+        """Run the unit behind a savepoint and return what settles the caller's future after the commit.
+
+        Raises:
+            SQLAlchemyError: the whole transaction is lost, with every unit in it.
+        """
         try:
             with connection.begin_nested():
                 result = self.unit(connection)
-        except Exception as exc:  # noqa: BLE001  # it is the caller's, and raised there
+        except Exception as exc:
+            # A full disk or a failing one takes back the transaction, not the savepoint (sqlite.org/lang_transaction).
+            if not _in_transaction(connection):
+                raise
             error = exc
             return lambda: self.done.set_exception(error)
         return lambda: self.done.set_result(result)
@@ -55,12 +63,18 @@ class Database:
     """The database of a home. Opened with its migrations applied; closed by `close`."""
 
     def __init__(self, path: Path) -> None:
+        """Open the database at `path`, and make it if it is not there.
+
+        Raises:
+            Internal: it cannot be opened, or its revision is not known here.
+        """
         self._writer = _engine(path, begin="BEGIN IMMEDIATE")
         self._reader = _engine(path, begin="BEGIN")
-        with self._writer.begin() as connection:
+        with _opened(path), self._writer.begin() as connection:
             migrate(connection)
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue()
         self._room = asyncio.Semaphore(_MAX_WAITING)
+        self._reading = asyncio.Semaphore(_MAX_WAITING)
         self._closed = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
         self._thread = threading.Thread(target=self._write_loop, name="database-writer", daemon=True)
@@ -97,7 +111,9 @@ class Database:
         Raises:
             Internal: the database could not be read.
         """
-        return await _translated(asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, unit))
+        async with self._reading:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, unit)
+            return await _translated(reading)
 
     def read_blocking(self, unit: Unit[T]) -> T:
         """Run `unit` on a snapshot, in the calling thread."""
@@ -140,13 +156,17 @@ def _commit(engine: Engine, jobs: list[_Job[Any]]) -> None:
         # Given back to the pool each time, which rolls back: a COMMIT that fails leaves SQLite's transaction open.
         with engine.begin() as connection:
             settle = [job.run(connection) for job in jobs]
-    except SQLAlchemyError as exc:
+    except Exception as exc:  # noqa: BLE001  # the writer thread goes on, whatever it was
         _log.exception("a transaction failed")
         for job in jobs:
             job.done.set_exception(exc)
         return
     for done in settle:
         done()
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]  # sqlite3's
 
 
 async def _translated(result: asyncio.Future[T]) -> T:
@@ -160,7 +180,11 @@ async def _translated(result: asyncio.Future[T]) -> T:
 
 
 def _engine(path: Path, *, begin: str) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), isolation_level=None)
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        isolation_level=None,
+        hide_parameters=True,  # what people write does not belong into the server's log
+    )
 
     # SQLAlchemy's way of having SQLite's own transactions: the driver's implicit ones are off, BEGIN is ours.
     @event.listens_for(engine, "connect")
@@ -179,11 +203,22 @@ def _engine(path: Path, *, begin: str) -> Engine:
 
 
 @contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, CommandError) as exc:
+        reason = getattr(exc, "orig", None) or exc
+        raise Internal(
+            f"The database {path} cannot be opened ({reason}). Is the disk full, or was it made by a newer Baton?"
+        ) from exc
+
+
+@contextmanager
 def transaction(path: Path) -> Iterator[Connection]:
     """Run one transaction from a command, also beside a server that is running."""
     engine = _engine(path, begin="BEGIN IMMEDIATE")
     try:
-        with engine.begin() as connection:
+        with _opened(path), engine.begin() as connection:
             migrate(connection)
             yield connection
     finally:

@@ -1,6 +1,6 @@
 """The tables. What migrations build is held against this by a test.
 
-Times are Unix milliseconds. Every row belongs to a tenant; `events.body`, `effects.arguments` and `effects.result`
+Times are Unix milliseconds. Every row belongs to a tenant, its own or its session's; `events.body`, `effects.arguments` and `effects.result`
 are JSON text whose fields belong to the floor above.
 """
 

@@ -70,11 +70,12 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolConstraint:
-    """Functions on offer, and whether one has to be called (`required` names any; else one by name)."""
+    """Functions on offer, and whether one has to be called: any (`required`), or the one that `function` names."""
 
     kind: Literal["tools"] = "tools"
     tools: tuple[ToolSpec, ...]
-    choice: Literal["auto", "none", "required"] | str = "auto"
+    choice: Literal["auto", "none", "required"] = "auto"
+    function: str | None = None
 
 
 Constraint = JsonSchemaConstraint | RegexConstraint | GrammarConstraint | ToolConstraint

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -15,6 +16,7 @@ from memory.home import Home
 from models.catalog import Card
 from models.clock import Clock, SystemClock
 from models.engines import EngineSpec
+from models.errors import BadInput
 from models.worker.client import Worker
 from orchestrator.graph import DecisionGraph
 from orchestrator.meters import Meters
@@ -47,11 +49,13 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
 
     Raises:
         Conflict: another server holds the home.
+        BadInput: a setting names a file that cannot be read.
+        Internal: the database cannot be opened.
     """
     clock = SystemClock()
     registry = CollectorRegistry()
     meters = Meters(registry)
-    with Home(settings.home.expanduser()) as home:
+    with Home(settings.home.expanduser()) as home, _unwrapped():
         database = Database(home.database)
         try:
             cards = catalog(settings)
@@ -100,9 +104,21 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             database.close()
 
 
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what a task group wraps as it was raised, if it is one thing: callers handle errors, not groups."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
 def catalog(settings: Settings) -> tuple[Card, ...]:
     """Return the cards that are on offer: so far the scripted engine's."""
-    options = "{}" if settings.script is None else settings.script.expanduser().read_text()
+    options = "{}" if settings.script is None else _read_script(settings.script.expanduser())
     return (
         Card(
             name="scripted",
@@ -114,3 +130,10 @@ def catalog(settings: Settings) -> tuple[Card, ...]:
             cost_per_million_tokens=0.0,
         ),
     )
+
+
+def _read_script(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BadInput(f"BATON_SCRIPT names {path}, which cannot be read: {exc}.", field="script") from exc

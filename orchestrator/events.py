@@ -12,6 +12,7 @@ from typing import Any, Literal, assert_never
 from pydantic import TypeAdapter
 
 from agents.events import Fault
+from memory.log import EndState
 from models.content import Item
 from models.ports import ToolConstraint
 
@@ -127,7 +128,7 @@ class TurnEnded:
     kind: Literal["turn_ended"] = "turn_ended"
     turn_id: str
     generation: int
-    state: Literal["finished", "interrupted", "failed"]
+    state: EndState
     reason: str | None = None
     fault: Fault | None = None
     usage: Usage = Usage()

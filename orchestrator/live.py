@@ -75,6 +75,7 @@ class LiveTurn:
 
     Attributes:
         turn_id: its id.
+        accepted_seq: the row that accepted it.
         generation: the one that was accepted; what is written of the turn carries it.
         current_generation: the same, until an interruption raises it; output of any other is stale.
         last_generation: the highest that a candidate of this turn had.
@@ -87,6 +88,7 @@ class LiveTurn:
     """
 
     turn_id: str
+    accepted_seq: int
     generation: int
     current_generation: int
     last_generation: int

@@ -8,7 +8,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Meters:
-    """Counters of turns; every one is labelled with its tenant, who alone is shown it."""
+    """Counters of turns, labelled with the tenant who alone is shown them, and gauges of the whole process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._turns = Counter("baton_turns", "Turns that ended, by how.", ("tenant", "state"), registry=registry)

@@ -89,6 +89,11 @@ class Session:
         return None if self._state.turn is None else self._state.turn.turn_id
 
     @property
+    def running_since(self) -> int | None:
+        """The row that accepted the turn that is running, if one is."""
+        return None if self._state.turn is None else self._state.turn.accepted_seq
+
+    @property
     def closed(self) -> bool:
         """Whether the session was put away; opening it again gives another handle."""
         return self._closed
@@ -237,6 +242,13 @@ class Session:
         """Start the idle time anew, for whoever has just been handed this session."""
         self._state.touch(self._clock.now_s())
 
+    def put_away(self) -> bool:
+        """Close the session if nobody uses it; return whether it is closed."""
+        if self._started.is_set() and self._state.idle and not self._lock.locked():
+            self._closed = True
+            self._rescheduled.set()
+        return self._closed
+
     # Ownership
 
     async def run(self) -> None:
@@ -369,7 +381,7 @@ class Session:
         self._rescheduled.set()
 
     def _drop_proposal(self) -> None:
-        self._state.proposal = None
+        self._state.drop_proposal()
         self._drop(*(generation for generation, work in self._work.items() if not work.committed.is_set()))
         self._rescheduled.set()
 

@@ -23,7 +23,7 @@ class Sessions:
     """Owner of every session in memory.
 
     `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory; those
-    without reader or turn leave it after their idle time.
+    without reader or turn leave it after their idle time, or sooner if there is no room.
     """
 
     def __init__(
@@ -117,10 +117,16 @@ class Sessions:
             reach *= 2
 
     def _make_room(self) -> None:
+        """Put away the session that was opened first and is not used, if there are too many."""
         if self._stopping.is_set():
             raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
-        if len(self._open) >= self._max_open:
-            raise Overloaded(f"{self._max_open} sessions are open, the most this server takes. Try again later.")
+        if len(self._open) < self._max_open:
+            return
+        for session_id, session in self._open.items():
+            if session.put_away():
+                del self._open[session_id]
+                return
+        raise Overloaded(f"{self._max_open} sessions are in use, the most this server takes. Try again later.")
 
     def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
         session = Session(tenant, session_id, state, journal, self._band, self._clock, self._meters)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from memory.log import EndState
 from models.content import Call, CallResult, Item, ItemStatus, text_of
 from models.errors import Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
@@ -38,6 +39,7 @@ class SessionLimits:
         candidates: proposals open at a time; the oldest is dropped.
         item_characters: length of an item that is added; a longer one is refused.
         items: items kept for the model's context; the oldest leave it, the log keeps them.
+        history_characters: length of all of them together, likewise; the newest item stays, whatever its length.
         rows: rows kept for readers that lag; a reader further behind reads the database.
         detach_grace_s: how long a turn runs on without a reader before it is cancelled.
         proposal_s: how long a proposal waits to be committed before it is dropped.
@@ -47,6 +49,7 @@ class SessionLimits:
     candidates: int = 4
     item_characters: int = 100_000
     items: int = 256
+    history_characters: int = 400_000
     rows: int = 64
     detach_grace_s: float = 60.0
     proposal_s: float = 60.0
@@ -77,8 +80,8 @@ class SessionState:
         for row in rows:
             self.last_seq = row.seq
             self.rows.append(row)
-            self._fold(row.event, now_s)
-        if (excess := len(self.items) - self.limits.items) > 0:
+            self._fold(row.event, row.seq, now_s)
+        if (excess := self._excess()) > 0:
             for item in self.items[:excess]:
                 self._audio_ms.pop(item.item_id, None)
                 self._heard_ms.pop(item.item_id, None)
@@ -87,7 +90,7 @@ class SessionState:
             if self.turn is not None:
                 self.turn.slot = max(0, self.turn.slot - excess)
 
-    def _fold(self, event: LogEvent, now_s: float) -> None:
+    def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
         match event:
             case ItemsAdded():
                 self.items.extend(event.items)
@@ -96,6 +99,7 @@ class SessionState:
                 proposed = self._accepting
                 self.turn = LiveTurn(
                     turn_id=event.turn_id,
+                    accepted_seq=seq,
                     generation=event.generation,
                     current_generation=event.generation,
                     last_generation=event.generation if proposed is None else proposed.last_generation,
@@ -152,6 +156,10 @@ class SessionState:
         for generation in excess:
             del proposal.candidates[generation]
         return proposal.last_generation, excess
+
+    def drop_proposal(self) -> None:
+        """Drop the proposal, with all its candidates."""
+        self.proposal = None
 
     def discard(self, turn_id: str, generation: int) -> None:
         """Drop one candidate, and the proposal with its last one."""
@@ -293,6 +301,11 @@ class SessionState:
         self._readers -= 1
         self._quiet_since_s = now_s
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody reads, nothing runs and nothing is proposed."""
+        return not self._readers and self.turn is None and self.proposal is None and self._accepting is None
+
     def touch(self, now_s: float) -> None:
         """Start the idle time anew."""
         self._quiet_since_s = now_s
@@ -316,6 +329,15 @@ class SessionState:
 
     # Inside
 
+    def _excess(self) -> int:
+        """Return how many of the oldest items have to leave."""
+        excess = max(0, len(self.items) - self.limits.items)
+        characters = sum(len(text_of(item)) for item in self.items[excess:])
+        while characters > self.limits.history_characters and excess < len(self.items) - 1:
+            characters -= len(text_of(self.items[excess]))
+            excess += 1
+        return excess
+
     def _current(self, event: AgentEvent) -> LiveTurn | None:
         return self.turn if self.is_current(event.origin.turn_id, event.origin.generation) else None
 
@@ -337,7 +359,7 @@ class SessionState:
         status: ItemStatus,
         now_s: float,
         *,
-        state: str,
+        state: EndState,
         reason: str | None = None,
         fault: Fault | None = None,
     ) -> tuple[LogEvent, ...]:
@@ -345,7 +367,7 @@ class SessionState:
         ended = TurnEnded(
             turn_id=turn.turn_id,
             generation=turn.current_generation,
-            state=state,  # type: ignore[arg-type]  # one of three literals, all written in this module
+            state=state,
             reason=reason,
             fault=fault,
             usage=Usage(input_tokens=turn.input_tokens, output_tokens=turn.output_tokens),

@@ -8,13 +8,14 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from models.errors import BadInput, BatonError
 from orchestrator.build import Conductor
 from streaming.auth import COOKIE, COOKIE_AGE_S, Authenticator, Caller, KeyGate
-from streaming.errors import error_response
+from streaming.errors import error_response, http_error_response
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters, render
 from streaming.realtime.socket import RealtimeEndpoint
@@ -51,15 +52,15 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     secret = await asyncio.to_thread(conductor.home.secret)
     authenticator = Authenticator(conductor.database, secret, loopback=loopback)
     rates = RateLimits(conductor.clock)
-    realtime = RealtimeEndpoint(conductor, limits, rates, SurfaceMeters(conductor.registry))
-    app = FastAPI(title="Baton", docs_url=None, redoc_url=None)
+    realtime = RealtimeEndpoint(conductor, limits, authenticator, rates, SurfaceMeters(conductor.registry))
+    app = FastAPI(title="Baton", docs_url=None, redoc_url=None, max_body_size=limits.message_bytes)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         """Serve the page's shell."""
         return FileResponse(_WEB / "index.html", headers=_FRESH)
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
     async def healthz() -> dict[str, str]:
         """Say that the process is alive."""
         return {"status": "ok"}
@@ -103,8 +104,13 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"][1:])
-        return error_response(BadInput(f"Invalid '{field}': {first['msg']}.", field=field))
+        field = ".".join(step for step in first["loc"][1:] if isinstance(step, str))
+        message = f"Invalid '{field}': {first['msg']}." if field else "The body is not the JSON object it has to be."
+        return error_response(BadInput(message, field=field or None))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(_request: Request, error: HTTPException) -> Response:
+        return http_error_response(error.status_code, str(error.detail), error.headers)
 
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
     return KeyGate(app, authenticator=authenticator, rates=rates)

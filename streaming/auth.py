@@ -2,20 +2,20 @@
 
 `KeyGate` is wrapped around the whole application, so that a route cannot forget it; what is public is listed here and
 nowhere else. A caller is known by a key (header, or websocket subprotocol), or by the page's cookie, which stands for a
-key. While no key exists, a server on loopback takes everybody on this machine for the tenant `local`.
+key. Until a key is made, a server on loopback takes everybody on this machine for the tenant `local`.
 
 A browser's requests are held to their origin: another site's page may neither open a websocket here nor post, and a host
 name that does not mean this machine is refused while no key protects it (DNS rebinding).
 """
 
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -83,6 +83,18 @@ class Authenticator:
         """
         caller = await self._by_key(presented)
         return str(self._signer.dumps(caller.key.key_id if caller.key else ""))
+
+    async def check(self, caller: Caller) -> None:
+        """Check that a caller who was let in earlier may still be here.
+
+        Raises:
+            Unauthorized: the key was revoked meanwhile.
+        """
+        if caller.key is None:
+            return
+        key_id = caller.key.key_id
+        if await self._database.read(lambda connection: keys.find_key(connection, key_id)) is None:
+            raise Unauthorized("This key was revoked.")
 
     async def _by_key(self, presented: str) -> Caller:
         key = await self._database.read(lambda connection: keys.verify_key(connection, presented))
@@ -154,18 +166,28 @@ def _presented_key(headers: Headers) -> str | None:
 
 
 def _cookie(headers: Headers) -> str | None:
-    morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    return None if morsel is None else morsel.value
+    # Starlette's parser, which passes over what is not well formed: other applications of this host set cookies too.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def _check_origin(scope: Scope, headers: Headers) -> None:
     origin = headers.get("origin")
     if origin is None or (scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}):
         return
-    if urlsplit(origin).netloc != headers.get("host"):
+    if _netloc(origin) != headers.get("host"):
         raise Unauthorized(f"A page of {origin} may not call this server.", code="foreign_origin")
 
 
 def _means_this_machine(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
     return name is not None and is_loopback(name)
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -88,6 +89,12 @@ def _explained() -> Iterator[None]:
     """Print an error that the user can do something about, and leave with status 1."""
     try:
         yield
+    except ValidationError as exc:
+        # Of the settings: everything else that is validated has become a BatonError where it was.
+        for error in exc.errors():
+            name = "BATON_" + "_".join(str(step) for step in error["loc"]).upper()
+            _err.print(f"[bold red]baton:[/] {name}: {escape(error['msg'])}")
+        raise typer.Exit(1) from exc
     except (BatonError, OSError) as exc:
         _err.print(f"[bold red]baton:[/] {escape(exc.message if isinstance(exc, BatonError) else str(exc))}")
         raise typer.Exit(1) from exc

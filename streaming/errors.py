@@ -1,5 +1,8 @@
 """Errors as HTTP responses, in OpenAI's shape."""
 
+from collections.abc import Mapping
+from http import HTTPStatus
+
 from starlette.responses import JSONResponse
 
 from models.errors import (
@@ -34,7 +37,20 @@ def status_of(error: BatonError) -> int:
 def error_response(error: BatonError) -> JSONResponse:
     """Return the response for an error."""
     status = status_of(error)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = "1"
+    return _response(status, error.message, error.field, error.code, headers)
+
+
+def http_error_response(status: int, message: str, headers: Mapping[str, str] | None) -> JSONResponse:
+    """Return the response for what the framework refuses: no such path, a wrong method, too large a body."""
+    return _response(status, f"{message}.", None, HTTPStatus(status).name.lower(), headers)
+
+
+def _response(
+    status: int, message: str, param: str | None, code: str, headers: Mapping[str, str] | None
+) -> JSONResponse:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = {"error": {"message": error.message, "type": kind, "param": error.field, "code": error.code}}
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status_code=status, headers=headers)

@@ -15,7 +15,7 @@ class SurfaceLimits:
         message_bytes: of one websocket message; a longer one closes the connection (1009).
         send_timeout_s: how long a client may leave unread what it is sent; then the connection is dropped.
         sockets: websockets open at a time.
-        drain_s: how long connections may go on once the server is told to stop.
+        drain_s: how long the server waits for connections to end once it is told to stop.
     """
 
     message_bytes: int = 1_048_576

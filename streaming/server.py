@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from memory import keys
-from models.errors import BadInput
+from models.errors import BadInput, Conflict
 from orchestrator.build import conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
@@ -32,8 +33,7 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
 
     Raises:
         BadInput: `host` can be reached from outside and there is no key.
-        Conflict: another server holds the home.
-        OSError: the address cannot be listened on.
+        Conflict: another server holds the home, or the address.
     """
     limits = SurfaceLimits()
     loopback = is_loopback(host)
@@ -44,7 +44,19 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
                 "`baton keys create --tenant NAME`, or serve on 127.0.0.1."
             )
         config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits)
-        await _Server(config, ready).serve()
+        with _listener(host, port) as listener:
+            await _Server(config, ready).serve([listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Listen; uvicorn would end the process itself if the address were taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        raise Conflict(
+            f"{host}:{port} cannot be listened on: {exc.strerror}. Choose another --port or --host."
+        ) from exc
 
 
 def server_config(app: ASGIApp, host: str, port: int, limits: SurfaceLimits) -> uvicorn.Config:
@@ -84,11 +96,10 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]  # ours are its own
-        await super().startup()
-        if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            host = self.config.host
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = self.config.host, sockets[0].getsockname()[1]
             self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
 
     @contextmanager

@@ -143,7 +143,7 @@ def _offered(request: GenerateRequest) -> set[str]:
     if not isinstance(constraint, ToolConstraint) or constraint.choice == "none":
         return set()
     names = {tool.name for tool in constraint.tools}
-    return names if constraint.choice in ("auto", "required") else names & {constraint.choice}
+    return names if constraint.function is None else names & {constraint.function}
 
 
 def _reply(rule: Rule, match: re.Match[str]) -> Iterator[str]:

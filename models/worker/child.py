@@ -138,6 +138,7 @@ async def _main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C goes to the whole process group; the gateway decides when its workers end.
+    # Both may go to the whole process group; the gateway decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     asyncio.run(_main(int(sys.argv[1])))

@@ -101,7 +101,10 @@ class Worker:
         delay_s = _MIN_DELAY_S
         while True:
             started_s = self._clock.now_s()
-            await self._run_process()
+            try:
+                await self._run_process()
+            except OSError:
+                _log.exception("the worker process could not be started")
             _log.error("the worker process ended; it is being restarted")
             self.restarts += 1
             old = self._clock.now_s() - started_s > _YOUNG_S

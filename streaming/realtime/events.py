@@ -9,10 +9,11 @@ by the functions below as plain dictionaries, since it is sent per token; tests 
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
 
 from models.content import Call, CallResult, Item, TextPart
 from models.content import Message as MessageItem
+from models.errors import BadInput
 from models.ports import ToolConstraint, ToolSpec
 from orchestrator.events import Decision, TurnEnded
 
@@ -30,13 +31,19 @@ class _ClientEvent(_Strict):
     event_id: Annotated[str | None, Field(max_length=512)] = None
 
 
+def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse the numbers that JSON has no words for, which parsers take in and strict ones choke on."""
+    json.dumps(value, allow_nan=False)
+    return value
+
+
 class FunctionTool(_Strict):
     """A function that the client runs."""
 
     type: Literal["function"]
     name: Annotated[str, Field(pattern=_ID)]
     description: str = ""
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default_factory=dict)
 
 
 class FunctionChoice(_Strict):
@@ -154,6 +161,10 @@ class ItemCreate(_ClientEvent):
     item: ClientItem
 
 
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
 class ResponseOptions(_Strict):
     """What `response.create` may set for one response; what is left out is the session's."""
 
@@ -162,7 +173,7 @@ class ResponseOptions(_Strict):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     max_output_tokens: MaxOutputTokens | None = None
-    metadata: Annotated[dict[str, str] | None, Field(max_length=16)] = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
     conversation: Literal["auto"] | None = None
 
 
@@ -209,7 +220,13 @@ def turn_id(response_id_: str) -> str:
 
 
 def tool_constraint(tools: list[FunctionTool] | None, choice: ToolChoice | None) -> ToolConstraint | None:
-    """Return what an engine is told of the tools on offer."""
+    """Return what an engine is told of the tools on offer.
+
+    Raises:
+        BadInput: the function that has to be called is not among them.
+    """
+    if isinstance(choice, FunctionChoice) and choice.name not in {tool.name for tool in tools or ()}:
+        raise BadInput(f"The function {choice.name!r} is not among the tools.", field="tool_choice")
     if not tools:
         return None
     return ToolConstraint(
@@ -217,7 +234,8 @@ def tool_constraint(tools: list[FunctionTool] | None, choice: ToolChoice | None)
             ToolSpec(name=tool.name, description=tool.description, parameters=json.dumps(tool.parameters))
             for tool in tools
         ),
-        choice=choice.name if isinstance(choice, FunctionChoice) else choice or "auto",
+        choice="required" if isinstance(choice, FunctionChoice) else choice or "auto",
+        function=choice.name if isinstance(choice, FunctionChoice) else None,
     )
 
 
@@ -303,7 +321,8 @@ def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
         case "failed":
             code = None if ended.fault is None else ended.fault.code
             message = None if ended.fault is None else ended.fault.message
-            return "failed", {"error": {"type": "server_error", "code": code, "message": message}}
+            kind = "server_error" if ended.fault is None or ended.fault.retryable else "invalid_request_error"
+            return "failed", {"error": {"type": kind, "code": code, "message": message}}
 
 
 class BatonAttached(BaseModel):

@@ -3,7 +3,7 @@
 The strict order holds for every client, also for one that arrives in the middle of a turn:
 
 `response.created` → `response.output_item.added` → `conversation.item.added` → `response.content_part.added` → deltas →
-`response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
+`response.output_text.done` → `response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
 """
 
 from dataclasses import dataclass, field, replace

@@ -122,7 +122,9 @@ class RealtimeProtocol:
                 return self._update(event)
             case ItemCreate():
                 if event.previous_item_id not in {None, self._narrator.last_item_id}:
-                    raise Unsupported("Items are added at the end. Leave it out.", field="previous_item_id")
+                    raise Unsupported(
+                        "Items are added at the end: leave 'previous_item_id' out.", field="previous_item_id"
+                    )
                 return Received(command=AddItem(item=_item(event.item)), event_id=event.event_id)
             case ResponseCreate():
                 return Received(command=Respond(turn_input=self._turn_input(event)), event_id=event.event_id)
@@ -173,7 +175,9 @@ class RealtimeProtocol:
             error = BadInput("The message is not valid JSON. Send one JSON object a message.", code="invalid_json")
         elif kind not in SUPPORTED:
             known = ", ".join(SUPPORTED)
-            error = BadInput(f"Unknown event type {kind!r}. Known: {known}.", code="unknown_event", field="type")
+            error = BadInput(
+                f"Unknown event type {str(kind)[:64]!r}. Known: {known}.", code="unknown_event", field="type"
+            )
         elif first["type"] == "extra_forbidden":
             error = BadInput(f"Unknown or unsupported parameter: '{param}'.", code="unknown_parameter", field=param)
         else:

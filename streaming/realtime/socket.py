@@ -1,7 +1,7 @@
 """`/v1/realtime`: one websocket, between the protocol and a session.
 
 `?session=ID` goes on with a session, `&after=SEQ` from a row of its log (0 is the start); without them the connection
-gets a new session. `&baton=events` asks for `baton.*` events from the first row on; asked for by `session.update`, they
+gets a new session. A turn that runs is told from its beginning, so that its response is announced as it was. `&baton=events` asks for `baton.*` events from the first row on; asked for by `session.update`, they
 begin when that is heard, which may be after rows were sent.
 
 Two loops share the socket: one reads the client and asks the session, in order; one sends the client what the session
@@ -21,10 +21,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from memory.keys import RequestDefaults
 from models.clock import Clock
 from models.content import CallResult
-from models.errors import BadInput, BatonError, Conflict, NotFound, Overloaded
+from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Overloaded
 from orchestrator.build import Conductor
 from orchestrator.session import Session
-from streaming.auth import SUBPROTOCOL, Caller
+from streaming.auth import SUBPROTOCOL, Authenticator, Caller
 from streaming.errors import error_response
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
@@ -37,8 +37,16 @@ _log = logging.getLogger(__name__)
 class RealtimeEndpoint:
     """Serves `/v1/realtime`; one for all connections."""
 
-    def __init__(self, conductor: Conductor, limits: SurfaceLimits, rates: RateLimits, meters: SurfaceMeters) -> None:
+    def __init__(
+        self,
+        conductor: Conductor,
+        limits: SurfaceLimits,
+        authenticator: Authenticator,
+        rates: RateLimits,
+        meters: SurfaceMeters,
+    ) -> None:
         self._conductor = conductor
+        self._authenticator = authenticator
         self._limits = limits
         self._rates = rates
         self._meters = meters
@@ -47,8 +55,21 @@ class RealtimeEndpoint:
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection until either side ends it."""
         caller: Caller = websocket.state.caller
+        if self._sockets >= self._limits.sockets:
+            full = f"{self._limits.sockets} websockets are open, the most this server takes. Try again later."
+            await websocket.send_denial_response(error_response(Overloaded(full)))
+            return
+        self._sockets += 1
+        self._meters.sockets.labels(caller.tenant).inc()
         try:
-            session, after, options = await self._admit(websocket, caller)
+            await self._serve(websocket, caller)
+        finally:
+            self._sockets -= 1
+            self._meters.sockets.labels(caller.tenant).dec()
+
+    async def _serve(self, websocket: WebSocket, caller: Caller) -> None:
+        try:
+            session, after, protocol = await self._admit(websocket, caller)
         except BatonError as exc:
             await websocket.send_denial_response(error_response(exc))
             return
@@ -57,22 +78,12 @@ class RealtimeEndpoint:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
             headers=[(b"x-baton-session", session.session_id.encode())],
         )
-        before = await session.last_item_id(after)
-        protocol = RealtimeProtocol(session.session_id, after, options=options, last_item_id=before)
-        connection = _Connection(websocket, session, protocol, caller, self._conductor.clock, self._limits, self._rates)
-        self._sockets += 1
-        self._meters.sockets.labels(caller.tenant).inc()
-        try:
-            await connection.run(after)
-        finally:
-            self._sockets -= 1
-            self._meters.sockets.labels(caller.tenant).dec()
+        clock, authenticator = self._conductor.clock, self._authenticator
+        await _Connection(websocket, session, protocol, caller, clock, self._limits, authenticator, self._rates).run(
+            after
+        )
 
-    async def _admit(self, websocket: WebSocket, caller: Caller) -> tuple[Session, int, SessionOptions]:
-        if self._sockets >= self._limits.sockets:
-            raise Overloaded(
-                f"{self._limits.sockets} websockets are open, the most this server takes. Try again later."
-            )
+    async def _admit(self, websocket: WebSocket, caller: Caller) -> tuple[Session, int, RealtimeProtocol]:
         query = websocket.query_params
         options = _options(caller, query.get("model"), {card.name for card in self._conductor.cards})
         if query.get("baton") not in {None, "events"}:
@@ -83,16 +94,9 @@ class RealtimeEndpoint:
             session = await sessions.create(caller.tenant)
         else:
             session = await sessions.open(caller.tenant, session_id)
-        asked = query.get("after")
-        if asked is None:
-            return session, session.last_seq, options
-        if not (asked.isascii() and asked.isdecimal()) or int(asked) > session.last_seq:
-            raise BadInput(
-                f"This session's last row is {session.last_seq}; it cannot go on after {asked!r}.",
-                code="sequence_gap",
-                field="after",
-            )
-        return session, int(asked), options
+        after = _after(query.get("after"), session)
+        before = await session.last_item_id(after)
+        return session, after, RealtimeProtocol(session.session_id, after, options=options, last_item_id=before)
 
 
 class _Connection:
@@ -106,8 +110,10 @@ class _Connection:
         caller: Caller,
         clock: Clock,
         limits: SurfaceLimits,
+        authenticator: Authenticator,
         rates: RateLimits,
     ) -> None:
+        self._authenticator = authenticator
         self._websocket = websocket
         self._session = session
         self._protocol = protocol
@@ -153,6 +159,10 @@ class _Connection:
                 await self._do(received.command)
             except BatonError as exc:
                 await self._send(self._protocol.failed(exc, received.event_id))
+            except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
+                _log.exception("an event of session %s failed", self._session.session_id)
+                error = Internal("This event failed on our side. Try again; the server's log has the cause.")
+                await self._send(self._protocol.failed(error, received.event_id))
 
     async def _do(self, command: Command) -> None:
         match command:
@@ -161,6 +171,7 @@ class _Connection:
             case AddItem():
                 await self._session.add((command.item,))
             case Respond():
+                await self._authenticator.check(self._caller)
                 self._rates.take(self._caller.key)
                 await self._session.respond(command.turn_input)
             case Cancel():
@@ -188,6 +199,19 @@ class _Connection:
 
 class _Gone(Exception):
     """The client does not read what it is sent, or is not there any more."""
+
+
+def _after(asked: str | None, session: Session) -> int:
+    """Return the row to begin after: where the client says, or now; before a turn that runs, which is told anew."""
+    last = session.last_seq
+    if asked is not None and not (len(asked) < 20 and asked.isascii() and asked.isdecimal() and int(asked) <= last):
+        raise BadInput(
+            f"This session's last row is {last}; it cannot go on after {asked[:20]!r}.",
+            code="sequence_gap",
+            field="after",
+        )
+    after = last if asked is None else int(asked)
+    return after if session.running_since is None else min(after, session.running_since - 1)
 
 
 def _options(caller: Caller, asked: str | None, models: Set[str]) -> SessionOptions:

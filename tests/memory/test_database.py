@@ -264,3 +264,19 @@ async def test_a_command_that_fails_leaves_nothing(database, tmp_path):
     with pytest.raises(Conflict):
         fail()
     assert await database.read(_names) == []
+
+
+async def test_a_full_disk_loses_no_unit_that_was_told_to_be_kept(database):
+    def fill(n):
+        return lambda c: c.execute(text("INSERT INTO filled VALUES (:n, :body)"), {"n": n, "body": "x" * 200_000})
+
+    await database.write(lambda c: c.execute(text("CREATE TABLE filled (n INTEGER, body TEXT)")))
+    pages = await database.write(lambda c: c.execute(text("PRAGMA page_count")).scalar_one())
+    # A stand-in for a full disk: SQLite answers both alike, by taking the whole transaction back.
+    await database.write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages + 300}"))
+    told = await asyncio.gather(*(database.write(fill(n)) for n in range(20)), return_exceptions=True)
+    kept = await database.read(lambda c: {n for (n,) in c.execute(text("SELECT n FROM filled"))})
+    assert kept == {n for n, outcome in enumerate(told) if not isinstance(outcome, Exception)}
+    assert any(isinstance(outcome, Internal) for outcome in told)
+    await database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000"))
+    await database.write(fill(99))

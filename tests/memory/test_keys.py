@@ -156,9 +156,9 @@ async def test_every_key_is_listed_oldest_first_also_the_revoked_ones(database):
     ]
 
 
-async def test_there_is_a_key_as_long_as_one_is_good(database):
+async def test_revoking_the_last_key_does_not_open_a_server_that_had_one(database):
     assert await database.read(any_key) is False
     key = await _create(database)
     assert await database.read(any_key) is True
     await _revoke(database, _id_of(key))
-    assert await database.read(any_key) is False
+    assert await database.read(any_key) is True

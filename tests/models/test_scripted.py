@@ -32,8 +32,8 @@ def _asks(text: str = "go", **fields: object) -> GenerateRequest:
     return GenerateRequest(messages=(_says(text),), tenant="local", **fields)
 
 
-def _offers(*tools: ToolSpec, choice: str = "auto") -> GenerateRequest:
-    return _asks("weather please", constraint=ToolConstraint(tools=tools, choice=choice))
+def _offers(*tools: ToolSpec, choice: str = "auto", function: str | None = None) -> GenerateRequest:
+    return _asks("weather please", constraint=ToolConstraint(tools=tools, choice=choice, function=function))
 
 
 async def _collect(deltas: AsyncIterator[Delta], into: list[Delta]) -> None:
@@ -224,7 +224,7 @@ async def test_a_call_is_made_of_a_tool_that_is_on_offer():
         _asks("weather please"),
         _offers(_CLOCK),
         _offers(_WEATHER, choice="none"),
-        _offers(_WEATHER, _CLOCK, choice="clock"),
+        _offers(_WEATHER, _CLOCK, choice="required", function="clock"),
     ],
     ids=["no tools", "another tool", "tools that may not be called", "only another may be called"],
 )
