@@ -113,4 +113,4 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
         return http_error_response(error.status_code, str(error.detail), error.headers)
 
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
-    return KeyGate(app, authenticator=authenticator, rates=rates)
+    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits)

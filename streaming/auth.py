@@ -22,9 +22,9 @@ from starlette.websockets import WebSocket
 from memory import keys
 from memory.database import Database
 from memory.keys import Key
-from models.errors import BatonError, Unauthorized
+from models.errors import BatonError, LimitExceeded, Unauthorized
 from streaming.errors import error_response
-from streaming.limits import RateLimits
+from streaming.limits import RateLimits, SurfaceLimits
 
 PUBLIC: Final = frozenset({"/", "/healthz", "/v1/login"})
 """Paths that need no key: the page's shell, a bare sign of life, and the exchange of a key for a cookie."""
@@ -114,8 +114,9 @@ class Authenticator:
 class KeyGate:
     """ASGI middleware: lets a request through to a route only with its caller in `scope["state"]["caller"]`."""
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, rates: RateLimits) -> None:
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, rates: RateLimits, limits: SurfaceLimits) -> None:
         self._app = app
+        self._body_bytes = limits.message_bytes
         self._authenticator = authenticator
         self._rates = rates
 
@@ -127,6 +128,7 @@ class KeyGate:
         headers = Headers(scope=scope)
         try:
             _check_origin(scope, headers)
+            _check_length(headers, self._body_bytes)
             if not _is_public(scope["path"]):
                 caller = await self._authenticator.caller(headers)
                 self._rates.take(caller.key)
@@ -176,6 +178,13 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
         return
     if _netloc(origin) != headers.get("host"):
         raise Unauthorized(f"A page of {origin} may not call this server.", code="foreign_origin")
+
+
+def _check_length(headers: Headers, most_bytes: int) -> None:
+    # Said by the client; what it does not say, or says wrongly, is counted where the body is read.
+    length = headers.get("content-length", "0")
+    if len(length) > 18 or not length.isdecimal() or int(length) > most_bytes:
+        raise LimitExceeded(f"The body is over the limit of {most_bytes} bytes. Send less.", code="body_too_large")
 
 
 def _means_this_machine(host: str) -> bool:

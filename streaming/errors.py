@@ -24,7 +24,7 @@ _STATUS: tuple[tuple[type[BatonError], int], ...] = (
     (DeadlineExceeded, 504),
 )
 
-_STATUS_BY_CODE = {"rate_limited": 429, "foreign_origin": 403}
+_STATUS_BY_CODE = {"rate_limited": 429, "body_too_large": 413, "foreign_origin": 403}
 
 
 def status_of(error: BatonError) -> int:

@@ -12,7 +12,8 @@ class SurfaceLimits:
     """Bounds of the surfaces.
 
     Attributes:
-        message_bytes: of one websocket message; a longer one closes the connection (1009).
+        message_bytes: of one websocket message, or of a request's body; a longer message closes the connection (1009),
+            a longer body is refused (413).
         send_timeout_s: how long a client may leave unread what it is sent; then the connection is dropped.
         sockets: websockets open at a time.
         drain_s: how long the server waits for connections to end once it is told to stop.

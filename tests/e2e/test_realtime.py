@@ -222,6 +222,24 @@ async def test_a_reader_that_reconnects_in_the_middle_gets_every_character_once(
     assert replay.texts == second.texts
 
 
+async def test_whoever_comes_in_the_middle_is_told_the_response_as_it_was_announced(server: Server) -> None:
+    async with server.connect() as first:
+        assert first.response is not None
+        session = first.response.headers["x-baton-session"]
+        content = [{"type": "input_text", "text": "slowly count to 60"}]
+        item = {"type": "message", "role": "user", "content": content}
+        await send(first, type="conversation.item.create", item=item)
+        await send(first, type="response.create", response={"metadata": {"a": "b"}, "max_output_tokens": 50})
+        told = await until(first, "response.output_text.delta")
+        async with server.connect(f"?session={session}") as second:
+            told += await until(first, "response.done")
+            heard = await until(second, "response.done")
+    for kind in ("response.created", "response.done"):
+        (one,), (other,) = ([e["response"] for e in events if e["type"] == kind] for events in (told, heard))
+        assert one == other
+    assert (one["metadata"], one["max_output_tokens"], one["status"]) == ({"a": "b"}, 50, "incomplete")
+
+
 async def test_a_replay_names_before_each_item_the_one_that_was_there(server: Server) -> None:
     def links(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         return [(e["item"]["id"], e["previous_item_id"]) for e in events if e["type"] == "conversation.item.added"]

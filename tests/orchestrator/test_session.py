@@ -941,3 +941,29 @@ async def test_deltas_arrive_while_the_item_is_open(open_house: Any, clock: Manu
         assert isinstance(snapshot, ItemSnapshot)
         assert all(isinstance(delta, ItemDelta) for delta in deltas)
         assert [delta.text for delta in deltas] == ["word ", "by ", "word, "]
+
+
+async def test_sessions_that_nobody_uses_make_room_for_new_ones_and_those_in_use_do_not(open_house: Any) -> None:
+    async with open_house() as house:
+        house.sessions._max_open = 2
+        used, unused = await house.sessions.create("local"), await house.sessions.create("local")
+        reading = used.events()
+        waiting = asyncio.ensure_future(anext(reading))
+        await house.settle()
+        third = await house.sessions.create("local")
+        assert (used.closed, unused.closed, third.closed) == (False, True, False)
+        await third.respond(house.says("wait"))
+        with pytest.raises(Overloaded):
+            await house.sessions.create("local")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_long_conversation_is_shown_from_where_it_fits_and_goes_on(open_house: Any) -> None:
+    async with open_house(history_characters=2_000) as house:
+        session = await house.sessions.create("local")
+        for n in range(10):
+            await session.add((Message(item_id=f"item_{n}", role="user", parts=(TextPart(text="x" * 400),)),))
+        assert [item.item_id for item in session._state.items] == [f"item_{n}" for n in range(5, 10)]
+        transcript = await house.read_turn(session, await session.respond(house.says("hello")))
+        assert reply_of(transcript.rows) == "you said hello 🎻"

@@ -200,3 +200,36 @@ async def test_a_login_without_a_key_names_the_field(serve) -> None:
 )
 def test_loopback_is_told_from_what_others_can_reach(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "http://["}, {"host": "["}, {"cookie": "a/b=1; =; ;;"}, {"authorization": "Bearer \xff_\xfe_"}],
+    ids=lambda headers: next(iter(headers)),
+)
+@pytest.mark.parametrize("with_a_key", [False, True])
+async def test_headers_that_are_not_well_formed_get_an_answer_in_the_shape_of_every_error(
+    serve, headers: dict[str, str], with_a_key: bool
+) -> None:
+    async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+        if with_a_key:
+            await _key(served, "acme")
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        answer = await client.post("/v1/logout", headers=raw)
+        assert answer.status_code in {204, 401, 403}
+        assert answer.status_code == 204 or answer.json()["error"]["code"]
+
+
+async def test_a_revoked_key_gets_no_further_answer_on_a_connection_that_is_open(serve) -> None:
+    async with serve() as served:
+        key = await _key(served, "acme")
+        async with websockets.connect(
+            f"ws://{served.address}/v1/realtime", additional_headers={"authorization": f"Bearer {key}"}
+        ) as socket:
+            await socket.recv()
+            (found,) = await served.conductor.database.read(keys.list_keys)
+            await served.conductor.database.write(lambda c: keys.revoke_key(c, found.key_id, 2))
+            await socket.send('{"type": "response.create"}')
+            assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
+        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
+            assert (await client.get("/metrics")).status_code == 401, "revoking the last key opened the server"

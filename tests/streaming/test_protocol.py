@@ -184,3 +184,28 @@ def test_what_json_cannot_say_in_utf8_is_refused_and_not_sent_back() -> None:
     (reply,) = received.replies
     assert reply["error"]["code"] == "invalid_json"
     json.dumps(reply, ensure_ascii=False).encode()
+
+
+def _update(**session: object) -> str:
+    return json.dumps({"type": "session.update", "session": {"type": "realtime", **session}})
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+def test_a_number_that_json_has_no_word_for_is_refused(number: str) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"a": 5}}
+    (reply,) = _protocol().receive(_update(tools=[tool]).replace("5", number)).replies
+    assert reply["error"]["param"] == "session.tools.0.parameters"
+
+
+def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
+    protocol = _protocol()
+    tool = {"type": "function", "name": "none", "parameters": {}}
+    protocol.receive(_update(tools=[tool]))
+    wanted = {"tool_choice": {"type": "function", "name": "other"}}
+    (reply,) = protocol.receive(json.dumps({"type": "response.create", "response": wanted})).replies
+    assert reply["error"]["param"] == "tool_choice"
+    wanted = {"tool_choice": {"type": "function", "name": "none"}}
+    command = protocol.receive(json.dumps({"type": "response.create", "response": wanted})).command
+    assert isinstance(command, Respond)
+    assert command.turn_input.tools is not None
+    assert (command.turn_input.tools.choice, command.turn_input.tools.function) == ("required", "none")

@@ -1,6 +1,7 @@
 """The server as its users run it: a process of its own, on loopback and a free port."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self) -> None:
+    async def start(self, **spawn: Any) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "BATON_HOME": str(self.home)}
         if self._rules is not None or self._gap_s:
@@ -46,6 +47,7 @@ class Server:
             *(sys.executable, "-m", "streaming", "serve", "--port", "0"),
             env=environment,
             stdout=asyncio.subprocess.PIPE,
+            **spawn,
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(_READY_S):
@@ -69,7 +71,8 @@ class Server:
         if process is None:
             return 0
         if process.returncode is None:
-            process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
         async with asyncio.timeout(_STOP_S):
             status = await process.wait()
         # Lets go of the pipe, which asyncio would otherwise warn of.
