@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
 from models.catalog import Card
-from models.content import Call, CallResult, Item, Message
+from models.content import Call, Item, text_of
 from models.errors import BadInput, LimitExceeded, NotFound
 from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
 from orchestrator.router import CardFacts, Needs, Route, card_facts, choose, explain
@@ -62,7 +62,7 @@ def decision_inputs(
 ) -> Inputs:
     """Return what there is to decide from."""
     return Inputs(
-        characters=sum(map(_characters, turn_input.items)) + len(turn_input.instructions or ""),
+        characters=sum(len(text_of(item)) for item in turn_input.items) + len(turn_input.instructions or ""),
         max_characters=max_characters,
         input_kinds=_kinds(turn_input.items),
         history_kinds=_kinds(history),
@@ -203,14 +203,6 @@ def _error(refusal: Refusal) -> BadInput | NotFound:
             return NotFound(refusal["message"], code="model_not_found", field=refusal["field"])
         case "no_model":
             return BadInput(refusal["message"], code="no_capable_model", field=refusal["field"])
-
-
-def _characters(item: Item) -> int:
-    match item:
-        case Message() | CallResult():
-            return sum(len(part.text) for part in item.parts if part.kind == "text")
-        case Call():
-            return len(item.arguments)
 
 
 def _kinds(items: Sequence[Item]) -> list[str]:

@@ -52,10 +52,13 @@ class Sessions:
         """Report every turn that a restart cut off as interrupted, in its session's log. Return how many there were."""
         cut_off = await self._database.read(log.open_turns)
         for turn in cut_off:
-            journal = Journal(self._database, self._clock, turn.tenant, turn.session_id)
-            rows = (await self._fold(journal)).plan_recover("server_restarted")
-            if rows:
-                await journal.write(rows)
+            journal = self._journal(turn.tenant, turn.session_id)
+            try:
+                rows = (await self._fold(journal)).plan_recover("server_restarted")
+                if rows:
+                    await journal.write(rows)
+            except Exception:  # noqa: BLE001  # one log that cannot be read must not keep the server from starting
+                _log.exception("session %s could not be recovered", turn.session_id)
         return len(cut_off)
 
     async def run(self, started: asyncio.Event) -> None:
@@ -112,7 +115,7 @@ class Sessions:
             rows = await journal.read(max(0, last_seq - reach), reach)
             state = SessionState(self._limits)
             state.apply(rows if reach >= last_seq else _from_a_turn_on(rows), self._clock.now_s())
-            if reach >= last_seq or len(state.items) == self._limits.items:
+            if reach >= last_seq or state.full:
                 return state
             reach *= 2
 

@@ -63,6 +63,8 @@ class SessionState:
         self.limits = limits
         self.last_seq = 0
         self.items: list[Item] = []
+        self.full = False  # whether older items would have no place here
+        self._characters = 0
         self.rows: deque[Committed] = deque(maxlen=limits.rows)
         self.turn: LiveTurn | None = None
         self.proposal: Proposal | None = None
@@ -81,21 +83,35 @@ class SessionState:
             self.last_seq = row.seq
             self.rows.append(row)
             self._fold(row.event, row.seq, now_s)
-        if (excess := self._excess()) > 0:
-            for item in self.items[:excess]:
-                self._audio_ms.pop(item.item_id, None)
-                self._heard_ms.pop(item.item_id, None)
-                self._unlogged_heard.discard(item.item_id)
-            del self.items[:excess]
-            if self.turn is not None:
-                self.turn.slot = max(0, self.turn.slot - excess)
+        self._trim()
+
+    def _insert(self, at: int, *items: Item) -> None:
+        self.items[at:at] = items
+        self._characters += sum(len(text_of(item)) for item in items)
+
+    def _trim(self) -> None:
+        """Let the oldest items go, until the rest is within its limits."""
+        excess = 0
+        while len(self.items) - excess > self.limits.items or (
+            self._characters > self.limits.history_characters and len(self.items) - excess > 1
+        ):
+            item = self.items[excess]
+            self._characters -= len(text_of(item))
+            self._audio_ms.pop(item.item_id, None)
+            self._heard_ms.pop(item.item_id, None)
+            self._unlogged_heard.discard(item.item_id)
+            excess += 1
+        del self.items[:excess]
+        self.full = self.full or excess > 0 or len(self.items) == self.limits.items
+        if self.turn is not None:
+            self.turn.slot = max(0, self.turn.slot - excess)
 
     def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
         match event:
             case ItemsAdded():
-                self.items.extend(event.items)
+                self._insert(len(self.items), *event.items)
             case TurnAccepted():
-                self.items.extend(event.input.items)
+                self._insert(len(self.items), *event.input.items)
                 proposed = self._accepting
                 self.turn = LiveTurn(
                     turn_id=event.turn_id,
@@ -111,7 +127,7 @@ class SessionState:
             case ItemClosed():
                 # At the place of its turn: what was added while it was written comes after it.
                 at = len(self.items) if self.turn is None else self.turn.slot
-                self.items.insert(at, event.item)
+                self._insert(at, event.item)
                 self._audio_ms[event.item.item_id] = event.audio_ms
                 if self.turn is not None:
                     self.turn.slot = at + 1
@@ -328,15 +344,6 @@ class SessionState:
         return "idle" if self.turn is None else "detached"
 
     # Inside
-
-    def _excess(self) -> int:
-        """Return how many of the oldest items have to leave."""
-        excess = max(0, len(self.items) - self.limits.items)
-        characters = sum(len(text_of(item)) for item in self.items[excess:])
-        while characters > self.limits.history_characters and excess < len(self.items) - 1:
-            characters -= len(text_of(self.items[excess]))
-            excess += 1
-        return excess
 
     def _current(self, event: AgentEvent) -> LiveTurn | None:
         return self.turn if self.is_current(event.origin.turn_id, event.origin.generation) else None

@@ -148,15 +148,21 @@ class Attempt:
 def messages(turn_input: TurnInput, history: Sequence[Item]) -> tuple[Item, ...]:
     """Return what a model is shown: instructions, history, input.
 
-    A call that was cut short is left out; a call whose outcome is not known is said to be so, since it may have happened.
+    A call that was cut short is left out, and so is a result whose call has left the history; a call whose outcome is
+    not known is said to be so, since it may have happened.
     """
     shown: list[Item] = []
     if turn_input.instructions:
         shown.append(Message(item_id=new_id("item"), role="system", parts=(TextPart(text=turn_input.instructions),)))
     items = (*history, *turn_input.items)
     answered = {item.call_id for item in items if isinstance(item, CallResult)}
+    called: set[str] = set()
     for item in items:
-        if isinstance(item, Call) and item.status == "incomplete":
+        if isinstance(item, Call):
+            if item.status == "incomplete":
+                continue
+            called.add(item.call_id)
+        if isinstance(item, CallResult) and item.call_id not in called:
             continue
         shown.append(item)
         if isinstance(item, Call) and item.call_id not in answered:

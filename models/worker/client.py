@@ -152,7 +152,20 @@ class Worker:
             for stream in self._streams.values():
                 stream.end(WorkerDied("The process that ran this model ended. It is being restarted; try again."))
             self._streams.clear()
-            await _end(process)
+            await self._end(process)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for a process whose socket was closed; kill it if it does not leave by itself."""
+        try:
+            async with self._clock.timeout_at(self._clock.now_s() + _STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()  # which is at once, now
+            raise
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
@@ -239,17 +252,3 @@ class _WorkerEngine:
 
     async def aclose(self) -> None:
         return
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Wait for a process whose socket was closed; kill it if it does not leave by itself."""
-    try:
-        async with asyncio.timeout(_STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()  # which is at once, now
-        raise

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
 
-from models.content import Call, CallResult, Item, TextPart
+from models.content import Call, CallResult, Item, TextPart, text_of
 from models.content import Message as MessageItem
 from models.errors import BadInput
 from models.ports import ToolConstraint, ToolSpec
@@ -271,8 +271,7 @@ def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progres
                 "arguments": item.arguments,
             }
         case CallResult():
-            output = "".join(p.text for p in item.parts if isinstance(p, TextPart))
-            return {**base, "type": "function_call_output", "call_id": item.call_id, "output": output}
+            return {**base, "type": "function_call_output", "call_id": item.call_id, "output": text_of(item)}
 
 
 def response_object(

@@ -959,6 +959,11 @@ async def test_sessions_that_nobody_uses_make_room_for_new_ones_and_those_in_use
         await asyncio.gather(waiting, return_exceptions=True)
 
 
+def test_a_result_whose_call_has_left_the_history_is_not_shown() -> None:
+    result = CallResult(item_id="item_1", call_id="call_gone", parts=(TextPart(text="paid"),))
+    assert messages(TurnInput(), (result,)) == ()
+
+
 async def test_a_long_conversation_is_shown_from_where_it_fits_and_goes_on(open_house: Any) -> None:
     async with open_house(history_characters=2_000) as house:
         session = await house.sessions.create("local")
