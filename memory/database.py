@@ -152,6 +152,9 @@ class Database:
 
 
 def _commit(engine: Engine, jobs: list[_Job[Any]]) -> None:
+    if len(jobs) == 1:
+        _commit_alone(engine, jobs[0])
+        return
     try:
         # Given back to the pool each time, which rolls back: a COMMIT that fails leaves SQLite's transaction open.
         with engine.begin() as connection:
@@ -163,6 +166,17 @@ def _commit(engine: Engine, jobs: list[_Job[Any]]) -> None:
         return
     for done in settle:
         done()
+
+
+def _commit_alone(engine: Engine, job: _Job[T]) -> None:
+    """Commit one unit, which needs no savepoint: if it fails, the transaction goes with it."""
+    try:
+        with engine.begin() as connection:
+            result = job.unit(connection)
+    except Exception as exc:  # noqa: BLE001  # it is the caller's, and raised there
+        job.done.set_exception(exc)
+    else:
+        job.done.set_result(result)
 
 
 def _in_transaction(connection: Connection) -> bool:
