@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from support.sessions import RecordingEngine
 
 from agents.port import Agent
 from agents.writer import Writer
@@ -254,3 +257,20 @@ def decision() -> Decision:
 @pytest.fixture
 def item_texts() -> Callable[[tuple[Item, ...]], list[str]]:
     return lambda items: [text_of(item) for item in items]
+
+
+@pytest.fixture
+def recording(clock: ManualClock) -> RecordingEngine:
+    return RecordingEngine(clock)
+
+
+@pytest.fixture
+def peek(tmp_path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    """Return a function that reads the database through a connection of its own."""
+    with closing(sqlite3.connect(tmp_path / "baton.db")) as connection:
+        yield lambda sql, *values: connection.execute(sql, values).fetchall()
+
+
+@pytest.fixture
+def house_input(message: Any) -> Callable[[str], Any]:
+    return lambda text: TurnInput(items=(message(text, "item_said"),))

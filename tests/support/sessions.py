@@ -1,0 +1,89 @@
+"""What tests of sessions share: an engine that is watched, a log that is held or refused, and what rows say."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from models.clock import ManualClock, sleep_until
+from models.content import Delta, TextDelta, text_of
+from models.ports import GenerateRequest, ToolConstraint, ToolSpec
+from orchestrator.events import ItemClosed, TurnEnded
+from orchestrator.session import Session
+
+WEATHER = ToolConstraint(tools=(ToolSpec(name="weather", description="", parameters="{}"),))
+
+
+class RecordingEngine:
+    """Writes a word a second without end; notes the requests it got, the steps it made and which were closed."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.requests: list[GenerateRequest] = []
+        self.steps = 0
+        self.closed = 0
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        self.requests.append(request)
+        try:
+            while True:
+                self.steps += 1
+                yield TextDelta(text="word ")
+                await sleep_until(self.clock, self.clock.now_s() + 1.0)
+        finally:
+            self.closed += 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+def kinds(rows: Any) -> list[str]:
+    return [row.event.kind for row in rows]
+
+
+def ending(rows: Any) -> TurnEnded:
+    (ended,) = (row.event for row in rows if isinstance(row.event, TurnEnded))
+    return ended
+
+
+def reply_of(rows: Any) -> str:
+    return "".join(text_of(row.event.item) for row in rows if isinstance(row.event, ItemClosed))
+
+
+def refuse_rows(tmp_path: Path, kind: str) -> None:
+    """Have the database refuse rows of one kind, as a full disk would."""
+    with closing(sqlite3.connect(tmp_path / "baton.db")) as connection:
+        connection.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.kind = '{kind}' "
+            "BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+        connection.commit()
+
+
+def accept_rows(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "baton.db")) as connection:
+        connection.execute("DROP TRIGGER refuse")
+        connection.commit()
+
+
+class HeldJournal:
+    """A journal whose transactions are held before they start, or after they are committed, until they are let go."""
+
+    def __init__(self, session: Session) -> None:
+        self._journal = session._journal
+        self.before = asyncio.Event()
+        self.after = asyncio.Event()
+        self.before.set()
+        self.after.set()
+        session._journal = self  # type: ignore[assignment]  # it stands in for the journal that it wraps
+
+    async def write(self, events: Any) -> Any:
+        await self.before.wait()
+        rows = await self._journal.write(events)
+        await self.after.wait()
+        return rows
+
+    async def read(self, after: int, limit: int) -> Any:
+        return await self._journal.read(after, limit)
