@@ -64,11 +64,14 @@ def create_key(
 def list_keys() -> None:
     """List every key, without its secret."""
     # The id whole, however narrow the terminal: it is what `revoke` takes.
-    table = Table(Column("id", min_width=29), "tenant", "name", "a minute", "made", "revoked")
+    table = Table(Column("id", min_width=29), "tenant", "name", "a minute", "state")
     with _explained(), _transaction() as connection:
         for key in keys.list_keys(connection):
             rate = "unlimited" if key.requests_per_minute is None else str(key.requests_per_minute)
-            table.add_row(key.key_id, key.tenant, key.name, rate, _date(key.created_ms), _date(key.revoked_ms))
+            state = (
+                f"good since {_date(key.created_ms)}" if key.revoked_ms is None else f"revoked {_date(key.revoked_ms)}"
+            )
+            table.add_row(key.key_id, key.tenant, key.name, rate, state)
     _out.print(table)
 
 
@@ -108,5 +111,5 @@ def _now_ms() -> int:
     return int(SystemClock().wall_s() * 1000)
 
 
-def _date(ms: int | None) -> str:
-    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+def _date(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d")
