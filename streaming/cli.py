@@ -64,14 +64,12 @@ def create_key(
 def list_keys() -> None:
     """List every key, without its secret."""
     # The id whole, however narrow the terminal: it is what `revoke` takes.
-    table = Table(Column("id", min_width=29), "tenant", "name", "a minute", "state")
+    table = Table(Column("id", min_width=29), "state", "tenant", "name", "made", "a minute", box=None, pad_edge=False)
     with _explained(), _transaction() as connection:
         for key in keys.list_keys(connection):
-            rate = "unlimited" if key.requests_per_minute is None else str(key.requests_per_minute)
-            state = (
-                f"good since {_date(key.created_ms)}" if key.revoked_ms is None else f"revoked {_date(key.revoked_ms)}"
-            )
-            table.add_row(key.key_id, key.tenant, key.name, rate, state)
+            rate = "any" if key.requests_per_minute is None else str(key.requests_per_minute)
+            state = "good" if key.revoked_ms is None else "revoked"
+            table.add_row(key.key_id, state, key.tenant, key.name, _date(key.created_ms), rate)
     _out.print(table)
 
 

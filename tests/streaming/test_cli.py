@@ -27,7 +27,7 @@ def test_a_key_is_made_listed_without_its_secret_and_revoked(run) -> None:
     assert "laptop" in listed
     assert secret not in listed
     assert run("keys", "revoke", key_id).exit_code == 0
-    assert "revoked 20" in " ".join(run("keys", "list").stdout.split())
+    assert "revoked" in run("keys", "list").stdout
     assert run("keys", "revoke", key_id).exit_code == 1, "it was still good"
 
 
