@@ -128,7 +128,7 @@ class DecisionGraph:
         self._saver = InMemorySaver(serde=_JsonOnly())
         graph = StateGraph(DecisionState)
         for node in (gate, perceive, recall, control):
-            # Coroutines: LangGraph runs plain functions in a thread each, which costs a third more.
+            # Coroutines: LangGraph would run plain functions in a thread each.
             graph.add_node(node.__name__, _as_coroutine(node))
         graph.add_edge(START, "gate")
         graph.add_conditional_edges("gate", lambda state: "refusal" in state, {True: END, False: "perceive"})

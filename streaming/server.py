@@ -32,7 +32,7 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
         ready: called with the page's address once connections are taken.
 
     Raises:
-        BadInput: `host` can be reached from outside and there is no key.
+        BadInput: `host` can be reached from outside and no key was ever made.
         Conflict: another server holds the home, or the address.
     """
     limits = SurfaceLimits()
