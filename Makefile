@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
-BENCHMARKS := decide turns writes
+BENCHMARKS := decide overhead start turns writes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test soak lint types arch bench constraints
@@ -46,4 +46,4 @@ bench: setup ## every benchmark, quickly
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 constraints: setup ## write the versions that are installed now into constraints.txt
-	$(BIN)/pip freeze --exclude-editable | grep -v '^-e' | sed 's/+cpu$$//' > constraints.txt
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable | grep -v '^-e' | sed 's/+cpu$$//' > constraints.txt

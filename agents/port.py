@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agents.events import AgentEvent, Origin
 from models.content import Item
-from models.ports import ToolConstraint
+from models.ports import Sampling, ToolConstraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +24,17 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One node of a plan: who does it, on which card, from what, within which budget."""
+    """One node of a plan: who does it, on which card, from what, within which budget.
+
+    The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less.
+    """
 
     origin: Origin
     tenant: str
     card: str
     messages: tuple[Item, ...]
     tools: ToolConstraint | None
+    sampling: Sampling
     budget: Budget
 
 

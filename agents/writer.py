@@ -10,7 +10,7 @@ from agents.port import Task
 from models.content import CallDelta, FinishDelta
 from models.errors import BatonError, Internal, NotFound
 from models.ids import new_id
-from models.ports import Engine, GenerateRequest, Sampling
+from models.ports import Engine, GenerateRequest
 
 
 class Writer:
@@ -43,9 +43,10 @@ class Writer:
 
 
 def _request(task: Task) -> GenerateRequest:
+    most = min(task.sampling.max_output_tokens, task.budget.output_tokens)
     return GenerateRequest(
         messages=task.messages,
-        sampling=Sampling(max_output_tokens=task.budget.output_tokens),
+        sampling=replace(task.sampling, max_output_tokens=most),
         constraint=task.tools,
         priority="interactive",
         deadline=task.budget.deadline_s,

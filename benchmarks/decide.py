@@ -1,6 +1,7 @@
-"""What does a decision cost, and what would LangGraph's checkpoint savers add to it?
+"""What does a decision cost, live and replayed, and what would LangGraph's checkpoint savers add to it?
 
-Beside Baton's graph: the same graph without checkpoints, and with LangGraph's own SQLite saver, in the same run.
+`live` calls the steps; `replay` runs them as a LangGraph graph with checkpoints in memory. Beside them, in the same run:
+that graph without checkpoints, and with LangGraph's own SQLite saver.
 """
 
 import asyncio
@@ -17,8 +18,10 @@ from benchmarks.report import Json, Quick, Row, report, row
 from models.catalog import Card
 from models.content import Message, TextPart
 from models.engines import EngineSpec
+from models.fleet import FixedOffer
+from orchestrator.decision import Decider, DecisionState
 from orchestrator.events import TurnInput
-from orchestrator.graph import DecisionGraph, DecisionState, decision_inputs
+from orchestrator.graph import DecisionGraph
 
 _CARD = Card(
     name="scripted",
@@ -33,11 +36,14 @@ _INPUT = TurnInput(items=(Message(item_id="a", role="user", parts=(TextPart(text
 
 
 async def _measure(rounds: int) -> list[Row]:
-    graph = DecisionGraph((_CARD,), max_characters=1000)
-    inputs: DecisionState = {"inputs": decision_inputs(_INPUT, (), (_CARD,), 1000)}
+    decider, graph = Decider(FixedOffer((_CARD,)), max_characters=1000), DecisionGraph()
+    inputs: DecisionState = {"inputs": decider.inputs(_INPUT, ())}
 
-    async def baton(n: int) -> None:
-        await graph.decide(("session", "turn", n), _INPUT, ())
+    async def live(_: int) -> None:
+        decider.decide(_INPUT, ())
+
+    async def replay(n: int) -> None:
+        await graph.replay(("session", "turn", n), inputs["inputs"])
         await graph.forget(("session", "turn", n))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +58,8 @@ async def _measure(rounds: int) -> list[Row]:
                 await sqlite.ainvoke(inputs, config, durability="exit")
 
             systems: dict[str, Callable[[int], Awaitable[None]]] = {
-                "baton": baton,
+                "live": live,
+                "replay": replay,
                 "no_checkpoint": without,
                 "langgraph_sqlite": with_sqlite,
             }

@@ -78,7 +78,7 @@ async def _measure(turns: int, home: Path) -> list[Row]:
     script.write_text(jsonlib.dumps(_SCRIPT))
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streaming", "serve", "--port", "0"),
-        env={**os.environ, "BATON_HOME": str(home / "home"), "BATON_SCRIPT": str(script)},
+        env={**os.environ, "BATON_HOME": str(home / "home"), "BATON_SCRIPT": str(script), "BATON_MODELS": "scripted"},
         stdout=asyncio.subprocess.PIPE,
     )
     assert server.stdout is not None  # it was asked for above

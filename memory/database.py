@@ -17,12 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from memory.schema import REVISION
 from models.errors import BatonError, Internal
 
 _log = logging.getLogger(__name__)
@@ -220,7 +218,7 @@ def _engine(path: Path, *, begin: str) -> Engine:
 def _opened(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, CommandError) as exc:
+    except SQLAlchemyError as exc:
         reason = getattr(exc, "orig", None) or exc
         raise Internal(
             f"The database {path} cannot be opened ({reason}). Is the disk full, or was it made by a newer Baton?"
@@ -241,7 +239,27 @@ def transaction(path: Path) -> Iterator[Connection]:
 
 def migrate(connection: Connection) -> None:
     """Bring the schema to its newest revision, within the connection's transaction."""
+    if _revision(connection) == REVISION:
+        return
+    # Imported here: it takes as long as the rest of the database, and most starts have nothing to migrate.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as exc:
+        raise Internal(
+            f"The database's schema is of a revision that is not known here ({exc}). Was it made by a newer Baton?"
+        ) from exc
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return which revision the schema is at; None if there is none yet."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision

@@ -38,6 +38,11 @@ class Home:
         """Where blobs are."""
         return self.path / "blobs"
 
+    @property
+    def secret_file(self) -> Path:
+        """Where the secret is."""
+        return self.path / "secret"
+
     def create(self) -> Self:
         """Make the directory, readable by its owner only, if it is not there."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +50,7 @@ class Home:
 
     def secret(self) -> bytes:
         """Return the secret of this home, made at first use."""
-        path = self.path / "secret"
+        path = self.secret_file
         if not path.exists():
             # Written beside its place and renamed: a crash must not leave an empty secret, which signs for anybody.
             draft = self.path / "secret.new"

@@ -17,7 +17,7 @@ from models.errors import NotFound
 _NUMBER = (
     update(sessions)
     .where(sessions.c.id == bindparam("session"), sessions.c.tenant == bindparam("owner"))
-    .values(last_seq=sessions.c.last_seq + bindparam("count"))
+    .values(last_seq=sessions.c.last_seq + bindparam("count"), updated_ms=bindparam("at_ms"))
     .returning(sessions.c.last_seq)
 )
 _INSERT_EVENTS = insert(events)
@@ -54,11 +54,6 @@ class OpenTurn:
     turn_id: str
 
 
-def create_session(connection: Connection, tenant: str, session_id: str, at_ms: int) -> None:
-    """Begin the log of a new session."""
-    connection.execute(insert(sessions).values(id=session_id, tenant=tenant, created_ms=at_ms, last_seq=0))
-
-
 def last_seq(connection: Connection, tenant: str, session_id: str) -> int:
     """Return the number of the last row; 0 before the first.
 
@@ -81,7 +76,7 @@ def append(
     Raises:
         NotFound: the tenant has no such session.
     """
-    parameters = {"session": session_id, "owner": tenant, "count": len(entries)}
+    parameters = {"session": session_id, "owner": tenant, "count": len(entries), "at_ms": at_ms}
     last: int | None = connection.execute(_NUMBER, parameters).scalar_one_or_none()
     if last is None:
         raise NotFound(f"There is no session {session_id!r}.")

@@ -17,6 +17,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+REVISION = "0002"
+"""The newest of `migrations/versions`."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -33,7 +36,11 @@ sessions = Table(
     Column("tenant", String(64), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
-    Index(None, "tenant", "created_ms"),
+    Column("title", Text),
+    Column("instructions", Text),
+    Column("model", String(128)),
+    Column("updated_ms", BigInteger, nullable=False, server_default="0"),
+    Index(None, "tenant", "updated_ms"),
 )
 
 events = Table(

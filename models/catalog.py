@@ -1,9 +1,19 @@
-"""Cards: what the conductor knows of each model before it runs one."""
+"""Cards: what the conductor knows of each model before it runs one, and the catalog that they are kept in.
 
+The catalog is data: `models/catalog.toml` and the user's own files of the same form, read by `models.catalog_file`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from models.content import Modality
 from models.engines import EngineSpec
+from models.errors import NotFound
+from models.sources import Source
+
+EMBEDDED = "embedded"
+"""The profile that needs nothing but the package index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,12 +22,18 @@ class Card:
 
     Attributes:
         name: what callers ask for.
-        engine: what runs it.
+        engine: what runs it; its `folder` is only known once the weights have been fetched.
         reads: modalities that it takes in.
         writes: modalities that it gives out.
         calls_tools: whether it can be offered tools.
         context_tokens: the window.
-        cost_per_million_tokens: in one currency for all cards; what "cheapest" is measured by.
+        cost_per_million_tokens: in one currency for all cards, US dollars; what "cheapest" is measured by.
+        temperature: of requests that name none; 0 is greedy.
+        top_p: likewise.
+        description: a sentence for people who choose.
+        parameters: how many it has; None if nobody says.
+        licence: of the weights, as SPDX writes it; None if nobody says.
+        sources: where its weights come from; empty if it needs none.
     """
 
     name: str
@@ -27,3 +43,64 @@ class Card:
     calls_tools: bool
     context_tokens: int
     cost_per_million_tokens: float
+    temperature: float = 0.0
+    top_p: float = 1.0
+    description: str = ""
+    parameters: int | None = None
+    licence: str | None = None
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """All cards there are, whether fetched and served or not.
+
+    Attributes:
+        cards: by name.
+        aliases: further names of cards.
+        profiles: lists of cards that are served together, by name.
+        own: names of the cards that come from the user's own files.
+    """
+
+    cards: Mapping[str, Card]
+    aliases: Mapping[str, str]
+    profiles: Mapping[str, tuple[str, ...]]
+    own: tuple[str, ...] = ()
+
+    def card(self, name: str) -> Card:
+        """Return the card of that name or alias.
+
+        Raises:
+            NotFound: there is none; the message lists those there are.
+        """
+        try:
+            return self.cards[self.aliases.get(name, name)]
+        except KeyError:
+            raise unknown_model(name, [*self.cards, *self.aliases]) from None
+
+    def select(self, names: Iterable[str] | None = None) -> tuple[Card, ...]:
+        """Return the cards of `names`, each once, in their order.
+
+        Args:
+            names: of profiles, cards or aliases. None takes the embedded profile and all of the user's own cards.
+
+        Raises:
+            NotFound: nothing has one of the names; the message lists those there are.
+        """
+        chosen: dict[str, Card] = {}
+        for name in [EMBEDDED, *self.own] if names is None else names:
+            if name not in self.profiles and name not in self.cards and name not in self.aliases:
+                raise unknown_model(name, [*self.cards, *self.aliases, *self.profiles])
+            for card in map(self.card, self.profiles.get(name, (name,))):
+                chosen[card.name] = card
+        return tuple(chosen.values())
+
+
+def unknown_model(name: str, known: Iterable[str]) -> NotFound:
+    """Return the error for a name that no model has. It lists `known`, and the one that may have been meant."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return NotFound(
+        f"There is no model {name!r}.{guess} Known models: {', '.join(names)}.", code="model_not_found", field="model"
+    )

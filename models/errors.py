@@ -10,6 +10,7 @@ BatonError
 ├── Conflict           right in itself, but not in this state
 ├── DeadlineExceeded   the budget's time is over
 ├── Overloaded         a bound was reached; try again later
+├── FetchFailed        weights could not be brought here (`models.fetch`)
 └── Internal           ours; its details stay in our log
     └── WorkerDied       the process of an in-process engine ended while it worked
 ```

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -13,17 +13,20 @@ from agents.writer import Writer
 from memory.blobs import BlobStore
 from memory.database import Database
 from memory.home import Home
-from models.catalog import Card
+from models.catalog import Card, unknown_model
+from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
-from models.engines import EngineSpec
 from models.errors import BadInput
+from models.fleet import Fleet
+from models.store import Store
 from models.worker.client import Worker
-from orchestrator.graph import DecisionGraph
+from orchestrator.band import Band, BandLimits
+from orchestrator.completions import Completions
+from orchestrator.decision import Decider
 from orchestrator.meters import Meters
 from orchestrator.sessions import Sessions
 from orchestrator.settings import Settings
 from orchestrator.state import SessionLimits
-from orchestrator.turn import Band
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +41,26 @@ class Conductor:
     registry: CollectorRegistry
     database: Database
     blobs: BlobStore
-    cards: tuple[Card, ...]
+    fleet: Fleet
     worker: Worker
     sessions: Sessions
+    completions: Completions
+    band: Band
+
+    async def drain(self) -> None:
+        """Take no turn any more, and wait for those that run, `settings.drain_s` at most."""
+        deadline_s = self.clock.now_s() + self.settings.drain_s
+        await self.band.drain(deadline_s)
+        await self.sessions.until_free(deadline_s)
+
+    def check_model(self, name: str) -> None:
+        """Check that a model is served.
+
+        Raises:
+            NotFound: it is not; the message lists those that are.
+        """
+        if name not in self.fleet.names:
+            raise unknown_model(name, self.fleet.names)
 
 
 @asynccontextmanager
@@ -55,51 +75,50 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
     clock = SystemClock()
     registry = CollectorRegistry()
     meters = Meters(registry)
-    with Home(settings.home.expanduser()) as home, _unwrapped():
+    with Home(settings.home) as home, _unwrapped():
         database = Database(home.database)
         try:
-            cards = catalog(settings)
-            worker = Worker({card.name: card.engine for card in cards}, clock, max_requests=settings.max_requests)
-            writer = Writer({card.name: worker.engine(card.name) for card in cards})
-            band = Band(
-                DecisionGraph(cards, max_characters=settings.max_input_characters),
-                {"writer": writer},
-                clock,
-                turn_timeout_s=settings.turn_timeout_s,
-                max_output_tokens=settings.max_output_tokens,
+            cards, aliases = served(settings)
+            worker = Worker({}, clock, max_requests=settings.max_requests)
+            fleet = Fleet(cards, aliases, Store(settings.cache), worker)
+            fleet.build(clock)
+            decider = Decider(fleet, max_characters=settings.max_input_characters)
+            band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))
+            sessions = Sessions(
+                database, band, clock, meters, _session_limits(settings), max_open=settings.max_sessions
             )
-            limits = SessionLimits(
-                item_characters=settings.max_input_characters,
-                items=settings.history_items,
-                detach_grace_s=settings.detach_grace_s,
-                idle_s=settings.session_idle_s,
-            )
-            sessions = Sessions(database, band, clock, meters, limits, max_open=settings.max_sessions)
             meters.worker_restarts.set_function(lambda: worker.restarts)
             meters.worker_requests.set_function(lambda: worker.requests)
             meters.writes_waiting.set_function(lambda: database.waiting)
-            if recovered := await sessions.recover():
-                _log.warning("%d turns were cut off by the last stop; their logs say so now", recovered)
-            async with asyncio.TaskGroup() as tasks:
-                working = tasks.create_task(worker.run())
-                started = asyncio.Event()
-                tasks.create_task(sessions.run(started))
-                await started.wait()
-                try:
-                    yield Conductor(
-                        settings=settings,
-                        home=home,
-                        clock=clock,
-                        registry=registry,
-                        database=database,
-                        blobs=BlobStore(home.blobs, database, clock),
-                        cards=cards,
-                        worker=worker,
-                        sessions=sessions,
-                    )
-                finally:
-                    await sessions.stop()
-                    working.cancel()
+            meters.turns.set_function(lambda: band.turns)
+            try:
+                if recovered := await sessions.recover():
+                    _log.warning("%d turns were cut off by the last stop; their logs say so now", recovered)
+                async with asyncio.TaskGroup() as tasks:
+                    running = [tasks.create_task(worker.run()), tasks.create_task(fleet.run())]
+                    started = asyncio.Event()
+                    tasks.create_task(sessions.run(started))
+                    await started.wait()
+                    try:
+                        yield Conductor(
+                            settings=settings,
+                            home=home,
+                            clock=clock,
+                            registry=registry,
+                            database=database,
+                            blobs=BlobStore(home.blobs, database, clock),
+                            fleet=fleet,
+                            worker=worker,
+                            sessions=sessions,
+                            completions=Completions(band, meters),
+                            band=band,
+                        )
+                    finally:
+                        await sessions.stop()
+                        for task in running:
+                            task.cancel()
+            finally:
+                await fleet.aclose()
         finally:
             database.close()
 
@@ -116,19 +135,39 @@ def _unwrapped() -> Iterator[None]:
         raise error from None
 
 
-def catalog(settings: Settings) -> tuple[Card, ...]:
-    """Return the cards that are on offer: so far the scripted engine's."""
-    options = "{}" if settings.script is None else _read_script(settings.script.expanduser())
-    return (
-        Card(
-            name="scripted",
-            engine=EngineSpec(name="scripted", options=options),
-            reads=frozenset({"text"}),
-            writes=frozenset({"text"}),
-            calls_tools=True,
-            context_tokens=32_768,
-            cost_per_million_tokens=0.0,
-        ),
+def served(settings: Settings) -> tuple[tuple[Card, ...], Mapping[str, str]]:
+    """Return the cards that are on offer, and further names of them.
+
+    Raises:
+        BadInput: a catalog or a script cannot be read, or does not fit.
+        NotFound: a model that is to be served is not in the catalog.
+    """
+    catalog = load_catalog(*settings.catalogs)
+    cards = catalog.select(settings.models)
+    if settings.script is not None:
+        script = _read_script(settings.script.expanduser())
+        cards = tuple(
+            replace(card, engine=replace(card.engine, options=script)) if card.engine.name == "scripted" else card
+            for card in cards
+        )
+    return cards, catalog.aliases
+
+
+def _band_limits(settings: Settings) -> BandLimits:
+    return BandLimits(
+        turn_timeout_s=settings.turn_timeout_s,
+        max_output_tokens=settings.max_output_tokens,
+        turns=settings.max_turns,
+        tenant_turns=settings.max_tenant_turns,
+    )
+
+
+def _session_limits(settings: Settings) -> SessionLimits:
+    return SessionLimits(
+        item_characters=settings.max_input_characters,
+        items=settings.history_items,
+        detach_grace_s=settings.detach_grace_s,
+        idle_s=settings.session_idle_s,
     )
 
 

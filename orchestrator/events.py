@@ -13,8 +13,18 @@ from pydantic import TypeAdapter
 
 from agents.events import Fault
 from memory.log import EndState
-from models.content import Item
+from models.content import Item, Message, text_of
 from models.ports import ToolConstraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOverrides:
+    """How the next token is to be chosen, where the turn says so; see `models.ports.Sampling`. None is the card's own."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +37,7 @@ class TurnInput:
         model: the card asked for; None leaves the choice to the router.
         tools: functions on offer, which the client runs.
         max_output_tokens: the most tokens of the reply; None takes the server's.
+        sampling: how tokens are chosen.
         metadata: the client's own pairs, given back with the turn.
     """
 
@@ -35,7 +46,23 @@ class TurnInput:
     model: str | None = None
     tools: ToolConstraint | None = None
     max_output_tokens: int | None = None
+    sampling: SamplingOverrides = SamplingOverrides()
     metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What a session keeps for its turns and its readers.
+
+    Attributes:
+        title: what people call it; None until its first message names it.
+        instructions: the system message of turns that bring none.
+        model: the card of turns that name none; None leaves the choice to the router.
+    """
+
+    title: str | None = None
+    instructions: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +131,22 @@ class ItemClosed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsRemoved:
+    """Items left the conversation: no model is shown them any more. The log keeps them."""
+
+    kind: Literal["items_removed"] = "items_removed"
+    item_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsChanged:
+    """What holds for the session from here on."""
+
+    kind: Literal["settings_changed"] = "settings_changed"
+    settings: SessionSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaybackHeard:
     """How much of an item's sound the person has heard so far."""
 
@@ -121,6 +164,7 @@ class TurnEnded:
         reason: the engine's, if finished (`stop`, `length`, `calls`); who interrupted, if interrupted.
         fault: if failed.
         usage: tokens spent, also on what was not finished.
+        decided_ms: from when the turn was asked for to its acceptance, which the decision precedes.
         first_delta_ms: from when the turn was asked for to its first delta; None if there was none.
         duration_ms: from when the turn was asked for to its end; None if it was cut off by the end of the process.
     """
@@ -132,11 +176,12 @@ class TurnEnded:
     reason: str | None = None
     fault: Fault | None = None
     usage: Usage = Usage()
+    decided_ms: int | None = None
     first_delta_ms: int | None = None
     duration_ms: int | None = None
 
 
-LogEvent = ItemsAdded | TurnAccepted | ItemClosed | PlaybackHeard | TurnEnded
+LogEvent = ItemsAdded | ItemsRemoved | SettingsChanged | TurnAccepted | ItemClosed | PlaybackHeard | TurnEnded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +218,8 @@ class ItemDelta:
 
 SessionEvent = Committed | ItemSnapshot | ItemDelta
 
+_TITLE_CHARACTERS = 60
+
 _LOG_EVENT: TypeAdapter[LogEvent] = TypeAdapter(LogEvent)
 
 
@@ -185,10 +232,18 @@ def items_of(event: LogEvent) -> tuple[Item, ...]:
             return event.input.items
         case ItemClosed():
             return (event.item,)
-        case PlaybackHeard() | TurnEnded():
+        case PlaybackHeard() | TurnEnded() | ItemsRemoved() | SettingsChanged():
             return ()
         case _:
             assert_never(event)
+
+
+def title_of(event: LogEvent) -> str | None:
+    """Return what a session would be called after the first message of the user in `event`, if there is one."""
+    for item in items_of(event):
+        if isinstance(item, Message) and item.role == "user" and (words := " ".join(text_of(item).split())):
+            return words if len(words) <= _TITLE_CHARACTERS else words[: _TITLE_CHARACTERS - 1].rstrip() + "…"
+    return None
 
 
 def encode(event: LogEvent) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import assert_never
 
 from pydantic import TypeAdapter
@@ -11,19 +12,23 @@ from memory import effects, log
 from memory.database import Database
 from memory.effects import Effect
 from memory.log import Entry, Row
+from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
 from models.clock import Clock
 from models.content import Call, CallResult, Item, Part
-from models.errors import NotFound
+from models.errors import BatonError, NotFound
 from orchestrator.events import (
     Committed,
     ItemClosed,
     ItemsAdded,
+    ItemsRemoved,
     LogEvent,
     PlaybackHeard,
+    SettingsChanged,
     TurnAccepted,
     TurnEnded,
     decode,
     encode,
+    title_of,
 )
 
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
@@ -39,11 +44,16 @@ class Journal:
         self._tenant = tenant
         self._session_id = session_id
         self._new = new
+        self._untitled = True  # as far as is known here; the database knows
 
     async def write(self, events: tuple[LogEvent, ...]) -> tuple[Committed, ...]:
         """Commit `events` and what follows from them; return them with their numbers."""
         at_ms = self._now_ms()
-        rows = await self._database.write(lambda connection: self._write(connection, events, at_ms))
+        try:
+            rows = await self._database.write(lambda connection: self._write(connection, events, at_ms))
+        except BatonError:
+            self._untitled = True  # if it was named, that was taken back
+            raise
         self._new = False
         return tuple(
             Committed(seq=row.seq, at_ms=row.at_ms, event=event) for row, event in zip(rows, events, strict=True)
@@ -62,19 +72,17 @@ class Journal:
         )
         return _committed(rows)
 
-    async def last_seq(self) -> int:
-        """Return the number of the last row.
+    async def record(self) -> SessionRecord:
+        """Return what is kept of the session beside its log.
 
         Raises:
             NotFound: the tenant has no such session.
         """
-        if self._new:
-            return 0
-        return await self._database.read(lambda c: log.last_seq(c, self._tenant, self._session_id))
+        return await self._database.read(lambda c: find_session(c, self._tenant, self._session_id))
 
     def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[Row, ...]:
         if self._new:
-            log.create_session(connection, self._tenant, self._session_id, at_ms)
+            create_session(connection, self._tenant, self._session_id, at_ms)
         entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
         rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
         for event in events:
@@ -86,10 +94,15 @@ class Journal:
             case TurnAccepted():
                 log.accept_turn(connection, self._tenant, self._session_id, event.turn_id, at_ms)
                 self._complete(connection, event.input.items, at_ms)
+                self._name(connection, event)
             case TurnEnded():
                 log.end_turn(connection, event.turn_id, event.state, at_ms)
             case ItemsAdded():
                 self._complete(connection, event.items, at_ms)
+                self._name(connection, event)
+            case SettingsChanged(settings=settings):
+                change_session(connection, self._session_id, **asdict(settings))
+                self._untitled = settings.title is None
             case ItemClosed(item=Call(status="completed") as call):
                 # A client's tool may do anything: until it says otherwise, its calls count as effectful.
                 effect = Effect(
@@ -101,10 +114,15 @@ class Journal:
                     result=None,
                 )
                 effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
-            case ItemClosed() | PlaybackHeard():
+            case ItemClosed() | ItemsRemoved() | PlaybackHeard():
                 pass
             case _:
                 assert_never(event)
+
+    def _name(self, connection: Connection, event: LogEvent) -> None:
+        if self._untitled and (title := title_of(event)) is not None:
+            name_session(connection, self._session_id, title)
+            self._untitled = False
 
     def _complete(self, connection: Connection, items: Iterable[Item], at_ms: int) -> None:
         for item in items:
@@ -125,7 +143,7 @@ def _turn_id(event: LogEvent) -> str | None:
     match event:
         case TurnAccepted() | ItemClosed() | TurnEnded():
             return event.turn_id
-        case ItemsAdded() | PlaybackHeard():
+        case ItemsAdded() | ItemsRemoved() | SettingsChanged() | PlaybackHeard():
             return None
         case _:
             assert_never(event)

@@ -81,6 +81,7 @@ class LiveTurn:
         last_generation: the highest that a candidate of this turn had.
         slot: where in the conversation its next item goes.
         asked_s: when it was asked for.
+        accepted_s: when it was accepted.
         open: the item that is being written.
         input_tokens: used so far.
         output_tokens: used so far.
@@ -94,6 +95,7 @@ class LiveTurn:
     last_generation: int
     slot: int
     asked_s: float
+    accepted_s: float
     open: OpenItem | None = None
     input_tokens: int = 0
     output_tokens: int = 0

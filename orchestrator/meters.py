@@ -7,6 +7,23 @@ from orchestrator.events import TurnEnded
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
+_GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class TurnWatch:
+    """Times the deltas of one answer."""
+
+    def __init__(self, gap: Histogram) -> None:
+        self._gap = gap
+        self._last_s: float | None = None
+
+    def delta(self, now_s: float) -> None:
+        """Count a delta that has just come."""
+        if self._last_s is not None:
+            self._gap.observe(now_s - self._last_s)
+        self._last_s = now_s
+
+
 class Meters:
     """Counters of turns, labelled with the tenant who alone is shown them, and gauges of the whole process."""
 
@@ -29,6 +46,17 @@ class Meters:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._gap = Histogram(
+            "baton_delta_gap_seconds",
+            "Between two deltas of an answer.",
+            ("tenant",),
+            buckets=_GAP_SECONDS,
+            registry=registry,
+        )
+        self._faults = Counter(
+            "baton_turn_faults", "Turns that failed, by the error's code.", ("tenant", "code"), registry=registry
+        )
+        self.turns = Gauge("baton_turns_running", "Turns that run now.", registry=registry)
         self.sessions = Gauge("baton_sessions_in_memory", "Sessions in memory now.", registry=registry)
         self.worker_restarts = Gauge("baton_worker_restarts", "How often the worker was restarted.", registry=registry)
         self.worker_requests = Gauge("baton_worker_requests", "Requests that run in the worker.", registry=registry)
@@ -36,11 +64,17 @@ class Meters:
             "baton_database_writes_waiting", "Units that wait to be written.", registry=registry
         )
 
+    def watch(self, tenant: str) -> TurnWatch:
+        """Return what times the deltas of one answer."""
+        return TurnWatch(self._gap.labels(tenant))
+
     def turn_ended(self, tenant: str, ended: TurnEnded) -> None:
         """Count a turn that has ended."""
         self._turns.labels(tenant, ended.state).inc()
         self._tokens.labels(tenant, "in").inc(ended.usage.input_tokens)
         self._tokens.labels(tenant, "out").inc(ended.usage.output_tokens)
+        if ended.fault is not None:
+            self._faults.labels(tenant, ended.fault.code).inc()
         if ended.first_delta_ms is not None:
             self._first_delta.labels(tenant).observe(ended.first_delta_ms / 1000)
         if ended.duration_ms is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from models.catalog import Card
+from models.fleet import Standing
 
 
 class CardFacts(TypedDict):
@@ -17,6 +18,9 @@ class CardFacts(TypedDict):
     calls_tools: bool
     context_tokens: int
     cost: float
+    state: str
+    trouble: str | None
+    prompt_tokens: int
 
 
 class Needs(TypedDict):
@@ -35,19 +39,25 @@ class Route(TypedDict):
     refused: dict[str, str]
 
 
-def card_facts(card: Card) -> CardFacts:
-    """Return what routing needs of `card`."""
+def card_facts(card: Card, standing: Standing, prompt_tokens: int) -> CardFacts:
+    """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens."""
     return CardFacts(
         name=card.name,
         reads=sorted(card.reads),
         calls_tools=card.calls_tools,
         context_tokens=card.context_tokens,
         cost=card.cost_per_million_tokens,
+        state=standing.state,
+        trouble=standing.message,
+        prompt_tokens=prompt_tokens,
     )
 
 
 def choose(cards: Sequence[CardFacts], needs: Needs) -> Route:
-    """Return the route. Equal costs go by name, so that equal inputs give equal routes."""
+    """Return the route: of the cards that can, the ready before those that are coming up, then the cheapest.
+
+    Equal costs go by name, so that equal inputs give equal routes.
+    """
     refused: dict[str, str] = {}
     able: list[CardFacts] = []
     for card in cards:
@@ -58,11 +68,21 @@ def choose(cards: Sequence[CardFacts], needs: Needs) -> Route:
             refused[card["name"]] = reason
     if not able:
         return Route(card=None, reasons=[], refused=refused)
-    best, *others = sorted(able, key=lambda card: (card["cost"], card["name"]))
-    refused |= {card["name"]: f"costs {card['cost']}, more than {best['cost']}" for card in others}
+    best, *others = sorted(able, key=lambda card: (card["state"] != "ready", card["cost"], card["name"]))
+    refused |= {card["name"]: _second_to(best, card) for card in others}
     why = "asked for by name" if needs["model"] else "the cheapest that can" if others else "the only one that can"
-    reads = " and ".join(needs["reads"]) or "no input"
-    return Route(card=best["name"], reasons=[why, f"reads {reads}"], refused=refused)
+    reasons = [why, f"reads {' and '.join(needs['reads']) or 'no input'}"]
+    if best["state"] != "ready":
+        reasons.append(f"is {best['state']}")
+    return Route(card=best["name"], reasons=reasons, refused=refused)
+
+
+def _second_to(best: CardFacts, card: CardFacts) -> str:
+    if card["state"] != best["state"] == "ready":
+        return f"is {card['state']}"
+    if card["cost"] == best["cost"]:
+        return f"costs the same as {best['name']}"
+    return f"costs {card['cost']:g}, more than {best['cost']:g}"
 
 
 def _unfit(card: CardFacts, needs: Needs) -> str | None:
@@ -72,6 +92,10 @@ def _unfit(card: CardFacts, needs: Needs) -> str | None:
         return f"cannot read {' and '.join(missing)}"
     if needs["tools"] and not card["calls_tools"]:
         return "cannot call tools"
+    if card["prompt_tokens"] >= card["context_tokens"]:
+        return f"its window has {card['context_tokens']} tokens; this is {card['prompt_tokens']}"
+    if card["state"] == "failed":
+        return f"is not up: {card['trouble']}"
     return None
 
 

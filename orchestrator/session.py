@@ -9,20 +9,21 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from agents.events import AgentEvent
+from agents.events import AgentEvent, TaskProgress, TaskStarted
 from models.clock import Clock, wait_for_event
-from models.content import CallResult, Item, Part
+from models.content import CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal
 from models.ids import new_id
-from orchestrator.events import LogEvent, SessionEvent, TurnEnded, TurnInput, items_of
+from orchestrator.band import Band
+from orchestrator.events import ItemsRemoved, LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput, items_of
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.reader import Cursor
 from orchestrator.state import SessionState
-from orchestrator.turn import Attempt, Band
+from orchestrator.turn import Attempt
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Session:
         self._clock = clock
         self._meters = meters
         self._work: dict[int, _Work] = {}
+        self._watch = meters.watch(tenant)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rescheduled = asyncio.Event()
@@ -74,14 +76,26 @@ class Session:
         """The number of the last row; a reader that begins after it misses nothing from here on."""
         return self._state.last_seq
 
-    async def last_item_id(self, seq: int) -> str | None:
-        """Return the item that was the newest at row `seq`; None if there was none."""
+    @property
+    def settings(self) -> SessionSettings:
+        """What holds for this session's turns."""
+        return self._state.settings
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The conversation, as far back as it is kept for a model."""
+        return tuple(self._state.items)
+
+    async def item_ids(self, seq: int) -> tuple[str, ...]:
+        """Return the items of the conversation at row `seq` in their order, as far back as a reader may need them."""
         if seq == self._state.last_seq:
-            return self._state.items[-1].item_id if self._state.items else None
-        for row in reversed(await self._journal.read(max(0, seq - _CATCH_UP_ROWS), min(seq, _CATCH_UP_ROWS))):
-            if items := items_of(row.event):
-                return items[-1].item_id
-        return None
+            return tuple(item.item_id for item in self._state.items)
+        ids: list[str] = []
+        for row in await self._journal.read(max(0, seq - _CATCH_UP_ROWS), min(seq, _CATCH_UP_ROWS)):
+            ids += [item.item_id for item in items_of(row.event)]
+            if isinstance(row.event, ItemsRemoved):
+                ids = [item_id for item_id in ids if item_id not in row.event.item_ids]
+        return tuple(ids)
 
     @property
     def running_turn(self) -> str | None:
@@ -104,13 +118,14 @@ class Session:
         """Take an input, possibly a guess, and begin to work on it. Return its generation.
 
         Nothing is logged until `commit`; until then an input may be revised by proposing again. The answer is to the
-        conversation as it is now: what is added to it before the commit is not seen.
+        conversation as it is now: what is added to it or removed before the commit makes no difference to it.
 
         Raises:
             Conflict: a turn is running, or an item's id is taken.
             NotFound: a result answers no call of this conversation.
         """
         await self._opened()
+        turn_input = self._completed(turn_input)
         generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s())
         self._drop(*dropped)
         proposal = self._state.proposal
@@ -118,7 +133,6 @@ class Session:
         attempt = Attempt(
             self._band,
             tenant=self.tenant,
-            session_id=self.session_id,
             turn_id=proposal.turn_id,
             generation=generation,
             turn_input=turn_input,
@@ -200,6 +214,33 @@ class Session:
         """
         await self._opened()
         await self._transact(lambda: self._state.plan_add(items))
+
+    async def remove(self, item_ids: tuple[str, ...]) -> None:
+        """Take items out of the conversation: no model is shown them any more. The log keeps them.
+
+        Raises:
+            Conflict: a turn is running.
+            NotFound: an item is not part of the conversation.
+        """
+        await self._opened()
+        await self._transact(lambda: self._state.plan_remove(item_ids))
+
+    async def change(self, changes: Mapping[str, str | None], *, keep: bool = False) -> None:
+        """Set `title`, `instructions` or `model` for this session; turns that begin from now on have them.
+
+        Args:
+            changes: the fields of `SessionSettings` to set.
+            keep: have the session in the database from here on, even if nothing changes.
+        """
+        await self._opened()
+        await self._transact(lambda: self._state.plan_change(replace(self._state.settings, **changes), always=keep))
+
+    async def until_free(self, deadline_s: float) -> bool:
+        """Wait until no turn runs; return whether that came before `deadline_s`."""
+        while not (self._state.free or self._closed):
+            if not await wait_for_event(self._clock, self._changed, deadline_s):
+                return False
+        return True
 
     async def events(self, after: int | None = None) -> AsyncGenerator[SessionEvent, None]:
         """Yield what happens: rows after number `after` (0 is the start, None is now), then live events.
@@ -306,6 +347,15 @@ class Session:
 
     # Inside
 
+    def _completed(self, turn_input: TurnInput) -> TurnInput:
+        """Return the input with what the session's settings say where it says nothing."""
+        settings = self._state.settings
+        return replace(
+            turn_input,
+            instructions=settings.instructions if turn_input.instructions is None else turn_input.instructions,
+            model=settings.model if turn_input.model is None else turn_input.model,
+        )
+
     async def _follow(self, work: _Work) -> None:
         """Run a generation; once it is committed, take what it yields until it ends or is stale."""
         async with asyncio.TaskGroup() as tasks:
@@ -328,6 +378,10 @@ class Session:
             if not self._state.is_current(origin.turn_id, origin.generation):
                 return False
             self._state.take(event, self._next_item_id, now_s)
+        if isinstance(event, TaskStarted):
+            self._watch = self._meters.watch(self.tenant)
+        elif isinstance(event, TaskProgress) and not isinstance(event.delta, UsageDelta):
+            self._watch.delta(now_s)
         turn = self._state.turn
         if turn is not None and turn.open is not None and turn.open.item_id == self._next_item_id:
             self._next_item_id = new_id("item")

@@ -2,21 +2,28 @@
 
 import asyncio
 import logging
+import sys
 from itertools import dropwhile
 
 from memory import log
 from memory.database import Database
+from memory.sessions import SessionRecord, delete_session, list_sessions
 from models.clock import Clock
+from models.content import Item
 from models.errors import Overloaded
 from models.ids import new_id
-from orchestrator.events import Committed, TurnAccepted
+from orchestrator.band import Band
+from orchestrator.events import Committed, SessionSettings, TurnAccepted
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.session import Session
 from orchestrator.state import SessionLimits, SessionState
-from orchestrator.turn import Band
 
 _log = logging.getLogger(__name__)
+
+
+_PAGE_ROWS = 512
+_BOUNDLESS = SessionLimits(items=sys.maxsize, history_characters=sys.maxsize)
 
 
 class Sessions:
@@ -73,6 +80,12 @@ class Sessions:
         async with self._opening:
             await asyncio.gather(*(session.close("server_stopped") for session in list(self._open.values())))
 
+    async def until_free(self, deadline_s: float) -> None:
+        """Wait until no session has a turn that runs, or until `deadline_s`."""
+        for session in list(self._open.values()):
+            if not await session.until_free(deadline_s):
+                return
+
     async def create(self, tenant: str) -> Session:
         """Make a new session. It is in the database from its first row on; an empty one leaves nothing behind.
 
@@ -104,18 +117,56 @@ class Sessions:
                 state.apply(await journal.write(left_over), self._clock.now_s())
             return self._start(tenant, session_id, state, journal)
 
+    async def delete(self, tenant: str, session_id: str) -> None:
+        """Delete a session and its log. What runs in it is stopped, and its readers are told that it was closed.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        async with self._opening:
+            await self.record(tenant, session_id)  # one that was never written is nothing to delete, nor to stop
+            if (session := self._open.get(session_id)) is not None:
+                await session.close("session_deleted")
+            await self._database.write(lambda c: delete_session(c, tenant, session_id))
+
+    async def records(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[SessionRecord, ...]:
+        """Return the tenant's sessions, the last active first; see `memory.sessions.list_sessions`."""
+        return await self._database.read(lambda c: list_sessions(c, tenant, limit=limit, before=before))
+
+    async def record(self, tenant: str, session_id: str) -> SessionRecord:
+        """Return what is kept of a session beside its log.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        return await self._journal(tenant, session_id).record()
+
+    async def transcript(self, tenant: str, session_id: str) -> tuple[Item, ...]:
+        """Return the whole conversation of a session, also what is too old for a model to be shown.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        journal = self._journal(tenant, session_id)
+        state = SessionState(_BOUNDLESS)
+        while rows := await journal.read(state.last_seq, _PAGE_ROWS):
+            state.apply(rows, 0.0)
+        return tuple(state.items)
+
     def _journal(self, tenant: str, session_id: str) -> Journal:
         return Journal(self._database, self._clock, tenant, session_id)
 
     async def _fold(self, journal: Journal) -> SessionState:
         """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
-        last_seq = await journal.last_seq()
+        record = await journal.record()
+        last_seq = record.last_seq
         reach = self._limits.items * 2
         while True:
             rows = await journal.read(max(0, last_seq - reach), reach)
             state = SessionState(self._limits)
             state.apply(rows if reach >= last_seq else _from_a_turn_on(rows), self._clock.now_s())
             if reach >= last_seq or state.full:
+                state.settings = settings_of(record)
                 return state
             reach *= 2
 
@@ -145,6 +196,11 @@ class Sessions:
         finally:
             if self._open.get(session.session_id) is session:
                 del self._open[session.session_id]
+
+
+def settings_of(record: SessionRecord) -> SessionSettings:
+    """Return the settings of a session from what is kept of it."""
+    return SessionSettings(title=record.title, instructions=record.instructions, model=record.model)
 
 
 def _from_a_turn_on(rows: tuple[Committed, ...]) -> tuple[Committed, ...]:

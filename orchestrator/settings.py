@@ -1,10 +1,15 @@
-"""Settings of the conductor, from the environment: `BATON_` and the field's name in capitals."""
+"""Settings, from the environment: `BATON_` and the field's name in capitals. docs/configuration.md lists them."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baton"
 
 
 class Settings(BaseSettings):
@@ -13,12 +18,44 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BATON_", extra="ignore", frozen=True)
 
     home: Annotated[Path, Field(description="where all state is kept")] = Path("~/.baton")
+    cache: Annotated[Path, Field(description="where weights are kept; what is lost here is fetched again")] = Field(
+        default_factory=_cache
+    )
+    catalog: Annotated[
+        Path | None, Field(description="cards of your own, a TOML file; by default catalog.toml in the home, if any")
+    ] = None
+    models: Annotated[
+        tuple[str, ...] | None,
+        NoDecode,
+        Field(description="cards or profiles to serve, with commas; by default the embedded one and your own cards"),
+    ] = None
     script: Annotated[Path | None, Field(description="options of the scripted engine, a JSON file")] = None
-    turn_timeout_s: PositiveFloat = 120.0
-    max_output_tokens: PositiveInt = 1024
-    max_input_characters: PositiveInt = 100_000
+    turn_timeout_s: Annotated[PositiveFloat, Field(description="how long a turn may take")] = 120.0
+    max_output_tokens: Annotated[PositiveInt, Field(description="the most tokens of an answer")] = 1024
+    max_input_characters: Annotated[PositiveInt, Field(description="the longest input of a turn")] = 100_000
     history_items: Annotated[PositiveInt, Field(description="items of a session that a model is shown")] = 256
-    max_sessions: PositiveInt = 2_000
-    max_requests: PositiveInt = 512
-    detach_grace_s: Annotated[float, Field(ge=0)] = 60.0
-    session_idle_s: PositiveFloat = 300.0
+    max_sessions: Annotated[PositiveInt, Field(description="sessions in memory")] = 2_000
+    max_turns: Annotated[PositiveInt, Field(description="turns that run at a time")] = 512
+    max_tenant_turns: Annotated[PositiveInt, Field(description="turns of one tenant that run at a time")] = 256
+    max_requests: Annotated[PositiveInt, Field(description="requests that a worker process takes at a time")] = 512
+    detach_grace_s: Annotated[float, Field(ge=0, description="how long a turn runs on when its client is gone")] = 60.0
+    session_idle_s: Annotated[PositiveFloat, Field(description="how long an unused session stays in memory")] = 300.0
+    drain_s: Annotated[float, Field(ge=0, description="how long a stop waits for turns that run")] = 10.0
+
+    @property
+    def catalogs(self) -> tuple[Path, ...]:
+        """The files of the user's own cards."""
+        own = self.catalog or self.home / "catalog.toml"
+        return (own,) if self.catalog is not None or own.is_file() else ()
+
+    @field_validator("home", "cache", "catalog")
+    @classmethod
+    def _expanded(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(name for part in value.split(",") if (name := part.strip())) or None

@@ -9,24 +9,29 @@ The sink is `take`: what does not come from the current (turn, generation) is dr
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
 from memory.log import EndState
-from models.content import Call, CallResult, Item, ItemStatus, text_of
-from models.errors import Conflict, LimitExceeded, NotFound
+from models.content import Item, ItemStatus
+from models.errors import Conflict, LimitExceeded
+from orchestrator.conversation import Conversation
 from orchestrator.events import (
     Committed,
     Decision,
     ItemClosed,
     ItemsAdded,
+    ItemsRemoved,
     LogEvent,
     PlaybackHeard,
+    SessionSettings,
+    SettingsChanged,
     TurnAccepted,
     TurnEnded,
     TurnInput,
     Usage,
+    title_of,
 )
 from orchestrator.live import LiveTurn, Proposal, take_delta
 
@@ -62,18 +67,26 @@ class SessionState:
     def __init__(self, limits: SessionLimits) -> None:
         self.limits = limits
         self.last_seq = 0
-        self.items: list[Item] = []
-        self.full = False  # whether older items would have no place here
-        self._characters = 0
+        self.settings = SessionSettings()
+        self._conversation = Conversation(
+            items=limits.items, characters=limits.history_characters, item_characters=limits.item_characters
+        )
         self.rows: deque[Committed] = deque(maxlen=limits.rows)
         self.turn: LiveTurn | None = None
         self.proposal: Proposal | None = None
         self._accepting: Proposal | None = None
-        self._audio_ms: dict[str, int] = {}
-        self._heard_ms: dict[str, int] = {}
-        self._unlogged_heard: set[str] = set()
         self._readers = 0
         self._quiet_since_s = 0.0
+
+    @property
+    def items(self) -> list[Item]:
+        """The conversation, as far back as it is kept for a model."""
+        return self._conversation.items
+
+    @property
+    def full(self) -> bool:
+        """Whether older items would have no place in `items`."""
+        return self._conversation.full
 
     # Folding the log
 
@@ -83,35 +96,23 @@ class SessionState:
             self.last_seq = row.seq
             self.rows.append(row)
             self._fold(row.event, row.seq, now_s)
-        self._trim()
-
-    def _insert(self, at: int, *items: Item) -> None:
-        self.items[at:at] = items
-        self._characters += sum(len(text_of(item)) for item in items)
-
-    def _trim(self) -> None:
-        """Let the oldest items go, until the rest is within its limits."""
-        excess = 0
-        while len(self.items) - excess > self.limits.items or (
-            self._characters > self.limits.history_characters and len(self.items) - excess > 1
-        ):
-            item = self.items[excess]
-            self._characters -= len(text_of(item))
-            self._audio_ms.pop(item.item_id, None)
-            self._heard_ms.pop(item.item_id, None)
-            self._unlogged_heard.discard(item.item_id)
-            excess += 1
-        del self.items[:excess]
-        self.full = self.full or excess > 0 or len(self.items) == self.limits.items
-        if self.turn is not None:
-            self.turn.slot = max(0, self.turn.slot - excess)
+            # After each row, not at the end: what is removed later makes no room for what had left before.
+            excess = self._conversation.trim()
+            if self.turn is not None:
+                self.turn.slot = max(0, self.turn.slot - excess)
 
     def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
         match event:
             case ItemsAdded():
-                self._insert(len(self.items), *event.items)
+                self._conversation.insert(len(self.items), event.items)
+                self._name(event)
+            case ItemsRemoved():
+                self._conversation.remove(event.item_ids)
+            case SettingsChanged():
+                self.settings = event.settings
             case TurnAccepted():
-                self._insert(len(self.items), *event.input.items)
+                self._conversation.insert(len(self.items), event.input.items)
+                self._name(event)
                 proposed = self._accepting
                 self.turn = LiveTurn(
                     turn_id=event.turn_id,
@@ -121,27 +122,28 @@ class SessionState:
                     last_generation=event.generation if proposed is None else proposed.last_generation,
                     slot=len(self.items),
                     asked_s=now_s if proposed is None else proposed.asked_s,
+                    accepted_s=now_s,
                 )
                 self.proposal = self._accepting = None
                 self._quiet_since_s = now_s
             case ItemClosed():
                 # At the place of its turn: what was added while it was written comes after it.
                 at = len(self.items) if self.turn is None else self.turn.slot
-                self._insert(at, event.item)
-                self._audio_ms[event.item.item_id] = event.audio_ms
+                self._conversation.insert(at, (event.item,), audio_ms=event.audio_ms)
                 if self.turn is not None:
                     self.turn.slot = at + 1
                     self.turn.open = None
             case PlaybackHeard():
-                # While this row was being written, more may have been heard: that is still to be logged.
-                if event.heard_ms >= self._heard_ms.get(event.item_id, 0):
-                    self._heard_ms[event.item_id] = event.heard_ms
-                    self._unlogged_heard.discard(event.item_id)
+                self._conversation.logged_heard(event.item_id, event.heard_ms)
             case TurnEnded():
                 self.turn = None
                 self._quiet_since_s = now_s
             case _:
                 assert_never(event)
+
+    def _name(self, event: LogEvent) -> None:
+        if self.settings.title is None and (title := title_of(event)) is not None:
+            self.settings = replace(self.settings, title=title)
 
     # What a surface asks
 
@@ -161,7 +163,7 @@ class SessionState:
             LimitExceeded: an item is too long.
         """
         self._check_free()
-        self._check_items(turn_input.items)
+        self._conversation.check_new(turn_input.items)
         if self.proposal is None:
             self.proposal = Proposal(turn_id=turn_id)
         proposal = self.proposal
@@ -201,7 +203,7 @@ class SessionState:
         if proposal is None or proposal.turn_id != turn_id or generation not in proposal.candidates:
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
         turn_input = proposal.candidates[generation]
-        self._check_items(turn_input.items)
+        self._conversation.check_new(turn_input.items)
         proposal.asked_s = asked_s
         self.proposal, self._accepting = None, proposal
         accepted = TurnAccepted(turn_id=turn_id, generation=generation, input=turn_input, decision=decision)
@@ -240,8 +242,23 @@ class SessionState:
             LimitExceeded: an item is too long.
             NotFound: a result answers no call of this conversation.
         """
-        self._check_items(items)
+        self._conversation.check_new(items)
         return (ItemsAdded(items=items),)
+
+    def plan_remove(self, item_ids: tuple[str, ...]) -> tuple[LogEvent, ...]:
+        """Return the row that takes items out of the conversation.
+
+        Raises:
+            Conflict: a turn is running, which was shown them.
+            NotFound: an item is not part of the conversation.
+        """
+        self._check_free()
+        self._conversation.check_known(item_ids)
+        return (ItemsRemoved(item_ids=item_ids),) if item_ids else ()
+
+    def plan_change(self, settings: SessionSettings, *, always: bool = False) -> tuple[LogEvent, ...]:
+        """Return the row that sets what holds from here on; none if it holds already, unless one is wanted `always`."""
+        return (SettingsChanged(settings=settings),) if always or settings != self.settings else ()
 
     def heard(self, item_id: str, ms: int) -> None:
         """Note that playback of an item has reached `ms`; logged when the next turn begins or this one ends.
@@ -256,9 +273,7 @@ class SessionState:
                 f"The item {item_id!r} has {audio_ms} ms of sound; {ms} ms of it cannot have been heard.",
                 field="ms",
             )
-        if ms > self._heard_ms.get(item_id, -1):
-            self._heard_ms[item_id] = ms
-            self._unlogged_heard.add(item_id)
+        self._conversation.hear(item_id, ms)
 
     # What a generation yields
 
@@ -318,9 +333,14 @@ class SessionState:
         self._quiet_since_s = now_s
 
     @property
+    def free(self) -> bool:
+        """Whether no turn runs or is being accepted."""
+        return self.turn is None and self._accepting is None
+
+    @property
     def idle(self) -> bool:
         """Whether nobody reads, nothing runs and nothing is proposed."""
-        return not self._readers and self.turn is None and self.proposal is None and self._accepting is None
+        return not self._readers and self.free and self.proposal is None
 
     def touch(self, now_s: float) -> None:
         """Start the idle time anew."""
@@ -378,14 +398,17 @@ class SessionState:
             reason=reason,
             fault=fault,
             usage=Usage(input_tokens=turn.input_tokens, output_tokens=turn.output_tokens),
+            decided_ms=_ms(turn.accepted_s - turn.asked_s),
             first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
             duration_ms=_ms(now_s - turn.asked_s),
         )
         return (*self._plan_close(turn, status), *self._plan_heard(), ended)
 
     def _plan_heard(self) -> tuple[LogEvent, ...]:
+        heard = self._conversation.heard_ms
         return tuple(
-            PlaybackHeard(item_id=item_id, heard_ms=self._heard_ms[item_id]) for item_id in sorted(self._unlogged_heard)
+            PlaybackHeard(item_id=item_id, heard_ms=heard[item_id])
+            for item_id in sorted(self._conversation.unlogged_heard)
         )
 
     def _check_free(self) -> None:
@@ -395,36 +418,11 @@ class SessionState:
                 f"The turn {running.turn_id!r} is running. Wait until it ends, or cancel it.", code="turn_active"
             )
 
-    def _check_items(self, items: tuple[Item, ...]) -> None:
-        known = {item.item_id for item in self.items}
-        calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
-        answered = {item.call_id for item in self.items if isinstance(item, CallResult)}
-        for item in items:
-            if item.item_id in known:
-                raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
-            known.add(item.item_id)
-            if (length := len(text_of(item))) > self.limits.item_characters:
-                raise LimitExceeded(
-                    f"The item has {length} characters, over the limit of {self.limits.item_characters}. "
-                    "Send a shorter one.",
-                    field="item",
-                )
-            if isinstance(item, Call) and item.status == "completed":
-                calls.add(item.call_id)
-            if isinstance(item, CallResult):
-                if item.call_id not in calls:
-                    raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
-                if item.call_id in answered:
-                    raise Conflict(f"The call {item.call_id!r} has its result already.", code="call_answered")
-                answered.add(item.call_id)
-
     def _sound_ms(self, item_id: str) -> int:
         turn = self.turn
         if turn is not None and turn.open is not None and turn.open.item_id == item_id:
             return turn.open.audio_ms
-        if any(item.item_id == item_id for item in self.items):
-            return self._audio_ms.get(item_id, 0)
-        raise NotFound(f"There is no item {item_id!r} in this session.", field="item_id")
+        return self._conversation.sound_ms(item_id)
 
 
 def _ms(seconds: float) -> int:

@@ -2,28 +2,35 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from models.errors import BadInput, BatonError
 from orchestrator.build import Conductor
-from streaming.auth import COOKIE, COOKIE_AGE_S, Authenticator, Caller, KeyGate
+from streaming.auth import Authenticator, Caller, KeyGate
 from streaming.errors import error_response, http_error_response
 from streaming.limits import RateLimits, SurfaceLimits
-from streaming.metrics import SurfaceMeters, render
+from streaming.metrics import SurfaceMeters
 from streaming.realtime.socket import RealtimeEndpoint
+from streaming.rest.access import access_routes
+from streaming.rest.chat import chat_routes
+from streaming.rest.models import model_routes
+from streaming.rest.operations import operation_routes
+from streaming.rest.sessions import session_routes
 
 _WEB = Path(__file__).parent / "web"
 
 # Ask each time whether it has changed: after an upgrade, the page's modules have to belong together.
-_FRESH = {"cache-control": "no-cache"}
+_FRESH = {"cache-control": "no-cache", "x-content-type-options": "nosniff"}
+
+# What a page can only be told by a header; the rest of its policy is in index.html.
+_SHELL = {**_FRESH, "content-security-policy": "frame-ancestors 'none'", "referrer-policy": "no-referrer"}
 
 
 class _FreshFiles(StaticFiles):
@@ -35,12 +42,6 @@ class _FreshFiles(StaticFiles):
         return response
 
 
-class Login(BaseModel):
-    """A key, to be exchanged for a cookie."""
-
-    key: Annotated[str, Field(min_length=1, max_length=256)]
-
-
 async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: bool) -> ASGIApp:
     """Build the application.
 
@@ -50,67 +51,50 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
         loopback: whether only this machine can reach it; then, while no key exists, none is asked for.
     """
     secret = await asyncio.to_thread(conductor.home.secret)
-    authenticator = Authenticator(conductor.database, secret, loopback=loopback)
+    authenticator = Authenticator(conductor.database, conductor.clock, secret, loopback=loopback)
+    meters = SurfaceMeters(conductor.registry)
     rates = RateLimits(conductor.clock)
-    realtime = RealtimeEndpoint(conductor, limits, authenticator, rates, SurfaceMeters(conductor.registry))
+    realtime = RealtimeEndpoint(conductor, limits, authenticator, rates, meters)
     app = FastAPI(title="Baton", docs_url=None, redoc_url=None, max_body_size=limits.message_bytes)
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         """Serve the page's shell."""
-        return FileResponse(_WEB / "index.html", headers=_FRESH)
-
-    @app.api_route("/healthz", methods=["GET", "HEAD"])
-    async def healthz() -> dict[str, str]:
-        """Say that the process is alive."""
-        return {"status": "ok"}
-
-    @app.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        """Serve what the caller's tenant may see, in Prometheus' text format."""
-        caller: Caller = request.state.caller
-        return Response(render(conductor.registry, caller.tenant), media_type="text/plain; version=0.0.4")
-
-    @app.post("/v1/login", status_code=204)
-    async def login(body: Login, request: Request) -> Response:
-        """Exchange a key for a cookie that scripts cannot read."""
-        response = Response(status_code=204)
-        response.set_cookie(
-            COOKIE,
-            await authenticator.login(body.key),
-            max_age=COOKIE_AGE_S,
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
-        return response
-
-    @app.post("/v1/logout", status_code=204)
-    async def logout() -> Response:
-        """Drop the cookie."""
-        response = Response(status_code=204)
-        response.delete_cookie(COOKIE)
-        return response
+        return FileResponse(_WEB / "index.html", headers=_SHELL)
 
     @app.websocket("/v1/realtime")
     async def serve_realtime(websocket: WebSocket) -> None:
         """Serve a realtime connection."""
         await realtime.serve(websocket)
 
+    _handle_errors(app, meters)
+    app.include_router(operation_routes(conductor))
+    app.include_router(access_routes(authenticator))
+    app.include_router(chat_routes(conductor))
+    app.include_router(model_routes(conductor))
+    app.include_router(session_routes(conductor, limits))
+    app.mount("/web", _FreshFiles(directory=_WEB), name="web")
+    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits)
+
+
+def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
+    """Have every error answered in OpenAI's shape."""
+
     @app.exception_handler(BatonError)
-    async def on_error(_request: Request, error: BatonError) -> Response:
+    async def on_error(request: Request, error: BatonError) -> Response:
+        caller: Caller | None = getattr(request.state, "caller", None)
+        if caller is not None:
+            meters.errors.labels(caller.tenant, error.code).inc()
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]
-        field = ".".join(step for step in first["loc"][1:] if isinstance(step, str))
+        # What is no JSON has a place, and no field.
+        field = "" if first["type"] == "json_invalid" else ".".join(str(step) for step in first["loc"][1:])
         message = f"Invalid '{field}': {first['msg']}." if field else "The body is not the JSON object it has to be."
         return error_response(BadInput(message, field=field or None))
 
     @app.exception_handler(HTTPException)
     async def on_http(_request: Request, error: HTTPException) -> Response:
         return http_error_response(error.status_code, str(error.detail), error.headers)
-
-    app.mount("/web", _FreshFiles(directory=_WEB), name="web")
-    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits)

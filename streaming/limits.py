@@ -16,12 +16,14 @@ class SurfaceLimits:
             a longer body is refused (413).
         send_timeout_s: how long a client may leave unread what it is sent; then the connection is dropped.
         sockets: websockets open at a time.
+        streams: sessions followed by server-sent events at a time.
         drain_s: how long the server waits for connections to end once it is told to stop.
     """
 
     message_bytes: int = 1_048_576
     send_timeout_s: float = 30.0
     sockets: int = 1_000
+    streams: int = 1_000
     drain_s: float = 5.0
 
 

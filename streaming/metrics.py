@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
 
 
@@ -10,6 +10,9 @@ class SurfaceMeters:
     """What the surfaces count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.errors = Counter(
+            "baton_errors", "Errors that callers were given, by code.", ("tenant", "code"), registry=registry
+        )
         self.sockets = Gauge("baton_websockets", "Websockets open now.", ("tenant",), registry=registry)
 
 

@@ -3,33 +3,42 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from memory import keys
 from models.errors import BadInput, Conflict
-from orchestrator.build import conduct
+from models.fleet import Fleet
+from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
 from streaming.auth import is_loopback
 from streaming.limits import SurfaceLimits
+from streaming.transport import server_config
 
-_LINGER_S = 2.0
 
-
-async def serve(settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    *,
+    watch: Callable[[Fleet], Awaitable[None]] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM, then drain and close.
+
+    Draining takes `settings.drain_s` at most: no connection and no turn is taken any more, and those that run go on to
+    their end. What still runs then is interrupted, and logged as such. A second signal ends the wait.
 
     Args:
         settings: of the conductor.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         ready: called with the page's address once connections are taken.
+        watch: runs beside the server, to show how its models come up.
 
     Raises:
         BadInput: `host` can be reached from outside and no key was ever made.
@@ -45,7 +54,15 @@ async def serve(settings: Settings, host: str, port: int, ready: Callable[[str],
             )
         config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits)
         with _listener(host, port) as listener:
-            await _Server(config, ready).serve([listener])
+            async with asyncio.TaskGroup() as tasks:
+                watching = None if watch is None else tasks.create_task(_run(watch, conductor.fleet))
+                await _Server(config, conductor, ready).serve([listener])
+                if watching is not None:
+                    watching.cancel()
+
+
+async def _run(watch: Callable[[Fleet], Awaitable[None]], fleet: Fleet) -> None:
+    await watch(fleet)
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -59,48 +76,37 @@ def _listener(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def server_config(app: ASGIApp, host: str, port: int, limits: SurfaceLimits) -> uvicorn.Config:
-    """Return how uvicorn serves `app`."""
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        lifespan="off",
-        log_level="warning",
-        ws=_WebSocketProtocol,
-        ws_max_size=limits.message_bytes,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=round(limits.drain_s),
-    )
-
-
-class _WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's, which lets go of a client that does not take the last that it is sent."""
-
-    async def send(self, message: Any) -> None:  # uvicorn keeps its type to itself
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body":
-            # A refusal completes the handshake too; uvicorn would log it as a fault of the application.
-            self.handshake_complete = True
-
-    async def run_asgi(self) -> None:
-        await super().run_asgi()
-        # `close` waits for what is buffered to be sent, and a client that does not read would hold it for ever.
-        self.loop.call_later(_LINGER_S, self.transport.abort)
-
-
 class _Server(uvicorn.Server):
-    """Uvicorn, which says when it is ready and leaves the process to whoever called it."""
+    """Uvicorn, which says when it is ready, drains, and leaves the process to whoever called it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, conductor: Conductor, ready: Callable[[str], None]) -> None:
         super().__init__(config)
+        self._conductor = conductor
         self._ready = ready
+        self._hurry = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             host, port = self.config.host, sockets[0].getsockname()[1]
             self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._hurry.set()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        draining = asyncio.ensure_future(self._conductor.drain())
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurried):
+            task.cancel()
+        # Now: with their session, event streams and websockets end, for which uvicorn would wait.
+        await self._conductor.sessions.stop()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

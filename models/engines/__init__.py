@@ -12,13 +12,6 @@ from models.clock import Clock
 from models.errors import NotFound
 from models.ports import Engine
 
-EngineFactory = Callable[[str, Clock], Engine]
-"""Takes the options of an `EngineSpec` and a clock."""
-
-_FACTORIES: Mapping[str, str] = {
-    "scripted": "models.engines.scripted:build",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
@@ -27,10 +20,39 @@ class EngineSpec:
     Attributes:
         name: a name in the registry.
         options: JSON text, whose fields are the engine's own.
+        folder: where the card's weights lie; None if it needs none.
     """
 
     name: str
     options: str = "{}"
+    folder: str | None = None
+
+
+EngineFactory = Callable[[EngineSpec, Clock], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a factory is, and where it runs: what computes does so in a worker process, what only waits need not."""
+
+    path: str
+    in_worker: bool
+
+
+_FACTORIES: Mapping[str, _Entry] = {
+    "openai": _Entry("models.engines.openai:build", in_worker=False),
+    "scripted": _Entry("models.engines.scripted:build", in_worker=True),
+    "transformers": _Entry("models.engines.transformers:build", in_worker=True),
+}
+
+
+def runs_in_worker(name: str) -> bool:
+    """Return whether the engine of that name runs in a worker process, and not in the gateway's own.
+
+    Raises:
+        NotFound: there is no engine of that name; the message lists those there are.
+    """
+    return _entry(name).in_worker
 
 
 def build_engine(spec: EngineSpec, clock: Clock) -> Engine:
@@ -40,11 +62,14 @@ def build_engine(spec: EngineSpec, clock: Clock) -> Engine:
         NotFound: there is no engine of that name; the message lists those there are.
         BadInput: the options do not fit the engine.
     """
+    module, _, attribute = _entry(spec.name).path.partition(":")
+    factory: EngineFactory = getattr(import_module(module), attribute)
+    return factory(spec, clock)
+
+
+def _entry(name: str) -> _Entry:
     try:
-        path = _FACTORIES[spec.name]
+        return _FACTORIES[name]
     except KeyError:
         known = ", ".join(sorted(_FACTORIES))
-        raise NotFound(f"There is no engine {spec.name!r}. Known engines: {known}.") from None
-    module, _, attribute = path.partition(":")
-    factory: EngineFactory = getattr(import_module(module), attribute)
-    return factory(spec.options, clock)
+        raise NotFound(f"There is no engine {name!r}. Known engines: {known}.") from None

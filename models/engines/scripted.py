@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.clock import Clock, sleep_until
 from models.content import CallDelta, Delta, FinishDelta, Message, TextDelta, UsageDelta, text_of
+from models.engines import EngineSpec
 from models.errors import BadInput, DeadlineExceeded, Internal
 from models.ids import new_id
 from models.ports import GenerateRequest, ToolConstraint, refuse_unsupported
@@ -60,14 +61,14 @@ class ScriptedOptions:
 _OPTIONS = TypeAdapter(ScriptedOptions)
 
 
-def build(options: str, clock: Clock) -> "ScriptedEngine":
-    """Build the engine from JSON text with the fields of `ScriptedOptions`.
+def build(spec: EngineSpec, clock: Clock) -> "ScriptedEngine":
+    """Build the engine; its options have the fields of `ScriptedOptions`.
 
     Raises:
         BadInput: the text does not fit.
     """
     try:
-        return ScriptedEngine(_OPTIONS.validate_json(options), clock)
+        return ScriptedEngine(_OPTIONS.validate_json(spec.options), clock)
     except ValidationError as exc:
         raise BadInput(f"The options of the scripted engine do not fit: {exc}") from exc
 

@@ -20,12 +20,12 @@ from models.ports import Engine
 from models.worker.frames import (
     WINDOW,
     Ended,
-    Failed,
     FrameError,
     Grant,
+    Load,
+    Loaded,
     Progress,
     Ready,
-    Start,
     Stop,
     Submit,
     ToChild,
@@ -60,6 +60,7 @@ class _Child:
         """Serve until the client is gone."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                await self._send(Ready(pid=os.getpid()))
                 while (frame := await read_frame(self._reader)) is not None:
                     await self._handle(frame, tasks)
                 for request_id in list(self._running):
@@ -71,8 +72,8 @@ class _Child:
 
     async def _handle(self, frame: ToChild | ToClient, tasks: asyncio.TaskGroup) -> None:
         match frame:
-            case Start():
-                await self._start(frame)
+            case Load():
+                tasks.create_task(self._load(frame))
             case Submit():
                 running = self._running[frame.request_id] = _Running()
                 running.task = tasks.create_task(self._run(frame, running))
@@ -81,23 +82,22 @@ class _Child:
                     self._running[frame.request_id].grant(frame.credit)
             case Stop():
                 self._stop(frame.request_id)
-            case Ready() | Failed() | Progress() | Ended():
+            case Ready() | Loaded() | Progress() | Ended():
                 raise FrameError(f"a {type(frame).__name__} frame came from the client")
             case _:
                 assert_never(frame)
 
-    async def _start(self, start: Start) -> None:
-        clock = SystemClock()
+    async def _load(self, load: Load) -> None:
+        error: BatonError | None = None
         try:
-            for card, spec in start.engines.items():
-                self._engines[card] = build_engine(spec, clock)
+            # In a thread: importing and reading weights takes seconds, in which other cards are served.
+            self._engines[load.card] = await asyncio.to_thread(build_engine, load.spec, SystemClock())
         except BatonError as exc:
-            await self._send(Failed(error=exc))
+            error = exc
         except Exception:  # noqa: BLE001  # the client is told; the cause is logged here
-            _log.exception("an engine could not be built")
-            await self._send(Failed(error=Internal("The model could not be loaded. The server's log has the cause.")))
-        else:
-            await self._send(Ready(pid=os.getpid()))
+            _log.exception("the engine of the card %s could not be built", load.card)
+            error = Internal(f"The model {load.card!r} could not be loaded. The server's log has the cause.")
+        await self._send(Loaded(card=load.card, error=error))
 
     def _stop(self, request_id: int) -> None:
         running = self._running.pop(request_id, None)
@@ -138,6 +138,9 @@ async def _main(fd: int) -> None:
 
 
 if __name__ == "__main__":
+    # Read when torch is first imported: its threads sleep while they wait for one another. Left to spin, on two cores of which
+    # something else took a part of one, they wrote a token in two seconds instead of an eighth of one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Both may go to the whole process group; the gateway decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

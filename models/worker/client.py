@@ -3,7 +3,7 @@
 Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
 most `WINDOW` deltas here. A process that dies, is not ready in time or is not understood is ended: its requests fail
 with `WorkerDied`, which may be retried, and another is started, after a delay that doubles up to `_MAX_DELAY_S` while
-they keep dying young.
+they keep dying young. A card during whose loading `_MAX_DEATHS` of them have died is not tried again.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from typing import assert_never
 from models.clock import Clock, sleep_until, wait_for_event
 from models.content import Delta
 from models.engines import EngineSpec
-from models.errors import BatonError, DeadlineExceeded, LimitExceeded, Overloaded, WorkerDied
+from models.errors import BatonError, DeadlineExceeded, Internal, LimitExceeded, NotFound, Overloaded, WorkerDied
 from models.ports import Engine, GenerateRequest
 from models.worker.frames import (
     WINDOW,
     Ended,
-    Failed,
     FrameError,
     Grant,
+    Load,
+    Loaded,
     Progress,
     Ready,
-    Start,
     Stop,
     Submit,
     ToChild,
@@ -43,6 +43,7 @@ _MIN_DELAY_S = 0.1
 _MAX_DELAY_S = 5.0
 _YOUNG_S = 10.0
 _STOP_TIMEOUT_S = 5.0
+_MAX_DEATHS = 3
 
 
 class _Stream:
@@ -60,6 +61,44 @@ class _Stream:
         self.arrived.set()
 
 
+class _Card:
+    """One card: what builds its engine (None while there is nothing to build from), and whether the process has it."""
+
+    def __init__(self, spec: EngineSpec | None) -> None:
+        self.spec = spec
+        self.failure: BatonError | None = None
+        # Set while it is known how the engine stands: built, or failed with `failure`.
+        self.settled = asyncio.Event()
+        self._deaths = 0
+
+    def settle(self, failure: BatonError | None) -> None:
+        self.failure = failure
+        self.settled.set()
+        self._deaths = 0
+
+    def refuse(self, failure: BatonError) -> None:
+        self.spec = None
+        self.settle(failure)
+
+    def unsettle(self) -> None:
+        self.failure = None
+        self.settled.clear()
+
+    def lose(self, name: str) -> None:
+        """Note that the process has died that had the engine, or was building it."""
+        if not self.settled.is_set():
+            self._deaths += 1
+            if self._deaths == _MAX_DEATHS:
+                self.refuse(
+                    Internal(
+                        f"The process has died {_MAX_DEATHS} times while it was loading {name!r}. Is there enough memory "
+                        "for it? The server's log may say more."
+                    )
+                )
+                return
+        self.unsettle()
+
+
 class Worker:
     """One worker process, supervised.
 
@@ -74,16 +113,13 @@ class Worker:
         max_requests: int = 512,
         ready_timeout_s: float = 60.0,
     ) -> None:
-        self._specs = dict(engines)
+        self._cards = {name: _Card(spec) for name, spec in engines.items()}
         self._clock = clock
         self._max_requests = max_requests
         self._ready_timeout_s = ready_timeout_s
         self._ids = count(1)
         self._streams: dict[int, _Stream] = {}
         self._writer: asyncio.StreamWriter | None = None
-        # Set while it is known how the process stands: ready, or failed with `_failure`.
-        self._settled = asyncio.Event()
-        self._failure: BatonError | None = None
         self.pid: int | None = None
         self.restarts = 0
 
@@ -95,6 +131,43 @@ class Worker:
     def engine(self, card: str) -> Engine:
         """Return the engine of `card`, which runs in this worker."""
         return _WorkerEngine(self, card)
+
+    def expect(self, card: str) -> None:
+        """Have requests for a card wait until `load` or `refuse` says how it stands."""
+        self._cards.setdefault(card, _Card(None))
+
+    def load(self, card: str, spec: EngineSpec) -> None:
+        """Have the engine of a card built, now and in every process that comes after this one."""
+        known = self._cards.setdefault(card, _Card(spec))
+        known.spec = spec
+        known.unsettle()
+        if self._writer is not None:
+            self._writer.write(encode(Load(card=card, spec=spec)))
+
+    def refuse(self, card: str, error: BatonError) -> None:
+        """Have every request for a card fail: it cannot be brought up."""
+        self._cards.setdefault(card, _Card(None)).refuse(error)
+
+    def loaded(self, card: str) -> bool:
+        """Return whether a request for `card` would be worked on at once."""
+        known = self._cards.get(card)
+        return known is not None and known.settled.is_set() and known.failure is None
+
+    def failure(self, card: str) -> BatonError | None:
+        """Return why every request for `card` fails, if it does."""
+        known = self._cards.get(card)
+        return None if known is None else known.failure
+
+    async def until_settled(self, card: str) -> None:
+        """Wait until the engine of a card is built.
+
+        Raises:
+            BatonError: it cannot be.
+        """
+        known = self._cards[card]
+        await known.settled.wait()
+        if known.failure is not None:
+            raise copy(known.failure)
 
     async def run(self) -> None:
         """Keep the process running until cancelled, then end it."""
@@ -123,29 +196,25 @@ class Worker:
                 writer.close()
                 raise
         try:
-            writer.write(encode(Start(engines=self._specs)))
             async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
                 first = await read_frame(reader)
-            match first:
-                case Ready():
-                    self._failure = None
-                    self._writer = writer
-                    self.pid = first.pid
-                    self._settled.set()
-                    await self._receive(reader)
-                case Failed():
-                    _log.error("the worker process cannot work: %s", first.error.message)
-                    self._failure = first.error
-                    self._settled.set()
-                case _:
-                    _log.error("the worker process ended before it was ready")
+            if isinstance(first, Ready):
+                self._writer = writer
+                self.pid = first.pid
+                for name, card in self._cards.items():
+                    if card.spec is not None:
+                        writer.write(encode(Load(card=name, spec=card.spec)))
+                await self._receive(reader)
+            else:
+                _log.error("the worker process ended before it was ready")
         except TimeoutError:
             _log.error("the worker process was not ready within %s s", self._ready_timeout_s)
         except FrameError as exc:
             _log.error("the worker process is not understood: %s", exc)
         finally:
-            if self._failure is None:
-                self._settled.clear()
+            for name, card in self._cards.items():
+                if card.spec is not None and self._writer is not None:
+                    card.lose(name)
             self._writer = None
             self.pid = None
             writer.close()
@@ -177,7 +246,11 @@ class Worker:
                 case Ended():
                     if (stream := self._streams.pop(frame.request_id, None)) is not None:
                         stream.end(frame.error)
-                case Ready() | Failed() | Start() | Submit() | Grant() | Stop():
+                case Loaded():
+                    if frame.error is not None:
+                        _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
+                    self._cards[frame.card].settle(frame.error)
+                case Ready() | Load() | Submit() | Grant() | Stop():
                     raise FrameError(f"a {type(frame).__name__} frame came from the child")
                 case _:
                     assert_never(frame)
@@ -191,7 +264,7 @@ class Worker:
         request_id = next(self._ids)
         stream = self._streams[request_id] = _Stream()
         try:
-            await self._until_ready(request.deadline)
+            await self._until_ready(card, request.deadline)
             if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
                 await self._send(Submit(request_id=request_id, card=card, request=request))
             taken = 0
@@ -220,15 +293,18 @@ class Worker:
                 raise DeadlineExceeded("The deadline passed before the answer was whole.")
         return stream.deltas.popleft()
 
-    async def _until_ready(self, deadline_s: float | None) -> None:
+    async def _until_ready(self, name: str, deadline_s: float | None) -> None:
+        card = self._cards.get(name)
+        if card is None:
+            raise NotFound(f"This worker has no engine for the card {name!r}.")
         limit_s = self._clock.now_s() + self._ready_timeout_s
-        until_s = limit_s if deadline_s is None else min(limit_s, deadline_s)
-        if not await wait_for_event(self._clock, self._settled, until_s):
-            if until_s != limit_s:
+        until_s = limit_s if deadline_s is None else deadline_s
+        if not await wait_for_event(self._clock, card.settled, until_s):
+            if deadline_s is not None:
                 raise DeadlineExceeded("The deadline passed while the model was being loaded.")
             raise WorkerDied("The process that runs this model did not get ready. The server's log has the cause.")
-        if self._failure is not None:
-            raise copy(self._failure)
+        if card.failure is not None:
+            raise copy(card.failure)
 
     async def _send(self, frame: ToChild) -> None:
         if self._writer is None:

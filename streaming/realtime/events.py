@@ -1,9 +1,8 @@
-"""The wire of `/v1/realtime`: OpenAI's Realtime API (GA), text, and Baton's own `baton.*` events.
+"""The wire of `/v1/realtime`: OpenAI's Realtime API (GA), text.
 
 What clients send is validated here, strictly: an unknown field is an error that names it. What the server sends is built
 by the functions below as plain dictionaries, since it is sent per token; tests hold each against the types of the
-`openai` package. `baton.*` events go only to clients that asked for them: `session.update` with
-`session.baton.events = true`.
+`openai` package. Baton's own events are in `extensions`.
 """
 
 import json
@@ -15,7 +14,7 @@ from models.content import Call, CallResult, Item, TextPart, text_of
 from models.content import Message as MessageItem
 from models.errors import BadInput
 from models.ports import ToolConstraint, ToolSpec
-from orchestrator.events import Decision, TurnEnded
+from orchestrator.events import TurnEnded
 
 ServerEvent = dict[str, Any]
 """A server event without its `event_id`."""
@@ -37,13 +36,17 @@ def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_plain_json)]
+"""A JSON object that every parser takes."""
+
+
 class FunctionTool(_Strict):
     """A function that the client runs."""
 
     type: Literal["function"]
     name: Annotated[str, Field(pattern=_ID)]
     description: str = ""
-    parameters: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default_factory=dict)
+    parameters: JsonObject = Field(default_factory=dict)
 
 
 class FunctionChoice(_Strict):
@@ -161,8 +164,9 @@ class ItemCreate(_ClientEvent):
     item: ClientItem
 
 
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
+_MetadataKey = Annotated[str, Field(max_length=64)]
+_MetadataValue = Annotated[str, Field(max_length=512)]
+Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)]
 
 
 class ResponseOptions(_Strict):
@@ -173,8 +177,15 @@ class ResponseOptions(_Strict):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     max_output_tokens: MaxOutputTokens | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue] | None, Field(max_length=16)] = None
+    metadata: Metadata | None = None
     conversation: Literal["auto"] | None = None
+
+
+class ItemDelete(_ClientEvent):
+    """`conversation.item.delete`."""
+
+    type: Literal["conversation.item.delete"]
+    item_id: str
 
 
 class ResponseCreate(_ClientEvent):
@@ -191,15 +202,22 @@ class ResponseCancel(_ClientEvent):
     response_id: str | None = None
 
 
-ClientEvent = Annotated[SessionUpdate | ItemCreate | ResponseCreate | ResponseCancel, Discriminator("type")]
+ClientEvent = Annotated[
+    SessionUpdate | ItemCreate | ItemDelete | ResponseCreate | ResponseCancel, Discriminator("type")
+]
 
 CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 
-SUPPORTED = ("session.update", "conversation.item.create", "response.create", "response.cancel")
+SUPPORTED = (
+    "session.update",
+    "conversation.item.create",
+    "conversation.item.delete",
+    "response.create",
+    "response.cancel",
+)
 
 UNSUPPORTED = {
     "conversation.item.retrieve": "Read the session's events instead: connect with `?session=ID&after=0`.",
-    "conversation.item.delete": "Items cannot be deleted yet.",
     "conversation.item.truncate": "This session writes text, and text has no audio to truncate.",
     "input_audio_buffer.append": "This session takes text: send `conversation.item.create` with `input_text`.",
     "input_audio_buffer.commit": "This session takes text: send `conversation.item.create` with `input_text`.",
@@ -322,59 +340,3 @@ def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
             message = None if ended.fault is None else ended.fault.message
             kind = "server_error" if ended.fault is None or ended.fault.retryable else "invalid_request_error"
             return "failed", {"error": {"type": kind, "code": code, "message": message}}
-
-
-class BatonAttached(BaseModel):
-    """`baton.session.attached`: which session this is; everything up to row `seq` was sent before, or not asked for."""
-
-    type: Literal["baton.session.attached"] = "baton.session.attached"
-    session_id: str
-    seq: int
-
-
-class BatonSequence(BaseModel):
-    """`baton.sequence`: everything up to row `seq` has been sent; reconnect with `after=` it."""
-
-    type: Literal["baton.sequence"] = "baton.sequence"
-    seq: int
-
-
-class BatonRefused(BaseModel):
-    """A model that was not taken, and why."""
-
-    model: str
-    reason: str
-
-
-class BatonRouted(BaseModel):
-    """`baton.turn.routed`: who answers, on which model, and why."""
-
-    type: Literal["baton.turn.routed"] = "baton.turn.routed"
-    response_id: str
-    agent: str
-    model: str
-    reasons: tuple[str, ...]
-    refused: tuple[BatonRefused, ...]
-
-    @classmethod
-    def of(cls, turn: str, decision: Decision) -> "BatonRouted":
-        """Build the event from a decision."""
-        return cls(
-            response_id=response_id(turn),
-            agent=decision.agent,
-            model=decision.card,
-            reasons=decision.reasons,
-            refused=tuple(BatonRefused(model=r.card, reason=r.reason) for r in decision.refused),
-        )
-
-
-class BatonTimed(BaseModel):
-    """`baton.turn.timed`: where the time of a turn went, from when it was asked for, in milliseconds."""
-
-    type: Literal["baton.turn.timed"] = "baton.turn.timed"
-    response_id: str
-    first_delta_ms: int | None
-    duration_ms: int | None
-
-
-BatonEvent = BatonAttached | BatonSequence | BatonRouted | BatonTimed

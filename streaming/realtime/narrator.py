@@ -6,6 +6,9 @@ The strict order holds for every client, also for one that arrives in the middle
 `response.output_text.done` → `response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
 """
 
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, assert_never
 
@@ -16,22 +19,21 @@ from orchestrator.events import (
     ItemDelta,
     ItemsAdded,
     ItemSnapshot,
+    ItemsRemoved,
     LogEvent,
     PlaybackHeard,
     SessionEvent,
+    SessionSettings,
+    SettingsChanged,
     TurnAccepted,
     TurnEnded,
+    title_of,
 )
-from streaming.realtime.events import (
-    BatonRouted,
-    BatonSequence,
-    BatonTimed,
-    ServerEvent,
-    ended_fields,
-    response_id,
-    response_object,
-    wire_item,
-)
+from streaming.realtime.events import ServerEvent, ended_fields, response_id, response_object, wire_item
+from streaming.realtime.extensions import BatonRouted, BatonSequence, BatonSession, BatonTimed
+
+_REMEMBERED_ITEMS = 512
+"""Items whose order a client's narrator remembers, to say what a new one comes after."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,13 +48,19 @@ class _Response:
 class Narrator:
     """What one client knows of its session, and what it is told next."""
 
-    def __init__(self, session_id: str, seq: int, last_item_id: str | None) -> None:
-        """Begin after row `seq`; `last_item_id` is the item before the first that will be told of."""
+    def __init__(self, session_id: str, seq: int, item_ids: Sequence[str], settings: SessionSettings) -> None:
+        """Begin after row `seq`, where the conversation ended with `item_ids`."""
         self.seq = seq
-        self.last_item_id = last_item_id
+        self.settings = settings
         self._session_id = session_id
+        self._item_ids = deque(item_ids, maxlen=_REMEMBERED_ITEMS)
         self._responses: dict[str, _Response] = {}
         self._previous: dict[str, str | None] = {}
+
+    @property
+    def last_item_id(self) -> str | None:
+        """The item at the end of the conversation, as far as this client was told."""
+        return self._item_ids[-1] if self._item_ids else None
 
     def tell(self, event: SessionEvent) -> list[ServerEvent]:
         """Return the events, without ids; those of Baton's own are among them."""
@@ -70,9 +78,13 @@ class Narrator:
     def _logged(self, event: LogEvent) -> list[ServerEvent]:
         match event:
             case ItemsAdded():
-                return self._added(event.items)
+                return [*self._added(event.items), *self._named(event)]
+            case ItemsRemoved():
+                return self._removed(event.item_ids)
+            case SettingsChanged():
+                return [self._set(event.settings)]
             case TurnAccepted():
-                return [*self._added(event.input.items), *self._accepted(event)]
+                return [*self._added(event.input.items), *self._named(event), *self._accepted(event)]
             case ItemClosed():
                 return self._closed(event.turn_id, event.item)
             case TurnEnded():
@@ -84,6 +96,21 @@ class Narrator:
 
     def _added(self, items: tuple[Item, ...]) -> list[ServerEvent]:
         return [told for item in items for told in (self._item("added", item), self._item("done", item))]
+
+    def _removed(self, item_ids: tuple[str, ...]) -> list[ServerEvent]:
+        for item_id in item_ids:
+            with suppress(ValueError):  # it was told of too long ago
+                self._item_ids.remove(item_id)
+        return [{"type": "conversation.item.deleted", "item_id": item_id} for item_id in item_ids]
+
+    def _named(self, event: LogEvent) -> list[ServerEvent]:
+        if self.settings.title is not None or (title := title_of(event)) is None:
+            return []
+        return [self._set(replace(self.settings, title=title))]
+
+    def _set(self, settings: SessionSettings) -> ServerEvent:
+        self.settings = settings
+        return BatonSession.of(self._session_id, settings).model_dump(mode="json")
 
     def _accepted(self, event: TurnAccepted) -> list[ServerEvent]:
         begun = self._begin(event.turn_id, event.input.max_output_tokens, event.input.metadata)
@@ -138,6 +165,7 @@ class Narrator:
         fields = {**response.fields, **ended_fields(event), "output": response.output}
         timed = BatonTimed(
             response_id=response_id(event.turn_id),
+            decided_ms=event.decided_ms,
             first_delta_ms=event.first_delta_ms,
             duration_ms=event.duration_ms,
         )
@@ -152,7 +180,7 @@ class Narrator:
     def _item(self, what: Literal["added", "done"], item: Item, wire: dict[str, Any] | None = None) -> ServerEvent:
         if what == "added":
             self._previous[item.item_id] = previous = self.last_item_id
-            self.last_item_id = item.item_id
+            self._item_ids.append(item.item_id)
         else:
             previous = self._previous.pop(item.item_id, None)
         return {

@@ -3,27 +3,29 @@
 Feed it what the client sends (`receive`) and what the session yields (`session_event`); send what it returns, in order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from pydantic import TypeAdapter, ValidationError
 
+from memory.keys import RequestDefaults
 from models.content import CallResult, Item, Message, TextPart
 from models.errors import BadInput, BatonError, Internal, Overloaded, Unsupported
 from models.ids import new_id
-from orchestrator.events import SessionEvent, TurnInput
+from orchestrator.events import SessionEvent, SessionSettings, TurnInput
 from streaming.realtime.events import (
     CLIENT_EVENT,
     ITEM_TAGS,
     SUPPORTED,
     UNSUPPORTED,
     AssistantItem,
-    BatonAttached,
     ClientEvent,
     ClientItem,
     FunctionOutputItem,
     ItemCreate,
+    ItemDelete,
     ResponseCancel,
     ResponseCreate,
     ServerEvent,
@@ -35,7 +37,10 @@ from streaming.realtime.events import (
     tool_constraint,
     turn_id,
 )
+from streaming.realtime.extensions import BatonAttached, BatonSession
 from streaming.realtime.narrator import Narrator
+
+T = TypeVar("T")
 
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
@@ -45,6 +50,13 @@ class AddItem:
     """The client adds an item to the conversation."""
 
     item: Item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveItem:
+    """The client takes an item out of the conversation."""
+
+    item_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +73,7 @@ class Cancel:
     turn_id: str | None
 
 
-Command = AddItem | Respond | Cancel
+Command = AddItem | RemoveItem | Respond | Cancel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,30 +94,50 @@ class RealtimeProtocol:
         seq: int,
         *,
         options: SessionOptions,
-        last_item_id: str | None = None,
+        defaults: RequestDefaults,
+        settings: SessionSettings,
+        item_ids: Sequence[str],
     ) -> None:
+        """Begin after row `seq`, where the conversation ended with `item_ids`.
+
+        Args:
+            session_id: the session.
+            seq: its row.
+            options: what the client has set for this connection; it goes before the session's `settings`, and those
+                before the `defaults` of its key.
+            defaults: of the key.
+            settings: of the session, at present.
+            item_ids: the items of the conversation, as far back as they are known.
+        """
         self._session_id = session_id
         self._options = options
+        self._defaults = defaults
         # One ULID a connection and a count: an id is needed per token, and a ULID costs as much as sending one.
         prefix = new_id("event")
         self._event_ids = (f"{prefix}_{n}" for n in count(1))
         self._baton_events = options.baton is not None and options.baton.events
-        self._narrator = Narrator(session_id, seq, last_item_id)
+        self._narrator = Narrator(session_id, seq, item_ids, settings)
 
     # From the client
 
     def opening(self) -> tuple[ServerEvent, ...]:
         """Return what is sent first."""
-        return self._stamp(session_event("session.created", self._options), *self._attached())
+        session = self._effective(self._narrator.settings)
+        return self._stamp(session_event("session.created", session), *self._attached())
 
-    def receive(self, text: str) -> Received:
-        """Take one message of the client."""
+    def receive(self, text: str, settings: SessionSettings) -> Received:
+        """Take one message of the client.
+
+        Args:
+            text: the message.
+            settings: of the session, at present; the client may not have come so far yet.
+        """
         try:
             event = CLIENT_EVENT.validate_json(text)
         except ValidationError as exc:
             return self._refuse(text, exc)
         try:
-            return self._act(event)
+            return self._act(event, settings)
         except BatonError as exc:
             return Received(event_id=event.event_id, replies=self.failed(exc, event.event_id))
 
@@ -116,29 +148,32 @@ class RealtimeProtocol:
             error_event(error.message, code=code, kind=_error_type(error), param=error.field, event_id=event_id)
         )
 
-    def _act(self, event: ClientEvent) -> Received:
+    def _act(self, event: ClientEvent, settings: SessionSettings) -> Received:
         match event:
             case SessionUpdate():
-                return self._update(event)
+                return self._update(event, settings)
             case ItemCreate():
                 if event.previous_item_id not in {None, self._narrator.last_item_id}:
                     raise Unsupported(
                         "Items are added at the end: leave 'previous_item_id' out.", field="previous_item_id"
                     )
                 return Received(command=AddItem(item=_item(event.item)), event_id=event.event_id)
+            case ItemDelete():
+                return Received(command=RemoveItem(item_id=event.item_id), event_id=event.event_id)
             case ResponseCreate():
-                return Received(command=Respond(turn_input=self._turn_input(event)), event_id=event.event_id)
+                turn_input = self._turn_input(event, settings)
+                return Received(command=Respond(turn_input=turn_input), event_id=event.event_id)
             case ResponseCancel():
                 cancelled = None if event.response_id is None else turn_id(event.response_id)
                 return Received(command=Cancel(turn_id=cancelled), event_id=event.event_id)
             case _:
                 assert_never(event)
 
-    def _update(self, event: SessionUpdate) -> Received:
+    def _update(self, event: SessionUpdate, settings: SessionSettings) -> Received:
         given = event.session
         changes = {name: getattr(given, name) for name in given.model_fields_set - {"baton"}}
         self._options = self._options.model_copy(update=changes)
-        replies = [session_event("session.updated", self._options)]
+        replies = [session_event("session.updated", self._effective(settings))]
         if given.baton is not None:
             self._baton_events = given.baton.events
             replies.extend(self._attached())
@@ -147,10 +182,23 @@ class RealtimeProtocol:
     def _attached(self) -> list[ServerEvent]:
         if not self._baton_events:
             return []
-        return [BatonAttached(session_id=self._session_id, seq=self._narrator.seq).model_dump(mode="json")]
+        attached = BatonAttached(session_id=self._session_id, seq=self._narrator.seq)
+        session = BatonSession.of(self._session_id, self._narrator.settings)
+        return [attached.model_dump(mode="json"), session.model_dump(mode="json")]
 
-    def _turn_input(self, event: ResponseCreate) -> TurnInput:
-        asked, session = event.response, self._options
+    def _effective(self, kept: SessionSettings) -> SessionOptions:
+        """Return what holds for a response that brings nothing of its own."""
+        asked, default = self._options, self._defaults
+        return asked.model_copy(
+            update={
+                "model": _first(asked.model, kept.model, default.model),
+                "instructions": _first(asked.instructions, kept.instructions, default.instructions),
+                "max_output_tokens": _first(asked.max_output_tokens, default.max_output_tokens),
+            }
+        )
+
+    def _turn_input(self, event: ResponseCreate, settings: SessionSettings) -> TurnInput:
+        asked, session = event.response, self._effective(settings)
         tokens = asked.max_output_tokens or session.max_output_tokens
         return TurnInput(
             instructions=session.instructions if asked.instructions is None else asked.instructions,
@@ -193,6 +241,10 @@ class RealtimeProtocol:
 
     def _stamp(self, *events: ServerEvent) -> tuple[ServerEvent, ...]:
         return tuple({"event_id": next(self._event_ids), **event} for event in events)
+
+
+def _first(*choices: T | None) -> T | None:
+    return next((choice for choice in choices if choice is not None), None)
 
 
 def _item(item: ClientItem) -> Item:

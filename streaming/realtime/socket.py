@@ -5,23 +5,21 @@ gets a new session. A turn that runs is told from its beginning, so that its res
 begin when that is heard, which may be after rows were sent.
 
 Two loops share the socket: one reads the client and asks the session, in order; one sends the client what the session
-yields. Neither holds a queue; a client that leaves what it is sent unread for `send_timeout_s` is dropped, and its
+yields. Neither holds a queue; a client that leaves unread what it is sent is dropped by the transport, and its
 session goes on without it (see `detach_grace_s`).
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Set
 from contextlib import aclosing
 from typing import assert_never
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
-from models.clock import Clock
 from models.content import CallResult
-from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Overloaded
+from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded
 from orchestrator.build import Conductor
 from orchestrator.session import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
@@ -29,7 +27,8 @@ from streaming.errors import error_response
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
 from streaming.realtime.events import BatonOptions, ServerEvent, SessionOptions
-from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, Respond
+from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, RemoveItem, Respond
+from streaming.sse import Disconnected
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +70,7 @@ class RealtimeEndpoint:
         try:
             session, after, protocol = await self._admit(websocket, caller)
         except BatonError as exc:
+            self._meters.errors.labels(caller.tenant, exc.code).inc()
             await websocket.send_denial_response(error_response(exc))
             return
         offered = websocket.scope.get("subprotocols", [])
@@ -78,25 +78,45 @@ class RealtimeEndpoint:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
             headers=[(b"x-baton-session", session.session_id.encode())],
         )
-        clock, authenticator = self._conductor.clock, self._authenticator
-        await _Connection(websocket, session, protocol, caller, clock, self._limits, authenticator, self._rates).run(
-            after
+        connection = _Connection(
+            websocket,
+            session,
+            protocol,
+            caller,
+            self._authenticator,
+            self._rates,
+            self._meters,
         )
+        await connection.run(after)
 
     async def _admit(self, websocket: WebSocket, caller: Caller) -> tuple[Session, int, RealtimeProtocol]:
         query = websocket.query_params
-        options = _options(caller, query.get("model"), {card.name for card in self._conductor.cards})
+        model = query.get("model")
+        if model is not None:
+            self._conductor.check_model(model)
         if query.get("baton") not in {None, "events"}:
             raise BadInput("Of Baton's extensions, only 'baton=events' can be asked for.", field="baton")
-        options = options.model_copy(update={"baton": BatonOptions(events="baton" in query)})
+        options = SessionOptions(
+            type="realtime",
+            model=model,
+            output_modalities=["text"],
+            baton=BatonOptions(events="baton" in query),
+        )
         sessions = self._conductor.sessions
         if (session_id := query.get("session")) is None:
             session = await sessions.create(caller.tenant)
         else:
             session = await sessions.open(caller.tenant, session_id)
         after = _after(query.get("after"), session)
-        before = await session.last_item_id(after)
-        return session, after, RealtimeProtocol(session.session_id, after, options=options, last_item_id=before)
+        protocol = RealtimeProtocol(
+            session.session_id,
+            after,
+            options=options,
+            defaults=RequestDefaults() if caller.key is None else caller.key.defaults,
+            settings=session.settings,
+            item_ids=await session.item_ids(after),
+        )
+        return session, after, protocol
 
 
 class _Connection:
@@ -108,18 +128,16 @@ class _Connection:
         session: Session,
         protocol: RealtimeProtocol,
         caller: Caller,
-        clock: Clock,
-        limits: SurfaceLimits,
         authenticator: Authenticator,
         rates: RateLimits,
+        meters: SurfaceMeters,
     ) -> None:
         self._authenticator = authenticator
+        self._meters = meters
         self._websocket = websocket
         self._session = session
         self._protocol = protocol
         self._caller = caller
-        self._clock = clock
-        self._limits = limits
         self._rates = rates
         self._sending = asyncio.Lock()
 
@@ -130,7 +148,7 @@ class _Connection:
                 await self._send(self._protocol.opening())
                 tasks.create_task(self._tell(after))
                 tasks.create_task(self._hear())
-        except* (WebSocketDisconnect, _Gone):
+        except* (WebSocketDisconnect, Disconnected):
             pass  # also what sending to a client who has gone raises
 
     async def _tell(self, after: int) -> None:
@@ -141,28 +159,27 @@ class _Connection:
                     await self._send(self._protocol.session_event(event))
         except BatonError as exc:
             await self._send(self._protocol.failed(exc, None))
-            async with self._clock.timeout_at(self._clock.now_s() + self._limits.send_timeout_s):
-                await self._websocket.close(1012, "the session was closed; connect again")
-            raise _Gone from exc
+            await self._websocket.close(1012, "the session was closed; connect again")
+            raise Disconnected from exc
 
     async def _hear(self) -> None:
         """Do what the client asks, one thing after another."""
         while True:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
-                raise _Gone
-            received = self._protocol.receive(message.get("text") or "")
-            await self._send(received.replies)
+                raise Disconnected
+            received = self._protocol.receive(message.get("text") or "", self._session.settings)
+            await self._reply(received.replies)
             if received.command is None:
                 continue
             try:
                 await self._do(received.command)
             except BatonError as exc:
-                await self._send(self._protocol.failed(exc, received.event_id))
+                await self._reply(self._protocol.failed(exc, received.event_id))
             except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
                 _log.exception("an event of session %s failed", self._session.session_id)
                 error = Internal("This event failed on our side. Try again; the server's log has the cause.")
-                await self._send(self._protocol.failed(error, received.event_id))
+                await self._reply(self._protocol.failed(error, received.event_id))
 
     async def _do(self, command: Command) -> None:
         match command:
@@ -170,6 +187,8 @@ class _Connection:
                 await self._session.tool_result(result.call_id, result.parts, item_id=result.item_id)
             case AddItem():
                 await self._session.add((command.item,))
+            case RemoveItem():
+                await self._session.remove((command.item_id,))
             case Respond():
                 await self._authenticator.check(self._caller)
                 self._rates.take(self._caller.key)
@@ -182,23 +201,22 @@ class _Connection:
             case _:
                 assert_never(command)
 
+    async def _reply(self, events: tuple[ServerEvent, ...]) -> None:
+        """Send what came of a client's event, and count it if it is an error."""
+        for event in events:
+            if event["type"] == "error":
+                self._meters.errors.labels(self._caller.tenant, event["error"]["code"]).inc()
+        await self._send(events)
+
     async def _send(self, events: tuple[ServerEvent, ...]) -> None:
         """Send events that belong together, with none of the other loop's between them."""
         async with self._sending:
             for event in events:
                 text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
                 try:
-                    async with self._clock.timeout_at(self._clock.now_s() + self._limits.send_timeout_s):
-                        await self._websocket.send_text(text)
-                except TimeoutError as exc:
-                    _log.info("a client of session %s left unread what it was sent", self._session.session_id)
-                    raise _Gone from exc
+                    await self._websocket.send_text(text)
                 except RuntimeError as exc:  # what starlette says of a socket that is closed already
-                    raise _Gone from exc
-
-
-class _Gone(Exception):
-    """The client does not read what it is sent, or is not there any more."""
+                    raise Disconnected from exc
 
 
 def _after(asked: str | None, session: Session) -> int:
@@ -212,18 +230,3 @@ def _after(asked: str | None, session: Session) -> int:
         )
     after = last if asked is None else int(asked)
     return after if session.running_since is None else min(after, session.running_since - 1)
-
-
-def _options(caller: Caller, asked: str | None, models: Set[str]) -> SessionOptions:
-    defaults = RequestDefaults() if caller.key is None else caller.key.defaults
-    model = asked or defaults.model
-    if model is not None and model not in models:
-        known = ", ".join(sorted(models))
-        raise NotFound(f"There is no model {model!r}. Known models: {known}.", code="model_not_found", field="model")
-    return SessionOptions(
-        type="realtime",
-        model=model,
-        instructions=defaults.instructions,
-        output_modalities=["text"],
-        max_output_tokens=defaults.max_output_tokens,
-    )

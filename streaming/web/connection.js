@@ -5,6 +5,8 @@
  * missed; an item that was open is announced again from its beginning, so whoever shows it must replace what it has.
  */
 
+import { verdict } from "/web/api.js";
+
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 5_000;
 const NORMAL_CLOSURE = 1000;
@@ -49,6 +51,11 @@ export class Connection {
   retry() {
     this.#handlers.onState("connecting");
     this.#connect();
+  }
+
+  /** The session that this connection is attached to, kept already or not; null before. */
+  get session() {
+    return this.#attached;
   }
 
   /** Send an event; returns false, having done nothing, if there is no connection. */
@@ -100,7 +107,7 @@ export class Connection {
     this.#later("lost", code === TOO_BIG ? "This message is too long for the server. Send a shorter one." : undefined);
   }
 
-  /** A browser does not say why a websocket was refused, so ask by plain HTTP. */
+  /** Nobody let us in: find out why, and go on accordingly. */
   async #refused(wanted) {
     const socket = this.#socket;
     const { status, message } = await verdict();
@@ -121,36 +128,4 @@ export class Connection {
     const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures++);
     this.#timer = setTimeout(() => this.#connect(), wait * (0.75 + Math.random() / 2));
   }
-}
-
-/**
- * How the server answers us: no status if it does not, a message if it lets nobody, or not us, in.
- * @returns {Promise<{status?: number, message?: string}>}
- */
-async function verdict() {
-  try {
-    // A GET without an upgrade passes the gate, or does not, and finds nothing behind it (404).
-    const response = await fetch("/v1/realtime", { cache: "no-store" });
-    const { status } = response;
-    const barred = [401, 403, 429].includes(status) || status >= 500;
-    return { status, message: barred ? await errorMessage(response) : undefined };
-  } catch {
-    return {};
-  }
-}
-
-/** Exchange a key for a cookie. Returns undefined, or why it was not taken. */
-export async function signIn(key) {
-  try {
-    const headers = { "content-type": "application/json" };
-    const response = await fetch("/v1/login", { method: "POST", headers, body: JSON.stringify({ key }) });
-    return response.ok ? undefined : await errorMessage(response);
-  } catch {
-    return "The server does not answer. Try again in a moment.";
-  }
-}
-
-async function errorMessage(response) {
-  const body = await response.json().catch(() => null);
-  return body?.error?.message ?? `The server answered with status ${response.status}.`;
 }

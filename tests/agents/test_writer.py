@@ -11,9 +11,10 @@ from agents.port import Budget, Task
 from agents.writer import Writer
 from models.clock import ManualClock
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
+from models.engines import EngineSpec
 from models.engines.scripted import build
 from models.errors import BatonError, DeadlineExceeded, Overloaded, Unsupported, WorkerDied
-from models.ports import GenerateRequest, ToolConstraint, ToolSpec
+from models.ports import GenerateRequest, Sampling, ToolConstraint, ToolSpec
 
 ORIGIN = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=1)
 
@@ -51,6 +52,7 @@ def task() -> Task:
         card="scripted",
         messages=(Message(item_id="item_1", role="user", parts=(TextPart(text="hello"),)),),
         tools=None,
+        sampling=Sampling(temperature=0.7, top_p=0.8, seed=5, stop=("END",), max_output_tokens=9),
         budget=Budget(deadline_s=7.0, output_tokens=3),
     )
 
@@ -61,7 +63,9 @@ def play(task: Task) -> Callable[[Engine], AsyncGenerator[AgentEvent, None]]:
 
 
 async def test_a_reply_is_wrapped_delta_by_delta(task: Task) -> None:
-    engine = build('{"rules": [{"pattern": "hello", "reply": "hi there"}]}', ManualClock(0.0))
+    engine = build(
+        EngineSpec(name="scripted", options='{"rules": [{"pattern": "hello", "reply": "hi there"}]}'), ManualClock(0.0)
+    )
     events = [event async for event in Writer({"scripted": engine}).run(task)]
     assert events == [
         TaskStarted(origin=ORIGIN, card="scripted"),
@@ -79,8 +83,17 @@ async def test_the_engine_is_asked_within_the_tasks_budget(task: Task) -> None:
     assert [event async for event in Writer({"scripted": engine}).run(replace(task, tools=tools))]
     request = engine.request
     assert request is not None
-    assert (request.tenant, request.deadline, request.sampling.max_output_tokens) == ("local", 7.0, 3)
+    assert (request.tenant, request.deadline, request.priority) == ("local", 7.0, "interactive")
     assert (request.messages, request.constraint) == (task.messages, tools)
+    assert request.sampling == replace(task.sampling, max_output_tokens=3)
+
+
+async def test_an_answer_is_as_short_as_its_sampling_says_where_the_budget_allows_more(task: Task) -> None:
+    engine = Engine((FinishDelta(reason="stop"),))
+    rich = replace(task, budget=replace(task.budget, output_tokens=100))
+    assert [event async for event in Writer({"scripted": engine}).run(rich)]
+    assert engine.request is not None
+    assert engine.request.sampling == task.sampling
 
 
 @pytest.mark.parametrize(

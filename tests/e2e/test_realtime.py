@@ -288,3 +288,72 @@ async def test_many_clients_in_one_session_are_told_the_same(server: Server) -> 
             await say(speaker, "count to 30")
             told, heard = await asyncio.gather(until(speaker, "response.done"), until(listener, "response.done"))
     assert words(told) == words(heard) == count(30)
+
+
+async def test_an_item_that_is_deleted_is_shown_to_no_model_and_told_to_everybody(server: Server) -> None:
+    async with server.connect("?baton=events") as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+        checker = OrderChecker()
+        await say(socket, "count to 2", item_id="mine")
+        events = await until(socket, "response.done")
+        async with server.connect(f"?session={session}") as other:
+            await receive(other)
+            await send(socket, type="conversation.item.delete", item_id="mine")
+            events += await until(socket, "conversation.item.deleted")
+            assert (await until(other, "conversation.item.deleted"))[-1]["item_id"] == "mine"
+        assert events[-1]["item_id"] == "mine"
+        await send(socket, type="conversation.item.delete", item_id="mine", event_id="again")
+        error = (await until(socket, "error"))[-1]["error"]
+        assert (error["code"], error["param"], error["event_id"]) == ("item_not_found", "item_id", "again")
+        await say(socket, "sunny")
+        told = await until(socket, "response.done")
+        for event in (*events, *told):
+            checker.feed(event)
+        (first, *_) = [e for e in told if e["type"] == "conversation.item.added"]
+        assert first["previous_item_id"] == checker.done[0]["output"][0]["id"]
+    async with server.connect(f"?session={session}") as later:
+        await receive(later)
+        await send(later, type="conversation.item.delete", item_id=first["item"]["id"])
+        assert (await until(later, "conversation.item.deleted"))[-1]["item_id"] == first["item"]["id"]
+
+
+async def test_nothing_is_deleted_while_a_response_is_written(server: Server) -> None:
+    async with server.connect() as socket:
+        await say(socket, "slowly count to 100", item_id="mine")
+        await until(socket, "response.output_text.delta")
+        await send(socket, type="conversation.item.delete", item_id="mine", event_id="early")
+        error = (await until(socket, "error"))[-1]["error"]
+        assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "early")
+        await send(socket, type="response.cancel")
+        await until(socket, "response.done")
+        await send(socket, type="conversation.item.delete", item_id="mine")
+        assert (await until(socket, "conversation.item.deleted"))[-1]["item_id"] == "mine"
+
+
+async def test_the_official_client_deletes_an_item(server: Server) -> None:
+    client = AsyncOpenAI(base_url=f"{server.address}/v1", api_key="placeholder")
+    async with client, client.realtime.connect(model="scripted") as connection:
+        content = [{"type": "input_text", "text": "count to 5"}]
+        item = {"id": "mine", "type": "message", "role": "user", "content": content}
+        await connection.conversation.item.create(item=item)
+        await connection.conversation.item.delete(item_id="mine")
+        async for event in connection:
+            if event.type == "conversation.item.deleted":
+                break
+    assert event.item_id == "mine"
+
+
+async def test_a_client_that_asked_is_told_what_a_session_is_called(server: Server) -> None:
+    async with server.connect("?baton=events") as socket:
+        events = await until(socket, "baton.session.updated")
+        assert [event["type"] for event in events[-2:]] == ["baton.session.attached", "baton.session.updated"]
+        assert events[-1]["title"] is None
+        await say(socket, "count to 2")
+        told = await until(socket, "response.done")
+        for event in (*events, *told):
+            check_event(event)
+        (named,) = [event for event in told if event["type"] == "baton.session.updated"]
+        assert named["title"] == "count to 2"
+        (timed,) = [event for event in told if event["type"] == "baton.turn.timed"]
+        assert 0 <= timed["decided_ms"] <= timed["first_delta_ms"] <= timed["duration_ms"]

@@ -5,16 +5,19 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, insert, text
 from sqlalchemy.schema import CreateIndex
 
+import memory.database
 from memory.database import _MAX_WAITING, Database, Unit, transaction
-from memory.log import create_session
-from memory.schema import events, metadata, sessions
+from memory.schema import REVISION, events, metadata, sessions
+from memory.sessions import create_session
 from models.errors import Conflict, Internal
 
 _TIMEOUT_S = 30
@@ -280,3 +283,8 @@ async def test_a_full_disk_loses_no_unit_that_was_told_to_be_kept(database):
     assert any(isinstance(outcome, Internal) for outcome in told)
     await database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000"))
     await database.write(fill(99))
+
+
+def test_the_revision_that_needs_no_migration_is_the_newest():
+    scripts = ScriptDirectory(str(Path(memory.database.__file__).parent / "migrations"))
+    assert scripts.get_heads() == [REVISION]

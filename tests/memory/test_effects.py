@@ -6,7 +6,7 @@ import pytest
 
 from memory.database import Database
 from memory.effects import Effect, complete_effect, open_effect, open_effects
-from memory.log import create_session
+from memory.sessions import create_session
 from models.errors import Internal, NotFound
 
 

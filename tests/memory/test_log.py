@@ -13,12 +13,12 @@ from memory.log import (
     OpenTurn,
     accept_turn,
     append,
-    create_session,
     end_turn,
     last_seq,
     open_turns,
     read,
 )
+from memory.sessions import create_session
 from models.errors import Conflict, NotFound
 from models.ids import new_id
 

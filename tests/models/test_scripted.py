@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.clock import ManualClock
 from models.content import Call, CallDelta, CallResult, Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
+from models.engines import EngineSpec
 from models.engines.scripted import ScriptedEngine, build
 from models.errors import BadInput, DeadlineExceeded, Internal, Unsupported
 from models.ports import GenerateRequest, RegexConstraint, Sampling, ToolConstraint, ToolSpec
@@ -21,7 +22,8 @@ _CALL_WEATHER = {"pattern": "weather", "reply": '{"city": "Bern"}', "call": "wea
 
 
 def _engine(*rules: dict[str, object], clock: ManualClock | None = None, **options: object) -> ScriptedEngine:
-    return build(json.dumps({**({"rules": rules} if rules else {}), **options}), clock or ManualClock())
+    given = json.dumps({**({"rules": rules} if rules else {}), **options})
+    return build(EngineSpec(name="scripted", options=given), clock or ManualClock())
 
 
 def _says(text: str, role: str = "user") -> Message:
@@ -119,7 +121,7 @@ async def test_it_answers_a_result_that_came_after_the_user_spoke():
 @pytest.mark.parametrize("options", ["", "[]", '{"rules": [{"pattern": "x"}]}', '{"gap_s": "soon"}'])
 def test_options_that_do_not_fit_are_refused(options):
     with pytest.raises(BadInput, match="do not fit"):
-        build(options, ManualClock())
+        build(EngineSpec(name="scripted", options=options), ManualClock())
 
 
 # Pace and deadline

@@ -66,8 +66,8 @@ async def _collect(deltas: AsyncGenerator[Delta, None], into: list[Delta]) -> No
         into.append(delta)
 
 
-async def _answer(worker: Worker, text: str) -> str:
-    deltas = [delta async for delta in _ask(worker, text)]
+async def _answer(worker: Worker, text: str, *, card: str = "script") -> str:
+    deltas = [delta async for delta in _ask(worker, text, card=card)]
     assert isinstance(deltas[-1], FinishDelta)
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
@@ -205,15 +205,15 @@ async def test_a_deadline_holds_in_the_process_too():
 
 
 @pytest.mark.parametrize(
-    ("deadline_after_s", "kind"), [(5.0, DeadlineExceeded), (None, WorkerDied), (60.0, WorkerDied)]
+    ("deadline_after_s", "kind"), [(5.0, DeadlineExceeded), (None, WorkerDied), (60.0, DeadlineExceeded)]
 )
-async def test_waiting_for_the_process_ends_with_the_deadline_or_the_bound_whichever_is_first(deadline_after_s, kind):
+async def test_waiting_for_a_model_ends_with_the_deadline_and_with_the_bound_if_there_is_none(deadline_after_s, kind):
     clock = ManualClock()
     worker = _worker(clock=clock, ready_timeout_s=20.0)
     deadline_s = None if deadline_after_s is None else clock.now_s() + deadline_after_s
     waiting = asyncio.ensure_future(anext(_ask(worker, "count to 1", deadline=deadline_s)))
     await asyncio.sleep(0)
-    clock.advance(min(deadline_after_s or 20.0, 20.0))
+    clock.advance(deadline_after_s or 20.0)
     with pytest.raises(BatonError) as caught:
         await waiting
     assert type(caught.value) is kind
@@ -233,6 +233,131 @@ async def test_an_engine_that_cannot_be_built_is_said_at_once_to_whoever_asks_fo
             with pytest.raises(kind, match=said):
                 await _answer(worker, "count to 3")
     assert said in caplog.text
+
+
+# Several cards
+
+
+def _script(reply: str) -> EngineSpec:
+    return EngineSpec(name="scripted", options=json.dumps({"rules": [{"pattern": ".*", "reply": reply}]}))
+
+
+_BROKEN = EngineSpec(name="scripted", options='{"gap_s": "soon"}')
+
+
+async def test_each_card_is_answered_by_its_own_engine():
+    async with _running(Worker({"one": _script("I am one"), "two": _script("I am two")}, SystemClock())) as worker:
+        answers = await asyncio.gather(*(_answer(worker, "who?", card=card) for card in ("one", "two", "one")))
+    assert answers == ["I am one", "I am two", "I am one"]
+
+
+async def test_a_card_may_be_loaded_while_another_is_served():
+    async with _running(_worker()) as worker:
+        neighbour = _ask(worker, "count to 2000")
+        counted = [await anext(neighbour)]
+        pid = worker.pid
+        assert not worker.loaded("late")
+        worker.load("late", _script("better late"))
+        await worker.until_settled("late")
+        assert worker.loaded("late")
+        assert await _answer(worker, "well?", card="late") == "better late"
+        counted += [delta async for delta in neighbour]
+        assert "".join(delta.text for delta in counted if isinstance(delta, TextDelta)) == _count_to(2000)
+        assert (worker.pid, worker.restarts) == (pid, 0)
+
+
+async def test_a_card_that_was_loaded_late_is_there_after_a_restart_too():
+    async with _running(_worker()) as worker:
+        worker.load("late", _script("better late"))
+        await worker.until_settled("late")
+        with pytest.raises(WorkerDied):
+            await _answer(worker, "exit")
+        assert await _answer(worker, "well?", card="late") == "better late"
+        assert worker.restarts == 1
+
+
+async def test_a_request_for_a_card_that_is_expected_waits_for_it():
+    async with _running(_worker()) as worker:
+        worker.expect("late")
+        asking = asyncio.create_task(_answer(worker, "well?", card="late"))
+        assert await _answer(worker, "count to 3") == _count_to(3)
+        assert not asking.done()
+        worker.load("late", _script("better late"))
+        assert await asking == "better late"
+
+
+async def test_a_request_for_a_card_that_is_given_up_fails_as_all_later_ones_do():
+    async with _running(_worker()) as worker:
+        worker.expect("late")
+        asking = asyncio.create_task(_answer(worker, "well?", card="late"))
+        await _answer(worker, "count to 1")
+        worker.refuse("late", BadInput("There are no weights."))
+        for request in (asking, _answer(worker, "well?", card="late"), worker.until_settled("late")):
+            with pytest.raises(BadInput, match="no weights"):
+                await request
+        assert worker.failure("late") is not None
+        assert not worker.loaded("late")
+        assert worker.requests == 0
+
+
+async def test_a_card_that_was_given_up_is_not_loaded_by_the_next_process():
+    async with _running(_worker()) as worker:
+        worker.load("late", _script("better late"))
+        await worker.until_settled("late")
+        worker.refuse("late", BadInput("Its weights were removed."))
+        with pytest.raises(WorkerDied):
+            await _answer(worker, "exit")
+        await _answer(worker, "count to 1")
+        with pytest.raises(BadInput, match="were removed"):
+            await _answer(worker, "well?", card="late")
+
+
+async def test_a_card_that_cannot_be_loaded_leaves_the_process_and_the_other_cards_alone(caplog):
+    async with _running(_worker()) as worker:
+        neighbour = _ask(worker, "count to 500")
+        counted = [await anext(neighbour)]
+        pid = worker.pid
+        worker.load("broken", _BROKEN)
+        with pytest.raises(BadInput, match="gap_s"):
+            await worker.until_settled("broken")
+        counted += [delta async for delta in neighbour]
+        assert "".join(delta.text for delta in counted if isinstance(delta, TextDelta)) == _count_to(500)
+        assert (worker.pid, worker.restarts) == (pid, 0)
+        # And a card that is put right is loaded.
+        worker.load("broken", _script("mended"))
+        assert await _answer(worker, "well?", card="broken") == "mended"
+        assert worker.failure("broken") is None
+    assert "the model broken cannot be loaded" in caplog.text
+
+
+async def test_each_caller_gets_an_error_of_its_own():
+    # One that is raised twice would gather the frames of both.
+    async with _running(_worker()) as worker:
+        worker.refuse("late", BadInput("There are no weights."))
+        caught = []
+        for _ in range(2):
+            with pytest.raises(BadInput) as refused:
+                await _answer(worker, "well?", card="late")
+            caught.append(refused.value)
+        assert caught[0] is not caught[1]
+
+
+async def test_a_card_is_loaded_only_while_there_is_a_process_that_has_it():
+    worker = _worker()
+    assert not worker.loaded("script")
+    assert not worker.loaded("no-such-card")
+    async with _running(worker):
+        await worker.until_settled("script")
+        assert worker.loaded("script")
+        assert worker.failure("script") is None
+        with pytest.raises(WorkerDied):
+            await _answer(worker, "exit")
+        assert not worker.loaded("script")
+        await worker.until_settled("script")
+        assert worker.loaded("script")
+
+
+# The process
 
 
 async def test_a_process_that_is_not_ready_in_time_is_ended_and_another_is_started(caplog):

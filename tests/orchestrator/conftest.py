@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from support.sessions import RecordingEngine
+from support.sessions import RecordingEngine, Steps
 
 from agents.port import Agent
 from agents.writer import Writer
@@ -20,6 +20,9 @@ from models.clock import ManualClock
 from models.content import Item, Message, TextPart, text_of
 from models.engines import EngineSpec
 from models.engines.scripted import ScriptedEngine, build
+from models.fleet import FixedOffer
+from orchestrator.band import Band, BandLimits
+from orchestrator.decision import Decider
 from orchestrator.events import (
     Committed,
     Decision,
@@ -32,12 +35,10 @@ from orchestrator.events import (
     TurnEnded,
     TurnInput,
 )
-from orchestrator.graph import DecisionGraph
 from orchestrator.meters import Meters
 from orchestrator.session import Session
 from orchestrator.sessions import Sessions
 from orchestrator.state import SessionLimits
-from orchestrator.turn import Band
 
 RULES = (
     {"pattern": r"^count to (\d{1,5})$", "reply": "{n} ", "times": r"\1"},
@@ -121,12 +122,15 @@ class House:
         turn_timeout_s: float = 120.0,
         max_output_tokens: int = 1024,
         max_open: int = 100,
+        **band_limits: int,
     ) -> None:
         self.database = database
         self.clock = clock
         self.registry = CollectorRegistry()
-        self.graph = DecisionGraph((scripted_card(),), max_characters=1_000)
-        self.band = Band(self.graph, agents, clock, turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens)
+        offer = FixedOffer((scripted_card(),))
+        self.decider = Decider(offer, max_characters=1_000)
+        bounds = BandLimits(turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens, **band_limits)
+        self.band = Band(self.decider, offer, agents, clock, bounds)
         self.sessions = Sessions(database, self.band, clock, Meters(self.registry), limits, max_open=max_open)
         self._ids = 0
 
@@ -206,7 +210,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def engine(clock: ManualClock) -> ScriptedEngine:
     """The scripted engine, which answers at once, except to "wait"."""
-    return build(json.dumps({"rules": RULES}), clock)
+    return build(EngineSpec(name="scripted", options=json.dumps({"rules": RULES})), clock)
 
 
 @pytest.fixture
@@ -274,3 +278,13 @@ def peek(tmp_path: Path) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
 @pytest.fixture
 def house_input(message: Any) -> Callable[[str], Any]:
     return lambda text: TurnInput(items=(message(text, "item_said"),))
+
+
+@pytest.fixture
+def steps(decision: Decision) -> Steps:
+    return Steps(decision)
+
+
+@pytest.fixture
+def new_steps(decision: Decision) -> Callable[..., Steps]:
+    return lambda **limits: Steps(decision, **limits)

@@ -2,18 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.catalog import Card
 from models.content import AudioPart, BlobRef, Call, CallResult, ImagePart, Message, TextPart
-from models.errors import BadInput, LimitExceeded, NotFound
+from models.engines import EngineSpec
+from models.errors import BadInput, BatonError, LimitExceeded, NotFound
+from models.fleet import FixedOffer, Standing
 from models.ports import ToolConstraint, ToolSpec
-from orchestrator.events import TurnInput
-from orchestrator.graph import DecisionGraph, decision_inputs
+from orchestrator.decision import Decider, decision_inputs
+from orchestrator.events import Decision, TurnInput, canonical
+from orchestrator.graph import DecisionGraph
 
 BLOB = BlobRef(sha256="0" * 64, media_type="image/png", size_bytes=1)
 PICTURE = ImagePart(blob=BLOB, width_px=1, height_px=1)
@@ -22,10 +27,15 @@ KEY = ("sess_1", "turn_1", 1)
 
 
 @pytest.fixture
-def graph(new_card: Callable[..., Card]) -> DecisionGraph:
+def decider(new_card: Callable[..., Card]) -> Decider:
     seeing = new_card("seeing", 2.0, frozenset({"text", "image"}))
     mute = replace(new_card("mute", 0.1), calls_tools=False)
-    return DecisionGraph((new_card("small", 1.0), seeing, mute), max_characters=20)
+    return Decider(FixedOffer((new_card("small", 1.0), seeing, mute)), max_characters=20)
+
+
+@pytest.fixture
+def graph() -> DecisionGraph:
+    return DecisionGraph()
 
 
 @pytest.fixture
@@ -37,64 +47,132 @@ def shows(*parts: Any) -> TurnInput:
     return TurnInput(items=(Message(item_id="item_1", role="user", parts=parts),))
 
 
-async def test_a_decision_names_agent_and_card_and_why_not_the_others(graph: DecisionGraph, says: Any) -> None:
-    decision = await graph.decide(KEY, says("hello"), ())
+def test_a_decision_names_agent_and_card_and_why_not_the_others(decider: Decider, says: Any) -> None:
+    decision = decider.decide(says("hello"), ())
     assert (decision.agent, decision.card) == ("writer", "mute")
     assert decision.reasons == ("the cheapest that can", "reads text")
     assert [(refused.card, refused.reason) for refused in decision.refused] == [
-        ("seeing", "costs 2.0, more than 0.1"),
-        ("small", "costs 1.0, more than 0.1"),
+        ("seeing", "costs 2, more than 0.1"),
+        ("small", "costs 1, more than 0.1"),
     ]
 
 
-async def test_tools_pictures_and_names_each_change_the_card(graph: DecisionGraph, says: Any) -> None:
+def test_tools_pictures_and_names_each_change_the_card(decider: Decider, says: Any) -> None:
     tools = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="{}"),))
-    assert (await graph.decide(KEY, says("hello", tools=tools), ())).card == "small"
-    assert (await graph.decide(("s", "t", 2), shows(PICTURE), ())).card == "seeing"
-    assert (await graph.decide(("s", "t", 3), says("so?"), shows(PICTURE).items)).card == "seeing"
-    assert (await graph.decide(("s", "t", 4), says("hello", model="seeing"), ())).card == "seeing"
+    assert (decider.decide(says("hello", tools=tools), ())).card == "small"
+    assert (decider.decide(shows(PICTURE), ())).card == "seeing"
+    assert (decider.decide(says("so?"), shows(PICTURE).items)).card == "seeing"
+    assert (decider.decide(says("hello", model="seeing"), ())).card == "seeing"
 
 
-async def test_a_logged_decision_is_replayed_from_its_inputs(
-    graph: DecisionGraph, says: Any, new_card: Callable[..., Card]
-) -> None:
+async def test_a_logged_decision_is_replayed_from_its_inputs(graph: DecisionGraph, decider: Decider, says: Any) -> None:
     history = (
         Call(item_id="item_2", call_id="call_1", name="add", arguments="{}"),
         CallResult(item_id="item_3", call_id="call_1", parts=(TextPart(text="4"), PICTURE)),
     )
-    decision = await graph.decide(KEY, says("and now?", instructions="Brief."), history)
-    await graph.forget(KEY)
-    # Another graph, with other cards and limits: what counts is what was logged.
-    other = DecisionGraph((new_card("other"),), max_characters=1)
-    assert await other.decide_from(("sess_2", "turn_9", 4), json.loads(decision.inputs)) == decision
+    decision = decider.decide(says("and now?", instructions="Brief."), history)
+    # The graph knows of no cards and limits: what counts is what was logged.
+    assert await graph.replay(("sess_2", "turn_9", 4), json.loads(decision.inputs)) == decision
     cheaper = json.loads(decision.inputs)
     cheaper["cards"][0] |= {"reads": ["image", "text"], "cost": 0.0}
-    assert (await other.decide_from(("sess_2", "turn_9", 5), cheaper)).card == "small"
+    assert (await graph.replay(("sess_2", "turn_9", 5), cheaper)).card == "small"
 
 
-async def test_equal_inputs_are_logged_as_equal_text(graph: DecisionGraph, says: Any) -> None:
-    one = await graph.decide(KEY, says("hello"), ())
-    two = await graph.decide(("sess_2", "turn_2", 1), says("olleh"), ())
+_NAMES = ("a", "b", "c")
+_STANDINGS = st.sampled_from(
+    (Standing(state="ready"), Standing(state="fetching", done_bytes=1), Standing(state="failed", message="No network."))
+)
+_PARTS = st.sampled_from(
+    (TextPart(text="hi"), TextPart(text="word " * 9), PICTURE, AudioPart(blob=BLOB, rate_hz=16_000, samples=1))
+)
+_TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="{}"),))
+
+
+@st.composite
+def _offers(draw: st.DrawFn) -> FixedOffer:
+    cards = [
+        Card(
+            name=name,
+            engine=EngineSpec(name="scripted"),
+            reads=draw(st.sampled_from((frozenset({"text"}), frozenset({"text", "image"})))),
+            writes=frozenset({"text"}),
+            calls_tools=draw(st.booleans()),
+            context_tokens=draw(st.sampled_from((20, 40, 1_000))),
+            cost_per_million_tokens=draw(st.sampled_from((0.0, 1.5))),
+        )
+        for name in draw(st.sets(st.sampled_from(_NAMES)))
+    ]
+    offer = FixedOffer(cards, {card.name: draw(_STANDINGS) for card in cards})
+    offer.aliases = {"default": cards[0].name} if cards else {}
+    return offer
+
+
+@st.composite
+def _turns(draw: st.DrawFn) -> TurnInput:
+    parts = tuple(draw(st.lists(_PARTS, max_size=3)))
+    return TurnInput(
+        items=(Message(item_id="item_1", role="user", parts=parts),),
+        instructions=draw(st.sampled_from((None, "", "Be brief."))),
+        model=draw(st.sampled_from((None, None, *_NAMES, "default", "nonesuch"))),
+        tools=draw(st.sampled_from((None, None, _TOOLS))),
+    )
+
+
+async def outcome(deciding: Awaitable[Decision]) -> Decision | tuple[type, str, str, str | None]:
+    try:
+        return await deciding
+    except BatonError as refused:
+        return type(refused), refused.code, refused.message, refused.field
+
+
+def test_a_live_decision_and_its_replay_are_the_same_whatever_there_is_to_decide(graph: DecisionGraph) -> None:
+    async def check(decider: Decider, turn_input: TurnInput, history: tuple[Message, ...]) -> None:
+        async def live() -> Decision:
+            return decider.decide(turn_input, history)
+
+        inputs = json.loads(canonical(dict(decider.inputs(turn_input, history))))  # as a log would give them back
+        decided = await outcome(live())
+        assert await outcome(graph.replay(KEY, inputs)) == decided
+        await graph.forget(KEY)
+        if isinstance(decided, Decision):
+            assert json.loads(decided.inputs) == inputs
+
+    with asyncio.Runner() as runner:
+
+        @settings(max_examples=100, derandomize=True)
+        @given(_offers(), _turns(), st.lists(_PARTS, max_size=1), st.sampled_from((30, 10_000)))
+        def anything(offer: FixedOffer, turn_input: TurnInput, before: list[Any], max_characters: int) -> None:
+            history = tuple(Message(item_id="item_0", role="user", parts=(part,)) for part in before)
+            runner.run(check(Decider(offer, max_characters=max_characters), turn_input, history))
+
+        anything()
+
+
+def test_equal_inputs_are_logged_as_equal_text(decider: Decider, says: Any) -> None:
+    one = decider.decide(says("hello"), ())
+    two = decider.decide(says("olleh"), ())
     assert one.inputs == two.inputs
 
 
 @pytest.mark.parametrize("key", [("sess_1", "turn_1", 2), ("sess_1", "turn_2", 1), ("sess_2", "turn_1", 1)])
 async def test_a_checkpoint_has_its_own_key_and_its_loss_loses_nothing(
-    graph: DecisionGraph, says: Any, key: Any
+    graph: DecisionGraph, decider: Decider, says: Any, key: Any
 ) -> None:
-    decision = await graph.decide(KEY, says("hello"), ())
-    await graph.decide(key, says("hello", model="seeing"), ())
+    decision = await graph.replay(KEY, decider.inputs(says("hello"), ()))
+    await graph.replay(key, decider.inputs(says("hello", model="seeing"), ()))
     checkpoint = await graph.checkpoint(KEY)
     assert checkpoint is not None
     assert checkpoint["route"]["card"] == "mute"
     await graph.forget(KEY)
     assert await graph.checkpoint(KEY) is None
     assert await graph.checkpoint(key) is not None
-    assert await graph.decide(KEY, says("hello"), ()) == decision
+    assert await graph.replay(KEY, decider.inputs(says("hello"), ())) == decision
 
 
-async def test_a_checkpoint_holds_json_primitives_and_nothing_else(graph: DecisionGraph, says: Any) -> None:
-    await graph.decide(KEY, says("hello"), ())
+async def test_a_checkpoint_holds_json_primitives_and_nothing_else(
+    graph: DecisionGraph, decider: Decider, says: Any
+) -> None:
+    await graph.replay(KEY, decider.inputs(says("hello"), ()))
     stored = graph._saver.storage["sess_1:turn_1:1"]
     blobs = [value for value in graph._saver.blobs.values() if value[0] != "empty"]
     assert stored
@@ -108,8 +186,8 @@ async def test_a_checkpoint_holds_json_primitives_and_nothing_else(graph: Decisi
         graph._saver.serde.dumps_typed(float("nan"))
 
 
-async def test_forgetting_leaves_no_trace_in_memory(graph: DecisionGraph, says: Any) -> None:
-    await graph.decide(KEY, says("hello"), ())
+async def test_forgetting_leaves_no_trace_in_memory(graph: DecisionGraph, decider: Decider, says: Any) -> None:
+    await graph.replay(KEY, decider.inputs(says("hello"), ()))
     await graph.forget(KEY)
     await graph.forget(KEY)
     assert not graph._saver.storage
@@ -117,9 +195,11 @@ async def test_forgetting_leaves_no_trace_in_memory(graph: DecisionGraph, says: 
     assert not graph._saver.writes
 
 
-async def test_a_decision_that_is_cut_off_and_forgotten_leaves_nothing(graph: DecisionGraph, says: Any) -> None:
+async def test_a_decision_that_is_cut_off_and_forgotten_leaves_nothing(
+    graph: DecisionGraph, decider: Decider, says: Any
+) -> None:
     for spins in range(60):
-        deciding = asyncio.create_task(graph.decide(KEY, says("hello"), ()))
+        deciding = asyncio.create_task(graph.replay(KEY, decider.inputs(says("hello"), ())))
         for _ in range(spins):
             await asyncio.sleep(0)
         deciding.cancel()
@@ -131,26 +211,26 @@ async def test_a_decision_that_is_cut_off_and_forgotten_leaves_nothing(graph: De
         assert not graph._saver.blobs
 
 
-async def test_too_long_an_input_is_refused_with_its_length_and_the_limit(graph: DecisionGraph, says: Any) -> None:
-    await graph.decide(KEY, says("x" * 12, instructions="y" * 8), ())
+def test_too_long_an_input_is_refused_with_its_length_and_the_limit(decider: Decider, says: Any) -> None:
+    decider.decide(says("x" * 12, instructions="y" * 8), ())
     with pytest.raises(LimitExceeded) as refused:
-        await graph.decide(("s", "t", 2), says("x" * 13, instructions="y" * 8), ())
+        decider.decide(says("x" * 13, instructions="y" * 8), ())
     assert refused.value.field == "input"
     assert "21" in refused.value.message
     assert "20" in refused.value.message
 
 
-async def test_an_unknown_model_is_refused_and_the_known_ones_are_named(graph: DecisionGraph, says: Any) -> None:
+def test_an_unknown_model_is_refused_and_the_known_ones_are_named(decider: Decider, says: Any) -> None:
     with pytest.raises(NotFound) as refused:
-        await graph.decide(KEY, says("hello", model="nonesuch"), ())
+        decider.decide(says("hello", model="nonesuch"), ())
     assert (refused.value.code, refused.value.field) == ("model_not_found", "model")
     assert "mute, seeing, small" in refused.value.message
 
 
-async def test_what_no_model_can_take_is_refused_with_every_reason(graph: DecisionGraph) -> None:
+def test_what_no_model_can_take_is_refused_with_every_reason(decider: Decider) -> None:
     sound = AudioPart(blob=BLOB, rate_hz=16_000, samples=1)
     with pytest.raises(BadInput) as refused:
-        await graph.decide(KEY, shows(sound), ())
+        decider.decide(shows(sound), ())
     assert refused.value.code == "no_capable_model"
     for name in ("mute", "seeing", "small"):
         assert f"{name}: cannot read audio" in refused.value.message
@@ -158,7 +238,7 @@ async def test_what_no_model_can_take_is_refused_with_every_reason(graph: Decisi
 
 def test_inputs_count_what_is_said_now_and_name_what_was_said_before(says: Any, new_card: Callable[..., Card]) -> None:
     history = (CallResult(item_id="item_3", call_id="call_1", parts=(PICTURE,)),)
-    inputs = decision_inputs(says("héllo🎻", instructions="12"), history, (new_card(),), 100)
+    inputs = decision_inputs(says("héllo🎻", instructions="12"), history, FixedOffer((new_card(),)), 100)
     assert inputs["characters"] == 8
     assert (inputs["input_kinds"], inputs["history_kinds"], inputs["history_items"]) == (["text"], ["image"], 1)
     assert json.loads(json.dumps(inputs)) == inputs

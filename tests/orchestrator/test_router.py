@@ -2,17 +2,35 @@
 
 import random
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import Card
+from models.fleet import CardState, Standing
 from orchestrator.router import CardFacts, Needs, card_facts, choose, explain
 
 
-def facts(name: str, cost: float = 1.0, reads: tuple[str, ...] = ("text",), calls_tools: bool = True) -> CardFacts:
-    return CardFacts(name=name, reads=list(reads), calls_tools=calls_tools, context_tokens=1_000, cost=cost)
+def facts(
+    name: str,
+    cost: float = 1.0,
+    reads: tuple[str, ...] = ("text",),
+    calls_tools: bool = True,
+    state: CardState = "ready",
+    prompt_tokens: int = 10,
+) -> CardFacts:
+    return CardFacts(
+        name=name,
+        reads=list(reads),
+        calls_tools=calls_tools,
+        context_tokens=1_000,
+        cost=cost,
+        state=state,
+        trouble="it is ill" if state == "failed" else None,
+        prompt_tokens=prompt_tokens,
+    )
 
 
 def needs(*reads: str, model: str | None = None, tools: bool = False) -> Needs:
@@ -23,7 +41,7 @@ def test_the_cheapest_card_that_can_is_chosen() -> None:
     cards = [facts("large", 9.0), facts("blind", 0.1), facts("seeing", 2.0, ("image", "text"))]
     route = choose(cards, needs("text"))
     assert route["card"] == "blind"
-    assert route["refused"] == {"large": "costs 9.0, more than 0.1", "seeing": "costs 2.0, more than 0.1"}
+    assert route["refused"] == {"large": "costs 9, more than 0.1", "seeing": "costs 2, more than 0.1"}
     route = choose(cards, needs("image", "text"))
     assert route["card"] == "seeing"
     assert route["reasons"] == ["the only one that can", "reads image and text"]
@@ -60,6 +78,8 @@ def test_equal_costs_go_by_name() -> None:
             st.sampled_from((0.0, 1.0, 2.0)),
             st.sampled_from((("text",), ("image", "text"), ())),
             st.booleans(),
+            st.sampled_from(get_args(CardState)),
+            st.sampled_from((10, 999, 1_000)),
         ),
         max_size=6,
         unique_by=lambda card: card["name"],
@@ -67,22 +87,27 @@ def test_equal_costs_go_by_name() -> None:
     st.builds(needs, st.sampled_from(("text", "image")), tools=st.booleans()),
     st.randoms(use_true_random=False),
 )
-def test_a_route_is_able_cheapest_and_whole_in_any_order_of_the_cards(
+def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
     cards: list[CardFacts], asked: Needs, chance: random.Random
 ) -> None:
     route = choose(cards, asked)
     able = [
         card
         for card in cards
-        if set(asked["reads"]) <= set(card["reads"]) and (card["calls_tools"] or not asked["tools"])
+        if set(asked["reads"]) <= set(card["reads"])
+        and (card["calls_tools"] or not asked["tools"])
+        and card["prompt_tokens"] < 1_000
+        and card["state"] != "failed"
     ]
+    ready = [card for card in able if card["state"] == "ready"]
     names = {card["name"] for card in cards}
     if route["card"] is None:
         assert not able
         assert set(route["refused"]) == names
     else:
         (taken,) = (card for card in able if card["name"] == route["card"])
-        assert taken["cost"] == min(card["cost"] for card in able)
+        assert taken["cost"] == min(card["cost"] for card in ready or able)
+        assert (taken["state"] == "ready") == bool(ready)
         assert set(route["refused"]) == names - {route["card"]}
     shuffled = list(cards)
     chance.shuffle(shuffled)
@@ -90,12 +115,16 @@ def test_a_route_is_able_cheapest_and_whole_in_any_order_of_the_cards(
 
 
 def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) -> None:
-    assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"}))) == {
+    standing = Standing(state="failed", message="The disk is full.", done_bytes=7)
+    assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"})), standing, 12) == {
         "name": "seeing",
         "reads": ["image", "text"],
         "calls_tools": True,
         "context_tokens": 32_768,
         "cost": 2.0,
+        "state": "failed",
+        "trouble": "The disk is full.",
+        "prompt_tokens": 12,
     }
 
 

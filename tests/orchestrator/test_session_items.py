@@ -16,8 +16,8 @@ from models.clock import ManualClock, sleep_until
 from models.content import Call, CallDelta, CallResult, Delta, FinishDelta, Message, TextPart, text_of
 from models.errors import Conflict, LimitExceeded, NotFound, Overloaded
 from models.ports import GenerateRequest
+from orchestrator.band import messages
 from orchestrator.events import ItemDelta, ItemSnapshot, TurnInput
-from orchestrator.turn import messages
 
 
 async def test_items_added_while_a_turn_runs_come_after_its_reply(open_house: Any, message: Any) -> None:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
@@ -19,10 +20,12 @@ from agents.writer import Writer
 from memory.database import Database
 from models.clock import ManualClock
 from models.content import Call, TextPart, text_of
+from models.engines import EngineSpec
 from models.engines.scripted import build
-from models.errors import BatonError
+from models.errors import BatonError, NotFound
 from models.ports import ToolConstraint, ToolSpec
 from orchestrator.events import ItemClosed, TurnAccepted, TurnEnded
+from orchestrator.sessions import settings_of
 from orchestrator.state import SessionLimits
 
 LIMITS = SessionLimits(candidates=2, items=12, rows=4, detach_grace_s=40.0, proposal_s=30.0, idle_s=10_000.0)
@@ -84,6 +87,8 @@ class Play:
             "cancel": 2,
             "add": 2,
             "answer": 3,
+            "remove": 2,
+            "change": 1,
             "advance": 4,
             "spin": 8,
             "settle": 4,
@@ -130,6 +135,15 @@ class Play:
         if calls := [item.call_id for item in self.session._state.items if isinstance(item, Call)]:
             part = TextPart(text="done", source="tool")
             self.do(self.session.tool_result(chance.choice(calls), (part,)))
+
+    async def remove(self, chance: random.Random) -> None:
+        if items := self.session._state.items:
+            self.do(self.session.remove((chance.choice(items).item_id,)))
+
+    async def change(self, chance: random.Random) -> None:
+        changes = {"title": ("one", "two", None), "instructions": ("Brief.", None), "model": ("scripted", None)}
+        field = chance.choice(list(changes))
+        self.do(self.session.change({field: chance.choice(changes[field])}, keep=chance.random() < 0.2))
 
     async def advance(self, chance: random.Random) -> None:
         self.clock.advance(chance.choice((2.0, 2.0, 2.0, 35.0)))
@@ -186,10 +200,24 @@ class Play:
         assert len(self.session._work) == len(
             self.session._state.proposal.candidates if self.session._state.proposal else ()
         )
-        folded = await self.house.sessions._fold(self.session._journal)
+        await self.the_database_agrees(rows)
+
+    async def the_database_agrees(self, rows: list[Any]) -> None:
+        sessions, session_id = self.house.sessions, self.session.session_id
+        if not rows:
+            with pytest.raises(NotFound):  # a session is begun by its first row
+                await sessions.record("local", session_id)
+            return
+        folded = await sessions._fold(self.session._journal)
         assert folded.items == self.session._state.items
+        assert folded.settings == self.session.settings
         assert folded.last_seq == self.session.last_seq
         assert folded.turn is None
+        record = await sessions.record("local", session_id)
+        assert settings_of(record) == self.session.settings
+        assert (record.last_seq, record.updated_ms) == (rows[-1].seq, rows[-1].at_ms)
+        whole, kept = await sessions.transcript("local", session_id), self.session.items
+        assert whole[len(whole) - len(kept) :] == kept
 
     def every_turn_is_whole(self, log: list[Any]) -> None:
         accepted = [event for event in log if isinstance(event, TurnAccepted)]
@@ -213,7 +241,7 @@ def test_every_reader_gets_every_character_once_from_the_real_session(
 ) -> None:
     async def play(database: Database, steps: list[int]) -> None:
         clock = ManualClock()
-        agents = {"writer": Writer({"scripted": build(SCRIPT, clock)})}
+        agents = {"writer": Writer({"scripted": build(EngineSpec(name="scripted", options=SCRIPT), clock)})}
         async with new_house(database, clock, agents, LIMITS).running() as house:
             play = Play(house, clock, await house.sessions.create("local"), new_transcript)
             for number in steps:

@@ -1,19 +1,17 @@
 """Examples for the errors, limits and times of the pure session."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from support.sessions import Steps
 
-from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskStarted
 from models.content import (
     AudioDelta,
     Call,
     CallDelta,
     CallResult,
-    Delta,
     FinishDelta,
-    Item,
     Message,
     TextDelta,
     TextPart,
@@ -22,10 +20,7 @@ from models.content import (
 )
 from models.errors import Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
-    Committed,
-    Decision,
     ItemClosed,
-    LogEvent,
     PlaybackHeard,
     TurnAccepted,
     TurnEnded,
@@ -33,54 +28,6 @@ from orchestrator.events import (
     Usage,
 )
 from orchestrator.live import OpenItem
-from orchestrator.state import SessionLimits, SessionState
-
-
-class Steps:
-    """A state whose transactions succeed at once."""
-
-    def __init__(self, decision: Decision, **limits: float) -> None:
-        self.state = SessionState(SessionLimits(**limits))  # type: ignore[arg-type]
-        self.decision = decision
-        self.now_s = 100.0
-
-    def write(self, events: tuple[LogEvent, ...]) -> tuple[LogEvent, ...]:
-        numbered = enumerate(events, start=self.state.last_seq + 1)
-        self.state.apply([Committed(seq=seq, at_ms=0, event=event) for seq, event in numbered], self.now_s)
-        return events
-
-    def add(self, *items: Item) -> None:
-        self.write(self.state.plan_add(items))
-
-    def propose(self, *items: Item, turn_id: str = "turn_1") -> int:
-        return self.state.propose(turn_id, TurnInput(items=items), self.now_s)[0]
-
-    def accept(self, *items: Item, turn_id: str = "turn_1") -> None:
-        generation = self.propose(*items, turn_id=turn_id)
-        self.write(self.state.plan_accept(turn_id, generation, self.decision, asked_s=self.now_s))
-
-    def take(self, delta: Delta, item_id: str = "item_reply") -> bool:
-        return self.state.take(self.progress(delta), item_id, self.now_s)
-
-    def progress(self, delta: Delta, generation: int = 1) -> TaskProgress:
-        return TaskProgress(origin=self.origin(generation), delta=delta)
-
-    def origin(self, generation: int = 1) -> Origin:
-        turn_id = self.state.turn.turn_id if self.state.turn else "turn_none"
-        return Origin(agent="writer", task_id="t", turn_id=turn_id, generation=generation)
-
-    def end(self, reason: Any = "stop") -> tuple[LogEvent, ...]:
-        return self.write(self.state.plan(TaskFinished(origin=self.origin(), reason=reason), self.now_s))
-
-
-@pytest.fixture
-def steps(decision: Decision) -> Steps:
-    return Steps(decision)
-
-
-@pytest.fixture
-def new_steps(decision: Decision) -> Callable[..., Steps]:
-    return lambda **limits: Steps(decision, **limits)
 
 
 def answer(call_id: str, item_id: str = "item_answer") -> CallResult:

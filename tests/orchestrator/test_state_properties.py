@@ -6,7 +6,7 @@ In between goes on what needs no lock: proposals, text, playback, readers that c
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hypothesis import HealthCheck, given, note, settings
@@ -33,14 +33,18 @@ from orchestrator.events import (
     Decision,
     ItemClosed,
     ItemsAdded,
+    ItemsRemoved,
     LogEvent,
     PlaybackHeard,
+    SessionSettings,
+    SettingsChanged,
     TurnAccepted,
     TurnEnded,
     TurnInput,
     Usage,
 )
 from orchestrator.reader import Cursor
+from orchestrator.sessions import _from_a_turn_on
 from orchestrator.state import SessionLimits, SessionState
 
 # Small, so that a few steps pass every bound.
@@ -113,6 +117,7 @@ class Play:
         self.usage = Usage()
         self.order: list[Item] = []  # the conversation
         self.after: list[Item] = []  # what was added while the turn ran, which follows its items
+        self.settings = SessionSettings()
         self.readers: list[Reader] = []
         self.left: list[Reader] = []
         self.ids = 0
@@ -144,6 +149,8 @@ class Play:
             return
         yield 3, self.add
         yield 2, self.answer_a_call
+        yield 2, self.remove
+        yield 1, self.change_the_settings
         if self.waiting is not None:
             yield 16, self.the_follower_gets_the_lock
         if self.proposed:
@@ -200,6 +207,7 @@ class Play:
         self.state.apply(transaction.rows, self.now_s)
         for row in transaction.rows:
             self.book(row.event)
+            self.book_what_leaves()
         if transaction.then is not None and self.running is not None:
             self.take(transaction.then)
 
@@ -207,8 +215,16 @@ class Play:
         match event:
             case ItemsAdded():
                 (self.order if self.state.turn is None else self.after).extend(event.items)
+                self.book_title(event.items)
+            case ItemsRemoved():
+                self.order = [item for item in self.order if item.item_id not in event.item_ids]
+                for item_id in event.item_ids:
+                    self.heard.pop(item_id, None)
+            case SettingsChanged():
+                self.settings = event.settings
             case TurnAccepted():
                 self.order.extend(event.input.items)
+                self.book_title(event.input.items)
                 self.running = Generation(event.turn_id, event.generation)
                 self.stale.extend(known for known in self.proposed if known != self.running)
                 self.proposed = []
@@ -226,6 +242,15 @@ class Play:
                     self.running = None
                 self.order += self.after
                 self.after = []
+
+    def book_title(self, items: tuple[Item, ...]) -> None:
+        said = (" ".join(text_of(item).split()) for item in items if isinstance(item, Message))
+        if self.settings.title is None:
+            self.settings = replace(self.settings, title=next(filter(None, said), None))
+
+    def book_what_leaves(self) -> None:
+        for _ in range(len(self.order) + len(self.after) - LIMITS.items):
+            (self.order or self.after).pop(0)
 
     def output(self, event: AgentEvent) -> None:
         """Do as the follower of the running generation does: take, or wait for the lock."""
@@ -340,6 +365,30 @@ class Play:
             assert call.status == "completed"
             assert call.call_id not in answered
             self.begin(rows)
+
+    def remove(self, chance: random.Random) -> None:
+        known = [item.item_id for item in self.state.items]
+        chosen = tuple(chance.sample(known, min(len(known), chance.randint(0, 3))))
+        if chance.random() < 0.1:
+            chosen += ("item_unknown",)
+        try:
+            self.begin(self.state.plan_remove(chosen))
+        except Conflict as refused:
+            self.is_refused(refused, "turn_active")
+            assert self.state.turn is not None
+        except NotFound as refused:
+            self.is_refused(refused, "item_not_found")
+            assert "item_unknown" in chosen
+        else:
+            assert self.state.turn is None
+            assert (self.in_flight is not None) == bool(chosen)
+
+    def change_the_settings(self, chance: random.Random) -> None:
+        (field,) = chance.sample(("title", "instructions", "model"), 1)
+        changed = replace(self.state.settings, **{field: chance.choice((None, "one", "two"))})
+        always = chance.random() < 0.2
+        self.begin(self.state.plan_change(changed, always=always))
+        assert (self.in_flight is not None) == (always or changed != self.settings)
 
     def hear(self, chance: random.Random) -> None:
         known = [item.item_id for item in self.state.items] + ([self.open_id] if self.open_id else [])
@@ -474,7 +523,8 @@ class Play:
         for generation in (*self.stale, *self.proposed):
             assert not self.state.is_current(generation.turn_id, generation.number)
         assert self.running is None or self.state.is_current(self.running.turn_id, self.running.number)
-        assert self.state.items == (self.order + self.after)[-LIMITS.items :]
+        assert self.state.items == self.order + self.after
+        assert self.state.settings == self.settings
         turn = self.state.turn
         if turn is not None and turn.open is not None:
             assert turn.open.item_id == self.open_id
@@ -535,9 +585,17 @@ class Play:
             assert folded.last_seq == self.state.last_seq
             assert folded.rows == self.state.rows
             assert folded.turn is None
-            for item in self.state.items:
-                assert folded._sound_ms(item.item_id) == self.state._sound_ms(item.item_id)
-                assert folded._heard_ms.get(item.item_id) == self.state._heard_ms.get(item.item_id)
+            assert folded.settings == self.state.settings
+            assert vars(folded._conversation) == vars(self.state._conversation)
+        self.the_end_of_the_log_is_enough()
+
+    def the_end_of_the_log_is_enough(self) -> None:
+        """Whatever was before it: as soon as it fills the conversation, its items are the ones that were lived."""
+        for reach in range(LIMITS.items, len(self.log), LIMITS.items):
+            folded = SessionState(LIMITS)
+            folded.apply(_from_a_turn_on(tuple(self.log[-reach:])), self.now_s)
+            if folded.full:
+                assert folded.items == self.state.items
 
 
 def test_every_reader_gets_every_character_once_and_the_log_folds_to_what_lived(

@@ -19,6 +19,7 @@ async def test_what_is_public_answers_head_too(serve, path: str) -> None:
         ("POST", "/v1/login", b"{", 400, "invalid_input", None),
         ("POST", "/v1/login", b"", 400, "invalid_input", None),
         ("POST", "/v1/login", b'{"key": 5}', 400, "invalid_input", "key"),
+        ("POST", "/v1/login", b'{"key": "\\ud800"}', 400, "invalid_input", None),
         ("POST", "/v1/login", b'{"key": "' + b"x" * 2_000_000 + b'"}', 413, "body_too_large", None),
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else str(value),

@@ -1,16 +1,19 @@
 """Every door, and who may pass it."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 import websockets
-from fastapi.routing import APIRoute, APIWebSocketRoute
+from fastapi import FastAPI
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from memory import keys
 from memory.keys import RequestDefaults
+from models.clock import ManualClock
 from streaming.auth import COOKIE, PUBLIC, PUBLIC_PREFIX, KeyGate, is_loopback
 
 pytestmark = pytest.mark.usefixtures("tmp_path")
@@ -24,42 +27,108 @@ _WRONG = {
 }
 
 
-def _routes(app: object) -> Iterator[BaseRoute]:
+_WEBSOCKET = "WEBSOCKET"
+
+
+def _doors(app: object) -> Iterator[tuple[str, str]]:
+    """Yield method and path of every route and websocket that is not public, those of included routers too."""
     assert isinstance(app, KeyGate)
-    yield from app._app.routes  # type: ignore[attr-defined]
+    assert isinstance(app._app, FastAPI)
+    yield from _doors_of(app._app.routes)
+
+
+def _doors_of(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
+    for route in routes:
+        if hasattr(route, "effective_route_contexts"):  # how FastAPI keeps what it includes
+            for context in route.effective_route_contexts():
+                yield from _door(context.starlette_route or context.original_route, context.path)
+        elif isinstance(route, Mount):
+            assert (route.path + "/").startswith(PUBLIC_PREFIX), f"{route.path} is mounted and not public"
+        else:
+            yield from _door(route, getattr(route, "path", None))
+
+
+def _door(route: Any, path: str | None) -> Iterator[tuple[str, str]]:
+    assert path, f"{route} is of no kind that this test knows"
+    if path in PUBLIC:
+        return
+    if isinstance(route, WebSocketRoute):
+        yield _WEBSOCKET, path
+        return
+    assert isinstance(route, Route) or hasattr(route, "methods"), f"{path} is of no kind that this test knows"
+    for method in route.methods:
+        yield method, path
 
 
 async def _key(served, tenant: str, **options) -> str:
-    return await served.conductor.database.write(lambda c: keys.create_key(c, tenant, "test", 1, **options))
+    return await served.key(tenant, **options)
 
 
-@pytest.mark.parametrize("shown", _WRONG)
-async def test_every_route_and_websocket_refuses_a_missing_or_wrong_key_except_those_named_public(
-    serve, shown: str
-) -> None:
-    async with serve() as served:
+async def test_every_route_and_websocket_refuses_a_missing_or_wrong_key_except_those_named_public(serve) -> None:
+    async with serve() as served, served.http() as client:
         await _key(served, "acme")
-        seen = []
-        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
-            for route in _routes(served.app):
-                if isinstance(route, Mount):
-                    assert (route.path + "/").startswith(PUBLIC_PREFIX), f"{route.path} is mounted and not public"
-                    continue
-                if route.path in PUBLIC:
-                    continue
-                seen.append(route.path)
-                if isinstance(route, APIWebSocketRoute | WebSocketRoute):
+        doors = set(_doors(served.app))
+        for method, path in doors:
+            for shown, headers in _WRONG.items():
+                if method == _WEBSOCKET:
                     with pytest.raises(websockets.InvalidStatus) as refused:
-                        await websockets.connect(f"ws://{served.address}{route.path}", additional_headers=_WRONG[shown])
-                    assert refused.value.response.status_code == 401
+                        await websockets.connect(f"ws://{served.address}{path}", additional_headers=headers)
+                    assert refused.value.response.status_code == 401, f"{path} with {shown} key"
                     continue
-                assert isinstance(route, APIRoute | Route)
-                for method in route.methods or ():
-                    response = await client.request(method, route.path, headers=_WRONG[shown])
-                    assert response.status_code == 401, f"{method} {route.path}"
-                    if method != "HEAD":
-                        assert response.json()["error"]["code"] == "unauthorized"
-        assert {"/metrics", "/v1/realtime", "/v1/logout", "/openapi.json"} <= set(seen)
+                response = await client.request(method, path, headers=headers)
+                assert response.status_code == 401, f"{method} {path} with {shown} key"
+                assert response.headers["www-authenticate"] == "Bearer"
+                if method != "HEAD":
+                    assert response.json()["error"]["code"] == "unauthorized"
+
+
+async def test_no_route_is_missed_by_the_test_that_tries_every_one(serve) -> None:
+    async with serve() as served:
+        doors = set(_doors(served.app))
+        described = {
+            (method.upper(), path)
+            for path, methods in served.app._app.openapi()["paths"].items()
+            for method in methods
+            if path not in PUBLIC
+        }
+    assert described <= {(method, path.replace(":path}", "}")) for method, path in doors}
+    session = "/v1/sessions/{session_id}"
+    assert {
+        (_WEBSOCKET, "/v1/realtime"),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+        ("GET", "/readyz"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/{name:path}"),
+        ("GET", "/v1/sessions"),
+        ("POST", "/v1/sessions"),
+        ("GET", session),
+        ("PATCH", session),
+        ("DELETE", session),
+        ("GET", f"{session}/events"),
+        ("GET", f"{session}/export"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/logout"),
+    } <= doors
+
+
+async def test_every_key_that_is_shown_is_compared_in_constant_time_also_one_that_is_not_there(
+    serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(left: str, right: str) -> bool:
+        compared.append((left, right))
+        return left == right
+
+    async with serve() as served, served.http() as client:
+        key = await _key(served, "acme")
+        monkeypatch.setattr(keys.hmac, "compare_digest", compare)
+        for shown in (key, key[:-1] + "~", "baton_key01ABC_wrong", "nonsense"):
+            status = (await client.get("/metrics", headers={"authorization": f"Bearer {shown}"})).status_code
+            assert status == (200 if shown == key else 401)
+    assert len(compared) == 4
+    assert {(len(left), len(right)) for left, right in compared} == {(64, 64)}, "hashes of one length"
 
 
 async def test_a_path_that_does_not_exist_is_not_told_from_one_that_does_without_a_key(serve) -> None:
@@ -101,16 +170,40 @@ async def test_a_key_opens_a_websocket_by_header_subprotocol_and_cookie(serve, w
             assert socket.subprotocol == ("realtime" if subprotocols else None)
 
 
-async def test_a_revoked_key_is_refused_and_so_is_the_cookie_that_stood_for_it(serve) -> None:
-    async with serve() as served:
-        key, _other = await _key(served, "acme"), await _key(served, "other")
-        async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
-            await client.post("/v1/login", json={"key": key})
-            assert (await client.get("/metrics")).status_code == 200
-            (first, _) = await served.conductor.database.read(keys.list_keys)
-            await served.conductor.database.write(lambda c: keys.revoke_key(c, first.key_id, 2))
-            assert (await client.get("/metrics")).status_code == 401
-            assert (await client.get("/metrics", headers={"authorization": f"Bearer {key}"})).status_code == 401
+async def test_a_revoked_key_is_refused_within_a_second_and_the_cookie_that_stood_for_it_at_once(serve) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served, served.http() as client:
+        key, other = await _key(served, "acme"), await _key(served, "other")
+        headers = {"authorization": f"Bearer {key}"}
+        await client.post("/v1/login", json={"key": key})
+        assert (await client.get("/metrics")).status_code == 200
+        assert (await client.get("/metrics", headers=headers)).status_code == 200
+        (first, _) = await served.conductor.database.read(keys.list_keys)
+        await served.conductor.database.write(lambda c: keys.revoke_key(c, first.key_id, 2))
+        assert (await client.get("/metrics")).status_code == 401
+        clock.advance(1)
+        assert (await client.get("/metrics", headers=headers)).status_code == 401
+        assert (await client.get("/metrics", headers={"authorization": f"Bearer {other}"})).status_code == 200
+
+
+async def test_the_first_key_closes_the_door_within_a_second(serve) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served, served.http() as client:
+        assert (await client.get("/metrics")).status_code == 200
+        await _key(served, "acme")
+        clock.advance(1)
+        assert (await client.get("/metrics")).status_code == 401
+
+
+async def test_what_is_believed_of_keys_is_bounded_and_holds_no_key(serve) -> None:
+    async with serve() as served, served.http() as client:
+        key = await _key(served, "acme")
+        await client.get("/metrics", headers={"authorization": f"Bearer {key}"})
+        known = served.app._authenticator._known
+        assert list(known) == [hashlib.sha256(key.encode()).digest()]
+        known.update({bytes([n % 256, n // 256]): (0.0, None) for n in range(5_000)})
+        await client.get("/metrics", headers={"authorization": "Bearer other"})
+        assert len(known) <= 4_096
 
 
 async def test_another_tenants_session_is_not_found(serve) -> None:

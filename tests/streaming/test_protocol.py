@@ -1,6 +1,8 @@
 """The protocol core, without a socket: random sessions told to a client, held against the specification."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from support.wire import OrderChecker, check_event
 
 from agents.events import Fault
+from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Message, TextPart
 from orchestrator.events import (
     Committed,
@@ -16,15 +19,19 @@ from orchestrator.events import (
     ItemDelta,
     ItemsAdded,
     ItemSnapshot,
+    ItemsRemoved,
+    PlaybackHeard,
     RefusedCard,
     SessionEvent,
+    SessionSettings,
+    SettingsChanged,
     TurnAccepted,
     TurnEnded,
     TurnInput,
     Usage,
 )
 from streaming.realtime.events import SUPPORTED, UNSUPPORTED, BatonOptions, SessionOptions
-from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Respond
+from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Received, RemoveItem, Respond
 
 _DECISION = Decision(
     agent="writer", card="scripted", reasons=("why",), refused=(RefusedCard(card="big", reason="dear"),), inputs="{}"
@@ -39,8 +46,29 @@ _ENDS = [
 ]
 
 
-def _protocol(options: SessionOptions | None = None) -> RealtimeProtocol:
-    return RealtimeProtocol("sess_1", 0, options=options or SessionOptions(type="realtime"))
+class _Protocol(RealtimeProtocol):
+    """A connection to a session whose settings stay as they are."""
+
+    def __init__(
+        self,
+        options: SessionOptions | None = None,
+        *,
+        defaults: RequestDefaults | None = None,
+        settings: SessionSettings | None = None,
+        item_ids: Sequence[str] = (),
+    ) -> None:
+        self._set = settings or SessionSettings()
+        super().__init__(
+            "sess_1",
+            0,
+            options=options or SessionOptions(type="realtime"),
+            defaults=defaults or RequestDefaults(),
+            settings=self._set,
+            item_ids=item_ids,
+        )
+
+    def receive(self, text: str, settings: SessionSettings | None = None) -> Received:
+        return super().receive(text, settings or self._set)
 
 
 @st.composite
@@ -83,7 +111,7 @@ def _turn(draw: st.DrawFn, number: int, first_seq: int) -> list[SessionEvent]:
 def test_whatever_a_session_yields_is_told_in_the_strict_order_also_from_the_middle(
     data: st.DataObject, join: int
 ) -> None:
-    checker, protocol = OrderChecker(), _protocol()
+    checker, protocol = OrderChecker(), _Protocol()
     for event in protocol.opening():
         checker.feed(event)
     on = json.dumps({"type": "session.update", "session": {"type": "realtime", "baton": {"events": True}}})
@@ -120,7 +148,7 @@ def test_whatever_a_session_yields_is_told_in_the_strict_order_also_from_the_mid
     | st.sampled_from(SUPPORTED).map(lambda kind: json.dumps({"type": kind}))
 )
 def test_no_message_breaks_the_protocol_and_each_bad_one_gets_one_valid_error(message: str) -> None:
-    received = _protocol().receive(message)
+    received = _Protocol().receive(message)
     assert (received.command is None) == bool(received.replies)
     for reply in received.replies:
         check_event(reply)
@@ -128,7 +156,7 @@ def test_no_message_breaks_the_protocol_and_each_bad_one_gets_one_valid_error(me
 
 @pytest.mark.parametrize("kind", sorted(UNSUPPORTED))
 def test_an_event_that_is_known_and_not_served_says_what_to_do_instead(kind: str) -> None:
-    (reply,) = _protocol().receive(json.dumps({"type": kind, "event_id": "mine", "anything": 1})).replies
+    (reply,) = _Protocol().receive(json.dumps({"type": kind, "event_id": "mine", "anything": 1})).replies
     check_event(reply)
     assert reply["error"]["code"] == "unsupported"
     assert reply["error"]["event_id"] == "mine"
@@ -136,7 +164,7 @@ def test_an_event_that_is_known_and_not_served_says_what_to_do_instead(kind: str
 
 
 def test_a_client_event_becomes_the_command_it_stands_for() -> None:
-    protocol = _protocol()
+    protocol = _Protocol()
     item = {"id": "mine", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
     added = protocol.receive(json.dumps({"type": "conversation.item.create", "item": item})).command
     assert added == AddItem(item=Message(item_id="mine", role="user", parts=(TextPart(text="hi"),)))
@@ -148,7 +176,7 @@ def test_a_client_event_becomes_the_command_it_stands_for() -> None:
 
 
 def test_a_responses_own_options_go_before_the_sessions_and_leave_them_as_they_are() -> None:
-    protocol = _protocol()
+    protocol = _Protocol()
     session = {"type": "realtime", "instructions": "Be brief.", "max_output_tokens": 9}
     protocol.receive(json.dumps({"type": "session.update", "session": session}))
     response = {"instructions": "", "max_output_tokens": "inf", "metadata": {"a": "b"}}
@@ -159,7 +187,7 @@ def test_a_responses_own_options_go_before_the_sessions_and_leave_them_as_they_a
 
 
 def test_each_item_names_the_one_before_it() -> None:
-    protocol = _protocol()
+    protocol = _Protocol()
     items = tuple(Message(item_id=name, role="user", parts=(TextPart(text=name),)) for name in "ab")
     told = protocol.session_event(Committed(seq=1, at_ms=1, event=ItemsAdded(items=items)))
     assert [(e["type"].split(".")[-1], e["item"]["id"], e["previous_item_id"]) for e in told] == [
@@ -171,8 +199,9 @@ def test_each_item_names_the_one_before_it() -> None:
 
 
 def test_a_client_that_connected_for_batons_events_is_told_from_the_first_row_on() -> None:
-    protocol = _protocol(SessionOptions(type="realtime", baton=BatonOptions(events=True)))
-    assert [event["type"] for event in protocol.opening()] == ["session.created", "baton.session.attached"]
+    protocol = _Protocol(SessionOptions(type="realtime", baton=BatonOptions(events=True)))
+    opening = ["session.created", "baton.session.attached", "baton.session.updated"]
+    assert [event["type"] for event in protocol.opening()] == opening
     accepted = TurnAccepted(turn_id="turn_1", generation=1, input=TurnInput(), decision=_DECISION)
     told = protocol.session_event(Committed(seq=1, at_ms=1, event=accepted))
     assert [event["type"] for event in told] == ["response.created", "baton.turn.routed", "baton.sequence"]
@@ -180,7 +209,7 @@ def test_a_client_that_connected_for_batons_events_is_told_from_the_first_row_on
 
 
 def test_what_json_cannot_say_in_utf8_is_refused_and_not_sent_back() -> None:
-    received = _protocol().receive('{"type": "response.cancel", "event_id": "\\ud800"}')
+    received = _Protocol().receive('{"type": "response.cancel", "event_id": "\\ud800"}')
     (reply,) = received.replies
     assert reply["error"]["code"] == "invalid_json"
     json.dumps(reply, ensure_ascii=False).encode()
@@ -193,12 +222,12 @@ def _update(**session: object) -> str:
 @pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
 def test_a_number_that_json_has_no_word_for_is_refused(number: str) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"a": 5}}
-    (reply,) = _protocol().receive(_update(tools=[tool]).replace("5", number)).replies
+    (reply,) = _Protocol().receive(_update(tools=[tool]).replace("5", number)).replies
     assert reply["error"]["param"] == "session.tools.0.parameters"
 
 
 def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
-    protocol = _protocol()
+    protocol = _Protocol()
     tool = {"type": "function", "name": "none", "parameters": {}}
     protocol.receive(_update(tools=[tool]))
     wanted = {"tool_choice": {"type": "function", "name": "other"}}
@@ -209,3 +238,132 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
     assert isinstance(command, Respond)
     assert command.turn_input.tools is not None
     assert (command.turn_input.tools.choice, command.turn_input.tools.function) == ("required", "none")
+
+
+# Items that leave, settings that change
+
+
+def _added(seq: int, *names: str) -> Committed:
+    items = tuple(Message(item_id=name, role="user", parts=(TextPart(text=name),)) for name in names)
+    return Committed(seq=seq, at_ms=1, event=ItemsAdded(items=items))
+
+
+def _removed(seq: int, *names: str) -> Committed:
+    return Committed(seq=seq, at_ms=1, event=ItemsRemoved(item_ids=names))
+
+
+def _links(told: tuple[dict[str, Any], ...]) -> list[tuple[str, str | None]]:
+    return [(e["item"]["id"], e["previous_item_id"]) for e in told if e["type"] == "conversation.item.added"]
+
+
+def test_a_client_takes_an_item_out_by_its_id() -> None:
+    received = _Protocol().receive('{"type": "conversation.item.delete", "item_id": "a", "event_id": "mine"}')
+    assert received == Received(command=RemoveItem(item_id="a"), event_id="mine")
+    (reply,) = _Protocol().receive('{"type": "conversation.item.delete"}').replies
+    assert reply["error"]["param"] == "item_id"
+
+
+def test_an_item_that_left_is_told_once_and_nothing_comes_after_it_any_more() -> None:
+    protocol = _Protocol()
+    assert _links(protocol.session_event(_added(1, "a", "b", "c"))) == [("a", None), ("b", "a"), ("c", "b")]
+    told = protocol.session_event(_removed(2, "c"))
+    for event in told:
+        check_event(event)
+    assert [(e["type"], e["item_id"]) for e in told] == [("conversation.item.deleted", "c")]
+    assert _links(protocol.session_event(_added(3, "d"))) == [("d", "b")]
+    protocol.session_event(_removed(4, "a", "b", "d"))
+    assert _links(protocol.session_event(_added(5, "e"))) == [("e", None)]
+
+
+@given(
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=30),
+    before=st.integers(0, 3),
+)
+def test_an_item_always_comes_after_the_last_that_is_still_there(steps: list[tuple[bool, int]], before: int) -> None:
+    there = [f"old_{n}" for n in range(before)]
+    protocol = _Protocol(item_ids=there)
+    for seq, (is_removal, pick) in enumerate(steps, start=1):
+        if is_removal and there:
+            gone = there.pop(pick % len(there))
+            protocol.session_event(_removed(seq, gone))
+        else:
+            name = f"new_{seq}"
+            assert _links(protocol.session_event(_added(seq, name))) == [(name, there[-1] if there else None)]
+            there.append(name)
+
+
+def test_an_item_may_be_put_after_the_last_one_by_name_and_nowhere_else() -> None:
+    protocol = _Protocol(item_ids=("a", "b"))
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+
+    def created(previous: str | None) -> Received:
+        event = {"type": "conversation.item.create", "previous_item_id": previous, "item": item}
+        return protocol.receive(json.dumps(event))
+
+    assert created("b").command is not None
+    assert created(None).command is not None
+    (reply,) = created("a").replies
+    assert (reply["error"]["code"], reply["error"]["param"]) == ("unsupported", "previous_item_id")
+    protocol.session_event(_removed(1, "b"))
+    assert created("a").command is not None
+
+
+_ASKED = SessionOptions(type="realtime", baton=BatonOptions(events=True))
+
+
+def test_who_asked_for_batons_events_is_told_what_holds_and_what_changes() -> None:
+    protocol = _Protocol(_ASKED, settings=SessionSettings(instructions="Be kind."))
+    *_, attached = protocol.opening()
+    fields = {"session_id": "sess_1", "title": None, "instructions": "Be kind.", "model": None}
+    assert {**attached, "event_id": ""} == {"event_id": "", "type": "baton.session.updated", **fields}
+    named, _ = (e for e in protocol.session_event(_added(1, "hello")) if e["type"].startswith("baton."))
+    check_event(named)
+    assert (named["type"], named["title"], named["instructions"]) == ("baton.session.updated", "hello", "Be kind.")
+    assert len(protocol.session_event(_added(2, "again"))) == 3, "it has its name"
+    changed = SettingsChanged(settings=SessionSettings(title="Mine", model="m"))
+    told, sequence = protocol.session_event(Committed(seq=3, at_ms=1, event=changed))
+    check_event(told)
+    assert (told["title"], told["instructions"], told["model"]) == ("Mine", None, "m")
+    assert sequence["seq"] == 3
+    cleared = SettingsChanged(settings=SessionSettings())
+    protocol.session_event(Committed(seq=4, at_ms=1, event=cleared))
+    assert protocol.session_event(_added(5, "anew"))[2]["title"] == "anew"
+
+
+def test_a_row_that_says_nothing_to_a_client_still_counts() -> None:
+    protocol = _Protocol(_ASKED)
+    heard = Committed(seq=1, at_ms=1, event=PlaybackHeard(item_id="a", heard_ms=5))
+    assert [e["type"] for e in protocol.session_event(heard)] == ["baton.sequence"]
+    assert _Protocol().session_event(heard) == ()
+
+
+def test_what_holds_is_the_responses_then_the_connections_then_the_sessions_then_the_keys() -> None:
+    defaults = RequestDefaults(instructions="key", model="key", max_output_tokens=1)
+    settings = SessionSettings(instructions="session", model="session")
+
+    def asked(protocol: _Protocol, **response: object) -> TurnInput:
+        command = protocol.receive(json.dumps({"type": "response.create", "response": response})).command
+        assert isinstance(command, Respond)
+        return command.turn_input
+
+    turn = asked(_Protocol(defaults=defaults))
+    assert (turn.instructions, turn.model, turn.max_output_tokens) == ("key", "key", 1)
+    turn = asked(_Protocol(defaults=defaults, settings=settings))
+    assert (turn.instructions, turn.model, turn.max_output_tokens) == ("session", "session", 1)
+    protocol = _Protocol(defaults=defaults, settings=settings)
+    (updated,) = protocol.receive(_update(instructions="connection", model="connection", max_output_tokens=2)).replies
+    assert (updated["session"]["instructions"], updated["session"]["model"]) == ("connection", "connection")
+    turn = asked(protocol)
+    assert (turn.instructions, turn.model, turn.max_output_tokens) == ("connection", "connection", 2)
+    turn = asked(protocol, instructions="response", max_output_tokens=3)
+    assert (turn.instructions, turn.max_output_tokens) == ("response", 3)
+    assert asked(protocol, instructions="").instructions == ""
+    protocol.receive(_update(instructions=None))
+    assert asked(protocol).instructions == "session"
+
+
+def test_what_a_session_says_now_holds_also_for_a_client_that_has_not_heard_of_it() -> None:
+    protocol = _Protocol(settings=SessionSettings(instructions="old"))
+    now = SessionSettings(instructions="new")
+    command = protocol.receive('{"type": "response.create"}', now).command
+    assert command == Respond(turn_input=TurnInput(instructions="new"))

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,16 @@ _STOP_S = 20
 class Server:
     """`baton serve`, started and ended by its own process id."""
 
-    def __init__(self, home: Path, *, rules: list[dict[str, Any]] | None = None, gap_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        rules: list[dict[str, Any]] | None = None,
+        gap_s: float = 0.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
+        self._environment = environment or {}
         self._rules = rules
         self._gap_s = gap_s
         self._process: asyncio.subprocess.Process | None = None
@@ -35,7 +43,7 @@ class Server:
 
     async def start(self, **spawn: Any) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "BATON_HOME": str(self.home)}
+        environment = {"BATON_MODELS": "scripted", "BATON_DRAIN_S": "0.2", **os.environ, "BATON_HOME": str(self.home), **self._environment}
         if self._rules is not None or self._gap_s:
             script = self.home.parent / f"{self.home.name}-script.json"
             options: dict[str, Any] = {"gap_s": self._gap_s}

@@ -7,11 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from agents.events import Origin, TaskFinished, TaskProgress
 from models.clock import ManualClock, sleep_until
-from models.content import Delta, TextDelta, text_of
+from models.content import Delta, Item, TextDelta, text_of
 from models.ports import GenerateRequest, ToolConstraint, ToolSpec
-from orchestrator.events import ItemClosed, TurnEnded
+from orchestrator.events import (
+    Committed,
+    Decision,
+    ItemClosed,
+    LogEvent,
+    SessionSettings,
+    TurnEnded,
+    TurnInput,
+)
 from orchestrator.session import Session
+from orchestrator.state import SessionLimits, SessionState
 
 WEATHER = ToolConstraint(tools=(ToolSpec(name="weather", description="", parameters="{}"),))
 
@@ -37,6 +47,46 @@ class RecordingEngine:
 
     async def aclose(self) -> None:
         pass
+
+
+class Steps:
+    """A state whose transactions succeed at once."""
+
+    def __init__(self, decision: Decision, **limits: float) -> None:
+        self.state = SessionState(SessionLimits(**limits))  # type: ignore[arg-type]
+        self.decision = decision
+        self.now_s = 100.0
+
+    def write(self, events: tuple[LogEvent, ...]) -> tuple[LogEvent, ...]:
+        numbered = enumerate(events, start=self.state.last_seq + 1)
+        self.state.apply([Committed(seq=seq, at_ms=0, event=event) for seq, event in numbered], self.now_s)
+        return events
+
+    def add(self, *items: Item) -> None:
+        self.write(self.state.plan_add(items))
+
+    def propose(self, *items: Item, turn_id: str = "turn_1") -> int:
+        return self.state.propose(turn_id, TurnInput(items=items), self.now_s)[0]
+
+    def accept(self, *items: Item, turn_id: str = "turn_1") -> None:
+        generation = self.propose(*items, turn_id=turn_id)
+        self.write(self.state.plan_accept(turn_id, generation, self.decision, asked_s=self.now_s))
+
+    def take(self, delta: Delta, item_id: str = "item_reply") -> bool:
+        return self.state.take(self.progress(delta), item_id, self.now_s)
+
+    def progress(self, delta: Delta, generation: int = 1) -> TaskProgress:
+        return TaskProgress(origin=self.origin(generation), delta=delta)
+
+    def origin(self, generation: int = 1) -> Origin:
+        turn_id = self.state.turn.turn_id if self.state.turn else "turn_none"
+        return Origin(agent="writer", task_id="t", turn_id=turn_id, generation=generation)
+
+    def change(self, **settings: str | None) -> None:
+        self.write(self.state.plan_change(SessionSettings(**settings)))
+
+    def end(self, reason: Any = "stop") -> tuple[LogEvent, ...]:
+        return self.write(self.state.plan(TaskFinished(origin=self.origin(), reason=reason), self.now_s))
 
 
 def kinds(rows: Any) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel, TypeAdapter
 
-from streaming.realtime.events import BatonEvent
+from streaming.realtime.extensions import BatonEvent
 
 _OFFICIAL: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 _BATON: TypeAdapter[Any] = TypeAdapter(BatonEvent)
@@ -26,6 +26,7 @@ _REQUIRED = {
     "conversation.item.done": {"previous_item_id", "item"},
     "response.output_item.done": {"response_id", "output_index", "item"},
     "response.done": {"response"},
+    "conversation.item.deleted": {"item_id"},
     "error": {"error"},
     "session.created": {"session"},
     "session.updated": {"session"},
@@ -41,17 +42,19 @@ def check_event(event: dict[str, Any]) -> None:
         return
     missing = _REQUIRED[event["type"]] - event.keys()
     assert not missing, f"{event['type']} lacks {missing}"
-    _no_extra(_OFFICIAL.validate_json(json.dumps(event), strict=True), event["type"])
+    no_extra(_OFFICIAL.validate_json(json.dumps(event), strict=True), event["type"])
 
 
-def _no_extra(value: Any, path: str) -> None:
+def no_extra(value: Any, path: str, allowed: frozenset[str] = frozenset()) -> None:
+    """Assert that a type of the `openai` package was given no field that it does not know, but those `allowed`."""
     if isinstance(value, BaseModel):
-        assert not value.model_extra, f"{path} has unknown fields {value.model_extra}"
+        extra = set(value.model_extra or ()) - allowed
+        assert not extra, f"{path} has unknown fields {extra}"
         for name in type(value).model_fields:
-            _no_extra(getattr(value, name), f"{path}.{name}")
+            no_extra(getattr(value, name), f"{path}.{name}")
     elif isinstance(value, list):
         for one in value:
-            _no_extra(one, f"{path}[]")
+            no_extra(one, f"{path}[]")
 
 
 class OrderChecker:

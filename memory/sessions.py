@@ -1,0 +1,131 @@
+"""What is kept of each session beside its log: its name, its settings, and when it was last active.
+
+Every function takes a connection and runs within the caller's transaction.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, tuple_, update
+
+from memory.schema import effects, events, sessions, turns
+from models.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """A session without its log.
+
+    Attributes:
+        session_id: its id.
+        title: what people call it; None until it has a name.
+        instructions: the system message of its turns that bring none.
+        model: the card of its turns that name none.
+        created_ms: Unix milliseconds.
+        updated_ms: when its log last grew, likewise.
+        last_seq: the number of its last row.
+    """
+
+    session_id: str
+    title: str | None
+    instructions: str | None
+    model: str | None
+    created_ms: int
+    updated_ms: int
+    last_seq: int
+
+
+def create_session(
+    connection: Connection,
+    tenant: str,
+    session_id: str,
+    at_ms: int,
+    *,
+    title: str | None = None,
+    instructions: str | None = None,
+    model: str | None = None,
+) -> None:
+    """Begin a session, whose log is empty."""
+    connection.execute(
+        insert(sessions).values(
+            id=session_id,
+            tenant=tenant,
+            created_ms=at_ms,
+            updated_ms=at_ms,
+            last_seq=0,
+            title=title,
+            instructions=instructions,
+            model=model,
+        )
+    )
+
+
+def find_session(connection: Connection, tenant: str, session_id: str) -> SessionRecord:
+    """Return a session.
+
+    Raises:
+        NotFound: the tenant has no such session.
+    """
+    found = connection.execute(
+        select(sessions).where(sessions.c.id == session_id, sessions.c.tenant == tenant)
+    ).one_or_none()
+    if found is None:
+        raise _not_found(session_id)
+    return _record(found)
+
+
+def list_sessions(
+    connection: Connection, tenant: str, *, limit: int, before: str | None = None
+) -> tuple[SessionRecord, ...]:
+    """Return up to `limit` sessions of a tenant, the last active first, from the one after `before` on.
+
+    Raises:
+        NotFound: the tenant has no session `before`.
+    """
+    order = tuple_(sessions.c.updated_ms, sessions.c.id)
+    query = select(sessions).where(sessions.c.tenant == tenant)
+    if before is not None:
+        last = find_session(connection, tenant, before)
+        query = query.where(order < (last.updated_ms, last.session_id))
+    query = query.order_by(sessions.c.updated_ms.desc(), sessions.c.id.desc()).limit(limit)
+    return tuple(_record(row) for row in connection.execute(query))
+
+
+def change_session(connection: Connection, session_id: str, **values: str | None) -> None:
+    """Set `title`, `instructions` or `model`; the log says that it was done."""
+    connection.execute(update(sessions).where(sessions.c.id == session_id).values(**values))
+
+
+def name_session(connection: Connection, session_id: str, title: str) -> None:
+    """Give a session a title, unless it has one."""
+    connection.execute(
+        update(sessions).where(sessions.c.id == session_id, sessions.c.title.is_(None)).values(title=title)
+    )
+
+
+def delete_session(connection: Connection, tenant: str, session_id: str) -> None:
+    """Delete a session and all that belongs to it.
+
+    Raises:
+        NotFound: the tenant has no such session.
+    """
+    find_session(connection, tenant, session_id)
+    for table in (effects, turns, events):
+        connection.execute(delete(table).where(table.c.session_id == session_id))
+    connection.execute(delete(sessions).where(sessions.c.id == session_id))
+
+
+def _record(row: Row[Any]) -> SessionRecord:
+    return SessionRecord(
+        session_id=row.id,
+        title=row.title,
+        instructions=row.instructions,
+        model=row.model,
+        created_ms=row.created_ms,
+        updated_ms=row.updated_ms,
+        last_seq=row.last_seq,
+    )
+
+
+def _not_found(session_id: str) -> NotFound:
+    return NotFound(f"There is no session {session_id!r}.", code="session_not_found")

@@ -1,0 +1,385 @@
+"""OpenAI's chat completions, both ways: what to send for a request, and what the answer means. Pure.
+
+The format is described at https://platform.openai.com/docs/api-reference/chat. Servers differ in what they leave out, so
+in an answer nothing is counted on but the text, and what is unknown is passed over.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from models.content import (
+    Call,
+    CallDelta,
+    CallResult,
+    Delta,
+    FinishDelta,
+    Item,
+    Part,
+    TextDelta,
+    TextPart,
+    UsageDelta,
+)
+from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
+from models.ids import new_id
+from models.ports import GenerateRequest, JsonSchemaConstraint, ToolConstraint
+
+_log = logging.getLogger(__name__)
+
+Fixed = Literal["temperature", "top_p", "seed", "stop"]
+
+UNAVAILABLE = "upstream_unavailable"
+REFUSED = "upstream_refused"
+
+_TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|prompt is too long", re.IGNORECASE)
+_MESSAGE_CHARACTERS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """What a server wants to be told, and how.
+
+    Attributes:
+        model: the model's name there.
+        max_tokens_field: the field that bounds the answer; OpenAI's own newer models know only the second.
+        fixed: sampling that the model does not let callers choose, and refuses requests for.
+        tenant_field: a field that carries a digest of the tenant's name, such as vLLM's `cache_salt`, which keeps
+            the prefix cache of one tenant from another, or OpenAI's `safety_identifier`.
+    """
+
+    model: str
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    fixed: Collection[Fixed] = ()
+    tenant_field: str | None = None
+
+
+def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
+    """Return the request as JSON's values.
+
+    Raises:
+        Unsupported: a message has a part that is not text.
+        BadInput: the schema of a tool or of the answer is no JSON.
+    """
+    sampling = request.sampling
+    fields: dict[str, Any] = {
+        "model": dialect.model,
+        "messages": _messages(request.messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        dialect.max_tokens_field: sampling.max_output_tokens,
+        "temperature": sampling.temperature,
+    }
+    if sampling.top_p != 1.0:
+        fields["top_p"] = sampling.top_p
+    if sampling.seed is not None:
+        fields["seed"] = sampling.seed
+    if sampling.stop:
+        fields["stop"] = sampling.stop
+    for name in dialect.fixed:
+        fields.pop(name, None)
+    if dialect.tenant_field is not None:
+        fields[dialect.tenant_field] = hashlib.sha256(request.tenant.encode()).hexdigest()
+    if request.signals:
+        fields["logprobs"] = True
+    if "margins" in request.signals:
+        fields["top_logprobs"] = 2
+    match request.constraint:
+        case ToolConstraint() as tools:
+            fields.update(_tools(tools))
+        case JsonSchemaConstraint(schema=schema):
+            answer = {"name": "answer", "schema": _json(schema, "constraint.json_schema"), "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": answer}
+        case _:
+            pass  # the engine refuses the others
+    return fields
+
+
+def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Return items as messages. Calls belong to the assistant's message before them, which may have no words."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        match item:
+            case Call():
+                if not messages or messages[-1]["role"] != "assistant":
+                    messages.append({"role": "assistant", "content": None})
+                function = {"name": item.name, "arguments": item.arguments or "{}"}
+                calls = messages[-1].setdefault("tool_calls", [])
+                calls.append({"id": item.call_id, "type": "function", "function": function})
+            case CallResult():
+                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _words(item.parts)})
+            case _:
+                messages.append({"role": item.role, "content": _words(item.parts)})
+    return messages
+
+
+def _words(parts: Sequence[Part]) -> str:
+    words = []
+    for part in parts:
+        if not isinstance(part, TextPart):
+            raise Unsupported(
+                f"This model is reached over a connection that carries only text so far, not {part.kind}. "
+                "Leave it out or choose another model.",
+                field="messages",
+            )
+        words.append(part.text)
+    return "".join(words)
+
+
+def _tools(constraint: ToolConstraint) -> dict[str, Any]:
+    if not constraint.tools:
+        return {}
+    tools = []
+    for tool in constraint.tools:
+        parameters = _json(tool.parameters, "tools")
+        function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+        tools.append({"type": "function", "function": function})
+    if constraint.function is not None and constraint.choice != "none":
+        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": constraint.function}}}
+    # "auto" is every server's default, and some refuse to hear it said.
+    return {"tools": tools} if constraint.choice == "auto" else {"tools": tools, "tool_choice": constraint.choice}
+
+
+def _json(text: str, field: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise BadInput(f"This schema is no JSON: {exc}.", field=field) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    name: str | None = None
+    arguments: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fragment:
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Alternative:
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    logprob: float
+    top_logprobs: tuple[_Alternative, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Logprobs:
+    content: tuple[_Token, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: tuple[_Fragment, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    delta: _Said | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    choices: tuple[_Choice, ...] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_CHUNK = TypeAdapter(_Chunk)
+
+
+class Answer:
+    """Turns the events of one answer into deltas."""
+
+    def __init__(self, request: GenerateRequest, server: str) -> None:
+        """Take the request that is answered, and what to call the server in errors."""
+        self.done = False
+        self._server = server
+        self._signals = request.signals
+        self._reason: str | None = None
+        self._usage: _Usage | None = None
+        self._call: tuple[int | None, str, str] | None = None
+        self._indexes: set[int] = set()
+
+    def take(self, data: bytes) -> Iterator[Delta]:
+        """Yield what an event says; to be run to its end.
+
+        Raises:
+            BatonError: it says that the answer failed, or is not understood.
+        """
+        self.done = self.done or data == b"[DONE]"
+        if self.done:
+            return
+        try:
+            chunk = _CHUNK.validate_json(data)
+        except ValidationError as exc:
+            raise Internal(
+                f"{self._server} sent something that is no chunk of an answer. Try again.", code=UNAVAILABLE
+            ) from exc
+        if chunk.error is not None:
+            _log.warning("%s ends an answer with an error: %s", self._server, chunk.error)
+            raise explain(_status_in(chunk.error), chunk.error, self._server)
+        self._usage = chunk.usage or self._usage
+        for choice in chunk.choices or ():
+            self._reason = choice.finish_reason or self._reason
+            if choice.delta is None:
+                continue
+            if (text := choice.delta.content or choice.delta.refusal) or (self._signals and choice.logprobs):
+                yield self._text(text or "", choice.logprobs)
+            for fragment in choice.delta.tool_calls or ():
+                yield self._fragment(fragment)
+
+    def end(self) -> Iterator[Delta]:
+        """Yield usage, if the server told it, and the end.
+
+        Raises:
+            Internal: the answer broke off.
+            BadInput: the server withheld it.
+        """
+        if self._reason is None:
+            raise Internal(f"{self._server} broke its answer off. Try again.", code=UNAVAILABLE)
+        if self._reason == "content_filter":
+            raise BadInput(f"{self._server} withholds this answer: its content filter objects.", code="content_filter")
+        if self._usage is not None:
+            used = self._usage
+            yield UsageDelta(input_tokens=used.prompt_tokens, output_tokens=used.completion_tokens or 0)
+        if self._reason == "length":
+            yield FinishDelta(reason="length")
+        else:
+            # A call that was asked for by name ends with "stop" at some servers.
+            yield FinishDelta(reason="stop" if self._call is None else "calls")
+
+    def _text(self, text: str, logprobs: _Logprobs | None) -> TextDelta:
+        if not self._signals:
+            return TextDelta(text=text)
+        tokens = () if logprobs is None else logprobs.content or ()
+        if text and not tokens:
+            raise Unsupported(
+                f"{self._server} was asked for log-probabilities and sends none. Leave them out or choose another model.",
+                field="signals",
+            )
+        return TextDelta(
+            text=text,
+            logprobs=tuple(token.logprob for token in tokens) if "logprobs" in self._signals else (),
+            margins=tuple(map(_margin, tokens)) if "margins" in self._signals else (),
+        )
+
+    def _fragment(self, fragment: _Fragment) -> CallDelta:
+        function = fragment.function or _Function()
+        # Some servers leave the index out; there, a name begins a call.
+        begins = bool(function.name) if fragment.index is None else self._call and fragment.index != self._call[0]
+        if self._call is None or begins:
+            if fragment.index in self._indexes:
+                raise Internal(f"{self._server} sends the fragments of several calls in turn.", code=UNAVAILABLE)
+            if fragment.index is not None:
+                self._indexes.add(fragment.index)
+            self._call = (fragment.index, fragment.id or new_id("call"), function.name or "")
+        _, call_id, name = self._call
+        return CallDelta(call_id=call_id, name=name, arguments=function.arguments or "")
+
+
+def _margin(token: _Token) -> float:
+    best = sorted((math.exp(other.logprob) for other in token.top_logprobs or ()), reverse=True)
+    return best[0] - best[1] if len(best) > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Error:
+    message: str = ""
+    type: str | None = None
+    code: Any = None
+
+
+_ERROR = TypeAdapter(_Error)
+
+
+def parse_error(content: bytes) -> object:
+    """Return the error object in the body of a response; None if there is none."""
+    try:
+        return _CHUNK.validate_json(content).error
+    except ValidationError:
+        return None
+
+
+def explain(status: int, error: object, server: str) -> BatonError:
+    """Return what a refusal means to the caller.
+
+    Args:
+        status: of the response, or what stands in its stead in a stream.
+        error: the error object, however the server fills it.
+        server: what to call the server.
+    """
+    told = _told(error)
+    said = f" It says: {told.message[:_MESSAGE_CHARACTERS]}" if told.message else ""
+    match status:
+        case 401 | 403:
+            # What it says may hold part of the key, and is the operator's business in any case.
+            return Internal(
+                f"{server} refuses the key that it is given. Whoever runs Baton has to look at api_key_env in the "
+                "catalog, and at the variable it names.",
+                code=REFUSED,
+            )
+        case 404:
+            return NotFound(
+                f"{server} does not have this model, or is not at this address. Whoever runs Baton has to look at "
+                "model and base_url in the catalog.",
+                code="model_not_found",
+                field="model",
+            )
+        case 402 | 429 if status == 402 or told.code == "insufficient_quota":
+            return Internal(f"The account at {server} is used up.", code=REFUSED)
+        case 429:
+            return Overloaded(f"{server} has too many requests at the moment. Try again later.")
+        case 400 | 413 | 422 if told.code == "context_length_exceeded" or _TOO_LONG.search(told.message):
+            return LimitExceeded(
+                f"The conversation is longer than the model's window. Send less.{said}",
+                code="context_length_exceeded",
+                field="messages",
+            )
+        case _ if 400 <= status < 500 and status != 408:
+            return BadInput(f"{server} refuses this request.{said}")
+        case _:
+            return Internal(f"{server} failed ({status}). Try again.", code=UNAVAILABLE)
+
+
+def _told(error: object) -> _Error:
+    if isinstance(error, str):
+        return _Error(message=error)
+    try:
+        return _ERROR.validate_python(error)
+    except ValidationError:
+        return _Error()
+
+
+def _status_in(error: object) -> int:
+    """Return the status that an error in a stream would have had as a response."""
+    told = _told(error)
+    if isinstance(told.code, int) and 400 <= told.code < 600:
+        return told.code
+    if told.code == "context_length_exceeded" or _TOO_LONG.search(told.message):
+        return 400
+    return 429 if "rate_limit" in f"{told.type} {told.code}" else 500

@@ -1,0 +1,86 @@
+"""Conversations as a chat template takes them."""
+
+import json
+import re
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from models.content import Call, CallResult, Item, Message, TextPart, text_of
+from models.errors import BadInput, Unsupported
+
+
+class PromptWriter:
+    """Writes prompts for one model.
+
+    A word of the conversation that is spelled like one of the tokenizer's special tokens, such as `<|im_end|>`, is broken up
+    by an invisible character: whatever was typed, retrieved or returned by a tool, it cannot end its message or begin one
+    in another role.
+
+    Raises:
+        BadInput: the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        if not isinstance(tokenizer.chat_template, str):
+            raise BadInput("The model has no chat template, so it cannot hold a conversation. Choose one that has.")
+        self._tokenizer = tokenizer
+        self._knows_calls = "tool_calls" in tokenizer.chat_template
+        special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
+
+    def tokens(self, items: tuple[Item, ...]) -> list[int]:
+        """Return the prompt that asks for the answer to `items`, as token ids.
+
+        Raises:
+            Unsupported: there is something other than text in it.
+            BadInput: it is empty, or the template refuses it, for instance because of the order of the roles.
+        """
+        if not items:
+            raise BadInput("The conversation is empty. Say something first.", field="messages")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [self._entry(item) for item in items], add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as exc:
+            raise BadInput(f"The model's chat template refuses this conversation: {exc}", field="messages") from exc
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _entry(self, item: Item) -> dict[str, Any]:
+        text = self._plain(text_of(item))
+        match item:
+            case Message():
+                self._refuse_media(item)
+                return {"role": item.role, "content": text}
+            case Call() if self._knows_calls:
+                function = {"name": item.name, "arguments": _parsed(text)}
+                call = {"id": item.call_id, "type": "function", "function": function}
+                return {"role": "assistant", "content": "", "tool_calls": [call]}
+            case Call():
+                return {"role": "assistant", "content": f"{item.name}({text})"}
+            case CallResult():
+                self._refuse_media(item)
+                return {"role": "tool", "content": text, "tool_call_id": item.call_id}
+
+    def _plain(self, text: str) -> str:
+        return self._special.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
+
+    @staticmethod
+    def _refuse_media(item: Message | CallResult) -> None:
+        other = sorted({part.kind for part in item.parts if not isinstance(part, TextPart)})
+        if other:
+            raise Unsupported(
+                f"This model reads text only, and the conversation has {' and '.join(other)} content. Leave it out or "
+                "choose another model.",
+                field="messages",
+            )
+
+
+def _parsed(arguments: str) -> object:
+    """Return the arguments of a call as templates want them; as they are, if the model wrote no JSON."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments

@@ -1,0 +1,200 @@
+"""What a generation works with: who decides, who acts, on which models, within which budget.
+
+`decide` and `play` are all there is to a turn; `turn.Attempt` runs them for a session, `completions` without one.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
+from agents.port import Agent, Budget, Task
+from models.clock import Clock, wait_for_event
+from models.content import Call, CallResult, Item, Message, TextPart, text_of
+from models.errors import Internal, Overloaded
+from models.fleet import Offer
+from models.ids import new_id
+from models.ports import Sampling
+from orchestrator.decision import Decider
+from orchestrator.events import Decision, TurnInput
+from orchestrator.window import count_tokens, most_tokens, newest_that_fit, said_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandLimits:
+    """Bounds of turns.
+
+    Attributes:
+        turn_timeout_s: how long a turn may take.
+        max_output_tokens: of an answer; a turn may ask for fewer.
+        turns: that run at a time; the next is refused and may be retried.
+        tenant_turns: likewise, of one tenant.
+    """
+
+    turn_timeout_s: float = 120.0
+    max_output_tokens: int = 1024
+    turns: int = 512
+    tenant_turns: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A decision with everything that is needed to play it."""
+
+    decision: Decision
+    task: Task
+
+
+class Band:
+    """One for all tenants and sessions."""
+
+    def __init__(
+        self, decider: Decider, offer: Offer, agents: Mapping[str, Agent], clock: Clock, limits: BandLimits
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self._draining = False
+        self._decider = decider
+        self._offer = offer
+        self._agents = agents
+        self._cards = {card.name: card for card in offer.cards}
+        self._seats: Counter[str] = Counter()
+        self._quiet = asyncio.Event()
+
+    @property
+    def turns(self) -> int:
+        """How many turns run now."""
+        return self._seats.total()
+
+    @contextmanager
+    def seat(self, tenant: str) -> Iterator[None]:
+        """Count a turn in while it runs.
+
+        Raises:
+            Overloaded: too many run already, or the server is stopping.
+        """
+        if self._draining:
+            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
+        if self.turns >= self.limits.turns:
+            raise Overloaded(
+                f"{self.limits.turns} turns are running, the most this server takes. Try again in a moment.",
+                code="too_many_turns",
+            )
+        if self._seats[tenant] >= self.limits.tenant_turns:
+            raise Overloaded(
+                f"{self.limits.tenant_turns} turns of yours are running, the most you may have at a time. "
+                "Wait for one to end.",
+                code="too_many_turns",
+            )
+        self._seats[tenant] += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._seats[tenant] -= 1
+            if not self._seats[tenant]:
+                del self._seats[tenant]
+            if not self._seats:
+                self._quiet.set()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no turn any more, and wait until those that run have ended, or until `deadline_s`."""
+        self._draining = True
+        if self._seats:
+            await wait_for_event(self.clock, self._quiet, deadline_s)
+
+    def decide(
+        self, *, tenant: str, turn_id: str, generation: int, turn_input: TurnInput, history: Sequence[Item]
+    ) -> Score:
+        """Decide who answers a turn, from what, and within which budget.
+
+        Raises:
+            BatonError: the turn is refused; see `Decider.decide`.
+        """
+        decision = self._decider.decide(turn_input, history)
+        budget = Budget(
+            deadline_s=self.clock.now_s() + self.limits.turn_timeout_s,
+            output_tokens=self._output_tokens(turn_input),
+        )
+        shown, budget = self._fit(decision.card, turn_input, history, budget)
+        if len(shown) < len(history):
+            left_out = f"is shown the last {len(shown)} of {len(history)} earlier items: its window holds no more"
+            decision = replace(decision, reasons=(*decision.reasons, left_out))
+        task = Task(
+            origin=Origin(agent=decision.agent, task_id=f"{turn_id}.1", turn_id=turn_id, generation=generation),
+            tenant=tenant,
+            card=decision.card,
+            messages=messages(turn_input, shown),
+            tools=turn_input.tools,
+            sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
+            budget=budget,
+        )
+        return Score(decision=decision, task=task)
+
+    async def play(self, score: Score) -> AsyncGenerator[AgentEvent, None]:
+        """Yield what the agent does; the last event is `TaskFinished` or `TaskFailed`."""
+        event: AgentEvent | None = None
+        async with aclosing(self._agents[score.decision.agent].run(score.task)) as events:
+            async for event in events:
+                yield event
+        if not isinstance(event, TaskFinished | TaskFailed):
+            error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
+            yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
+
+    def _output_tokens(self, turn_input: TurnInput) -> int:
+        asked, most = turn_input.max_output_tokens, self.limits.max_output_tokens
+        return most if asked is None else min(asked, most)
+
+    def _fit(
+        self, name: str, turn_input: TurnInput, history: Sequence[Item], budget: Budget
+    ) -> tuple[Sequence[Item], Budget]:
+        """Return the history that fits the window of a card, and the budget of what is left of it."""
+        window = self._cards[name].context_tokens
+        now = said_now(turn_input)
+        if most_tokens([*now, *map(text_of, history)]) + budget.output_tokens <= window:
+            return history, budget
+        counter = self._offer.counter(name)
+        room = window - count_tokens(now, counter)  # there is some: else the card would not have been chosen
+        # What is said now comes first, then an answer: as much as was asked for, but not more than half of what is left;
+        # then the history; and what the history does not fill is the answer's again.
+        shown = newest_that_fit(history, room - min(budget.output_tokens, max(room // 2, 1)), counter)
+        left = room - count_tokens([text_of(item) for item in shown], counter)
+        return shown, replace(budget, output_tokens=min(budget.output_tokens, left))
+
+    def _sampling(self, name: str, turn_input: TurnInput, output_tokens: int) -> Sampling:
+        card, asked = self._cards[name], turn_input.sampling
+        return Sampling(
+            temperature=card.temperature if asked.temperature is None else asked.temperature,
+            top_p=card.top_p if asked.top_p is None else asked.top_p,
+            seed=asked.seed,
+            stop=asked.stop,
+            max_output_tokens=output_tokens,
+        )
+
+
+def messages(turn_input: TurnInput, history: Sequence[Item]) -> tuple[Item, ...]:
+    """Return what a model is shown: instructions, history, input.
+
+    A call that was cut short is left out, and so is a result whose call has left the history; a call whose outcome is
+    not known is said to be so, since it may have happened.
+    """
+    shown: list[Item] = []
+    if turn_input.instructions:
+        shown.append(Message(item_id=new_id("item"), role="system", parts=(TextPart(text=turn_input.instructions),)))
+    items = (*history, *turn_input.items)
+    answered = {item.call_id for item in items if isinstance(item, CallResult)}
+    called: set[str] = set()
+    for item in items:
+        if isinstance(item, Call):
+            if item.status == "incomplete":
+                continue
+            called.add(item.call_id)
+        if isinstance(item, CallResult) and item.call_id not in called:
+            continue
+        shown.append(item)
+        if isinstance(item, Call) and item.call_id not in answered:
+            unknown = TextPart(text="The outcome of this call is unknown.", source="tool")
+            shown.append(CallResult(item_id=new_id("item"), call_id=item.call_id, parts=(unknown,)))
+    return tuple(shown)

@@ -1,0 +1,124 @@
+"""The items of a session that a model may be shown, and how much of their sound was heard. Pure; part of `state`."""
+
+from collections.abc import Sequence
+
+from models.content import Call, CallResult, Item, text_of
+from models.errors import Conflict, LimitExceeded, NotFound
+
+
+class Conversation:
+    """Items in their order, within bounds: the oldest leave when there are too many; the log keeps them."""
+
+    def __init__(self, *, items: int, characters: int, item_characters: int) -> None:
+        """Keep at most so many items, of so many characters together; refuse an item that is longer than its bound."""
+        self.items: list[Item] = []
+        self.full = False  # whether older items would have no place here
+        self.heard_ms: dict[str, int] = {}
+        self.unlogged_heard: set[str] = set()
+        self._max_items = items
+        self._max_characters = characters
+        self._max_item_characters = item_characters
+        self._characters = 0
+        self._audio_ms: dict[str, int] = {}
+
+    def insert(self, at: int, items: Sequence[Item], *, audio_ms: int = 0) -> None:
+        """Put items at a place; `audio_ms` is how long the sound of each is."""
+        self.items[at:at] = items
+        for item in items:
+            self._characters += len(text_of(item))
+            if audio_ms:
+                self._audio_ms[item.item_id] = audio_ms
+
+    def remove(self, item_ids: Sequence[str]) -> None:
+        """Take items out; one that has left already is passed over."""
+        gone = set(item_ids)
+        kept = []
+        for item in self.items:
+            if item.item_id in gone:
+                self._forget(item)
+            else:
+                kept.append(item)
+        self.items = kept
+
+    def trim(self) -> int:
+        """Let the oldest items go until the rest is within its bounds. Return how many went."""
+        excess = 0
+        while len(self.items) - excess > self._max_items or (
+            self._characters > self._max_characters and len(self.items) - excess > 1
+        ):
+            self._forget(self.items[excess])
+            excess += 1
+        del self.items[:excess]
+        self.full = self.full or excess > 0 or len(self.items) == self._max_items
+        return excess
+
+    def check_new(self, items: Sequence[Item]) -> None:
+        """Check that items may be added.
+
+        Raises:
+            Conflict: an item's id is taken, or a call has its result already.
+            LimitExceeded: an item is too long.
+            NotFound: a result answers no call of this conversation.
+        """
+        known = {item.item_id for item in self.items}
+        calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
+        answered = {item.call_id for item in self.items if isinstance(item, CallResult)}
+        for item in items:
+            if item.item_id in known:
+                raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
+            known.add(item.item_id)
+            if (length := len(text_of(item))) > self._max_item_characters:
+                raise LimitExceeded(
+                    f"The item has {length} characters, over the limit of {self._max_item_characters}. "
+                    "Send a shorter one.",
+                    field="item",
+                )
+            if isinstance(item, Call) and item.status == "completed":
+                calls.add(item.call_id)
+            if isinstance(item, CallResult):
+                if item.call_id not in calls:
+                    raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
+                if item.call_id in answered:
+                    raise Conflict(f"The call {item.call_id!r} has its result already.", code="call_answered")
+                answered.add(item.call_id)
+
+    def check_known(self, item_ids: Sequence[str]) -> None:
+        """Check that items are part of the conversation.
+
+        Raises:
+            NotFound: one is not.
+        """
+        known = {item.item_id for item in self.items}
+        for item_id in item_ids:
+            if item_id not in known:
+                raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
+
+    def sound_ms(self, item_id: str) -> int:
+        """Return how long the sound of an item is.
+
+        Raises:
+            NotFound: there is no such item.
+        """
+        self.check_known((item_id,))
+        return self._audio_ms.get(item_id, 0)
+
+    def hear(self, item_id: str, ms: int) -> None:
+        """Note how far playback of an item has come; it is yet to be logged."""
+        if ms > self.heard_ms.get(item_id, -1):
+            self.heard_ms[item_id] = ms
+            self.unlogged_heard.add(item_id)
+
+    def logged_heard(self, item_id: str, ms: int) -> None:
+        """Note that it was logged how far playback of an item had come."""
+        if all(item.item_id != item_id for item in self.items):
+            return  # it has left meanwhile
+        # While that row was being written, more may have been heard: that is still to be logged.
+        if ms >= self.heard_ms.get(item_id, 0):
+            self.heard_ms[item_id] = ms
+            self.unlogged_heard.discard(item_id)
+
+    def _forget(self, item: Item) -> None:
+        self._characters -= len(text_of(item))
+        self._audio_ms.pop(item.item_id, None)
+        self.heard_ms.pop(item.item_id, None)
+        self.unlogged_heard.discard(item.item_id)

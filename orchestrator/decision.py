@@ -1,0 +1,186 @@
+"""The decision: gate, perceive, recall, control. It decides; it does not carry.
+
+Each step is a pure function of JSON primitives, so that a decision can be replayed from the inputs that are logged with
+it. None of them waits, so a live turn's steps are simply called one after another (`Decider`); `graph` runs the same
+steps for a replay, one by one (docs/adr/0007).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from models.catalog import Card, unknown_model
+from models.content import Call, Item, text_of
+from models.errors import BadInput, LimitExceeded, NotFound
+from models.fleet import Offer
+from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
+from orchestrator.router import CardFacts, Needs, Route, card_facts, choose, explain
+from orchestrator.window import count_tokens, most_tokens, said_now
+
+
+class Inputs(TypedDict):
+    """What a decision is made from."""
+
+    characters: int
+    max_characters: int
+    input_kinds: list[str]
+    history_kinds: list[str]
+    history_items: int
+    tools: int
+    model: str | None
+    aliases: dict[str, str]
+    cards: list[CardFacts]
+
+
+class Refusal(TypedDict):
+    """Why a turn cannot be taken."""
+
+    code: Literal["limit_exceeded", "unknown_model", "no_room", "no_model"]
+    message: str
+    field: str
+
+
+class DecisionState(TypedDict, total=False):
+    """What the nodes hand on; JSON primitives throughout."""
+
+    inputs: Inputs
+    refusal: Refusal
+    needs: Needs
+    recalled: list[str]
+    route: Route
+    agent: str
+
+
+def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer, max_characters: int) -> Inputs:
+    """Return what there is to decide from."""
+    texts = said_now(turn_input)
+    most = most_tokens(texts)
+    return Inputs(
+        characters=len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items),
+        max_characters=max_characters,
+        input_kinds=_kinds(turn_input.items),
+        history_kinds=_kinds(history),
+        history_items=len(history),
+        tools=len(turn_input.tools.tools) if turn_input.tools else 0,
+        model=turn_input.model,
+        aliases=dict(offer.aliases),
+        cards=[_facts(card, offer, texts, most) for card in offer.cards],
+    )
+
+
+def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int) -> CardFacts:
+    # Counted only where it could matter: the bound is good enough for what is far below the window.
+    tokens = most if most < card.context_tokens // 2 else count_tokens(texts, offer.counter(card.name))
+    return card_facts(card, offer.standing(card.name), tokens)
+
+
+def gate(state: DecisionState) -> DecisionState:
+    """Refuse what passes a limit."""
+    inputs = state["inputs"]
+    if inputs["characters"] > inputs["max_characters"]:
+        return {
+            "refusal": Refusal(
+                code="limit_exceeded",
+                message=f"The input has {inputs['characters']} characters, over the limit of "
+                f"{inputs['max_characters']}. Send a shorter one.",
+                field="input",
+            )
+        }
+    return {}
+
+
+def perceive(state: DecisionState) -> DecisionState:
+    """Say what the task asks of a model: every modality in sight, tools, a name."""
+    inputs = state["inputs"]
+    reads = sorted({*inputs["input_kinds"], *inputs["history_kinds"]})
+    asked = inputs["model"]
+    model = None if asked is None else inputs["aliases"].get(asked, asked)
+    return {"needs": Needs(model=model, reads=reads, tools=inputs["tools"] > 0)}
+
+
+def recall(state: DecisionState) -> DecisionState:
+    """Name what is recalled; so far the conversation itself, which the session holds."""
+    return {"recalled": ["conversation"] if state["inputs"]["history_items"] else []}
+
+
+def control(state: DecisionState) -> DecisionState:
+    """Choose agent and card."""
+    inputs, needs = state["inputs"], state["needs"]
+    names = [card["name"] for card in inputs["cards"]]
+    if needs["model"] is not None and needs["model"] not in names:
+        message = unknown_model(needs["model"], [*names, *inputs["aliases"]]).message
+        return {"refusal": Refusal(code="unknown_model", message=message, field="model")}
+    route = choose(inputs["cards"], needs)
+    if route["card"] is None:
+        why = explain(route["refused"])
+        if choose([{**card, "prompt_tokens": 0} for card in inputs["cards"]], needs)["card"] is not None:
+            message = f"This is more than a model's window holds ({why}). Send less."
+            return {"refusal": Refusal(code="no_room", message=message, field="input")}
+        return {
+            "refusal": Refusal(code="no_model", message=f"No model here can take this turn ({why}).", field="input")
+        }
+    return {"agent": "writer", "route": route}
+
+
+STEPS = (gate, perceive, recall, control)
+
+
+class Decider:
+    """Decides live turns; one for all sessions."""
+
+    def __init__(self, offer: Offer, *, max_characters: int) -> None:
+        """Choose from `offer`, for inputs of at most `max_characters`."""
+        self._offer = offer
+        self._max_characters = max_characters
+
+    def inputs(self, turn_input: TurnInput, history: Sequence[Item]) -> Inputs:
+        """Return what there is to decide from, now."""
+        return decision_inputs(turn_input, history, self._offer, self._max_characters)
+
+    def decide(self, turn_input: TurnInput, history: Sequence[Item]) -> Decision:
+        """Return the decision for a turn.
+
+        Raises:
+            LimitExceeded: the input is too long, or more than the window of any model that could take it.
+            NotFound: the model that was asked for does not exist.
+            BadInput: no model can take the turn.
+        """
+        state: DecisionState = {"inputs": self.inputs(turn_input, history)}
+        for step in STEPS:
+            state.update(step(state))
+            if "refusal" in state:
+                break
+        return decision_of(state)
+
+
+def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
+    """Return the decision of a state that all steps have gone through.
+
+    Raises:
+        BatonError: the decision is to refuse the turn.
+    """
+    if (refusal := state.get("refusal")) is not None:
+        raise _error(refusal)
+    route: Route = state["route"]
+    return Decision(
+        agent=state["agent"],
+        card=str(route["card"]),
+        reasons=tuple(route["reasons"]),
+        refused=tuple(RefusedCard(card=card, reason=reason) for card, reason in sorted(route["refused"].items())),
+        inputs=canonical(dict(state["inputs"])),
+    )
+
+
+def _error(refusal: Refusal) -> BadInput | NotFound:
+    match refusal["code"]:
+        case "limit_exceeded":
+            return LimitExceeded(refusal["message"], field=refusal["field"])
+        case "unknown_model":
+            return NotFound(refusal["message"], code="model_not_found", field=refusal["field"])
+        case "no_room":
+            return LimitExceeded(refusal["message"], code="context_length_exceeded", field=refusal["field"])
+        case "no_model":
+            return BadInput(refusal["message"], code="no_capable_model", field=refusal["field"])
+
+
+def _kinds(items: Sequence[Item]) -> list[str]:
+    return sorted({part.kind for item in items if not isinstance(item, Call) for part in item.parts})

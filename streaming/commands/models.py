@@ -1,0 +1,195 @@
+"""`baton models`: what there is to choose from, and what of it is on this machine."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from models.catalog import Card, Catalog
+from models.catalog_file import load_catalog
+from models.fetch import Stage
+from models.store import Store
+from orchestrator.settings import Settings
+from streaming.commands.errors import explained
+
+models_app = typer.Typer(no_args_is_help=True, help="List, fetch, show and remove models.")
+
+_STAGES: Mapping[Stage, str] = {
+    "waiting": "another process fetches it",
+    "fetching": "fetching",
+    "checking": "checking",
+    "converting": "converting",
+}
+
+_out = Console()
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List every model of the catalog, and whether its weights are here."""
+    whole, number = partial(Column, no_wrap=True), partial(Column, no_wrap=True, justify="right")
+    with explained():
+        catalog, store = _opened()
+        stray = sorted(set(store.names()) - catalog.cards.keys())
+        table = Table(
+            # The names however narrow the terminal: they are what the other commands take.
+            whole("model", min_width=max(map(len, [*catalog.cards, *stray]))),
+            *(whole("state"), number("size"), number("params"), number("context")),
+            *(whole("licence"), number("$/M tokens"), Column("from", overflow="ellipsis")),
+            box=None,
+            pad_edge=False,
+        )
+        for card in catalog.cards.values():
+            # A commit is forty digits; `show` has it.
+            sources = ", ".join(str(source).partition("@")[0] for source in card.sources)
+            _add(
+                table,
+                card.name,
+                _state(card, store),
+                _size(store.size_bytes(card.name)),
+                _count(card.parameters),
+                _count(card.context_tokens),
+                card.licence or "",
+                f"{card.cost_per_million_tokens:.2g}",
+                sources or f"engine {card.engine.name}",
+            )
+        for name in stray:
+            _add(table, name, "in no catalog", _size(store.size_bytes(name)))
+    _out.print(table)
+
+
+@models_app.command("pull")
+def pull_models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Models or profiles; by default those that the server would serve."),
+    ] = None,
+) -> None:
+    """Fetch the weights of models, if they are not here."""
+    with explained():
+        catalog, store = _opened()
+        for card in catalog.select(names or Settings().models):
+            if not card.sources:
+                _say(f"{card.name} needs no weights.")
+            elif store.folder(card) is not None:
+                _say(f"{card.name} is here already.")
+            else:
+                _pull(card, store)
+                _say(f"{card.name} is here: {_size(store.size_bytes(card.name))} in {store.folder(card)}")
+
+
+@models_app.command("show")
+def show_model(name: Annotated[str, typer.Argument(help="A model, or an alias of one.")]) -> None:
+    """Show everything that is known of a model."""
+    table = Table(
+        Column(style="dim", no_wrap=True), Column(overflow="fold"), box=None, pad_edge=False, show_header=False
+    )
+    with explained():
+        catalog, store = _opened()
+        for field, value in _facts(catalog.card(name), catalog, store):
+            _add(table, field, value)
+    _out.print(table)
+
+
+@models_app.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="A model that `baton models list` shows.")]) -> None:
+    """Remove a model's weights from this machine."""
+    with explained():
+        catalog, store = _opened()
+        # Weights may be stored of a card that is in no catalog any more.
+        stored = name if name in store.names() else catalog.card(name).name
+        freed = store.remove(stored)
+        _say(f"{stored} is removed: {_size(freed)}." if freed else f"Nothing is stored of {stored}.")
+
+
+def _opened() -> tuple[Catalog, Store]:
+    settings = Settings()
+    return load_catalog(*settings.catalogs), Store(settings.cache)
+
+
+def _pull(card: Card, store: Store) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=_out, transient=True) as bar, closing(store.pull(card)) as steps:
+        task, stage = bar.add_task(card.name, total=None), None
+        for step in steps:
+            if step.stage != stage:
+                # A new one, because a task that has a total once keeps one.
+                bar.remove_task(task)
+                task, stage = bar.add_task(f"{card.name}: {_STAGES[step.stage]}", total=None), step.stage
+            bar.update(task, completed=step.done_bytes, total=step.total_bytes)
+
+
+def _facts(card: Card, catalog: Catalog, store: Store) -> Iterator[tuple[str, str]]:
+    yield "model", card.name
+    yield "aliases", ", ".join(sorted(alias for alias, name in catalog.aliases.items() if name == card.name)) or "none"
+    yield (
+        "profiles",
+        ", ".join(sorted(name for name, cards in catalog.profiles.items() if card.name in cards)) or "none",
+    )
+    yield "description", card.description
+    yield "state", _state(card, store)
+    if (folder := store.folder(card)) is not None:
+        yield "folder", str(folder)
+        yield "size", _size(store.size_bytes(card.name))
+    yield "reads", ", ".join(sorted(card.reads))
+    yield "writes", ", ".join(sorted(card.writes))
+    yield "calls tools", "yes" if card.calls_tools else "no"
+    yield "context", f"{card.context_tokens:,} tokens"
+    yield "parameters", "not stated" if card.parameters is None else f"{card.parameters:,}"
+    yield "licence", card.licence or "not stated"
+    yield "cost", f"${card.cost_per_million_tokens:.3g} for a million tokens"
+    yield "temperature", f"{card.temperature:g}, unless a request names another"
+    yield "top_p", f"{card.top_p:g}, unless a request names another"
+    yield "engine", card.engine.name
+    if card.engine.options != "{}":
+        yield "options", card.engine.options
+    for source in card.sources:
+        yield "source", str(source)
+        for file in source.files:
+            size = "" if file.size_bytes is None else f", {_size(file.size_bytes)}"
+            yield "", f"{file.path}{size}"
+            if file.sha256 is not None:
+                yield "", f"sha-256 {file.sha256}"
+
+
+def _state(card: Card, store: Store) -> str:
+    if not card.sources:
+        return "no weights"
+    return "not fetched" if store.folder(card) is None else "ready"
+
+
+def _size(size_bytes: int) -> str:
+    return decimal(size_bytes) if size_bytes else ""
+
+
+def _count(number: int | None) -> str:
+    """Return a number as people say it of models: 135M, 4.0B, 8K."""
+    if number is None:
+        return ""
+    for unit, letter in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            scaled = number / unit
+            return f"{scaled:.0f}{letter}" if scaled >= 10 else f"{scaled:.1f}{letter}"
+    return f"{number // 1024}K"
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row of plain text: a card's words are the user's, and may hold what rich takes for markup."""
+    table.add_row(*map(Text, cells))
+
+
+def _say(line: str) -> None:
+    _out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""REST: OpenAI's chat completions and models, and Baton's sessions."""

@@ -1,0 +1,138 @@
+"""`POST /v1/chat/completions`. With `store: true` the turn is a session's, and kept; without, nothing of it is."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from memory.keys import RequestDefaults
+from models.content import Item
+from models.errors import BatonError, NotFound
+from orchestrator.build import Conductor
+from orchestrator.completions import Completion
+from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
+from orchestrator.session import Session
+from streaming.auth import Caller
+from streaming.rest.chat_reply import Answer, Reply, of_completion, of_session
+from streaming.rest.chat_request import ChatRequest
+from streaming.rest.route import RestRoute
+from streaming.sse import EventStream, while_connected
+
+
+def chat_routes(conductor: Conductor) -> APIRouter:
+    """Return the route."""
+    router = APIRouter(route_class=RestRoute)
+
+    @router.post("/v1/chat/completions")
+    async def complete(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        caller: Caller = request.state.caller
+        defaults = RequestDefaults() if caller.key is None else caller.key.defaults
+        history, turn_input = body.turn(defaults)
+        if body.store:
+            session, decision, turn_id, after = await _stored(conductor, caller.tenant, turn_input, history)
+            reply = Reply(turn_id, decision, _now_s(conductor), session_id=session.session_id)
+            return _response(conductor, body, reply, of_session(session, turn_id, after))
+        return _Stateless(conductor, caller.tenant, body, turn_input, history)
+
+    return router
+
+
+class _Stateless(Response):
+    """Answers a turn of no session. The turn is counted in from its decision to the last byte of its answer."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        tenant: str,
+        body: ChatRequest,
+        turn_input: TurnInput,
+        history: tuple[Item, ...],
+    ) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._tenant = tenant
+        self._body = body
+        self._turn = (turn_input, history)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        conductor = self._conductor
+        with _in_chats_words(), conductor.completions.begin(self._tenant, *self._turn) as completion:
+            reply = _reply_of(conductor, completion)
+            response = _response(conductor, self._body, reply, of_completion(completion))
+            await response(scope, receive, send)
+
+
+class _Whole(Response):
+    """The answer in one piece; a client that goes stops it."""
+
+    def __init__(self, reply: Reply, answer: AsyncGenerator[Answer, None]) -> None:
+        super().__init__()
+        self._reply = reply
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        failure: BatonError | None = None
+        async with while_connected(receive), aclosing(self._answer):
+            try:
+                await JSONResponse(await self._reply.whole(self._answer))(scope, receive, send)
+            except BatonError as exc:
+                failure = exc  # raised outside of the task group, which would wrap it
+        if failure is not None:
+            raise failure
+
+
+def _response(
+    conductor: Conductor,
+    body: ChatRequest,
+    reply: Reply,
+    answer: AsyncGenerator[Answer, None],
+) -> Response:
+    if not body.stream:
+        return _Whole(reply, answer)
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    chunks = reply.chunks(answer, include_usage=include_usage)
+    return EventStream(chunks, conductor.clock)
+
+
+def _reply_of(conductor: Conductor, completion: Completion) -> Reply:
+    return Reply(completion.turn_id, completion.decision, _now_s(conductor), session_id=None)
+
+
+async def _stored(
+    conductor: Conductor, tenant: str, turn_input: TurnInput, history: tuple[Item, ...]
+) -> tuple[Session, Decision, str, int]:
+    """Put the conversation into a new session and ask for the answer; return it with the row before the turn's."""
+    session = await conductor.sessions.create(tenant)
+    try:
+        with _in_chats_words():
+            if history:
+                await session.add(history)
+            after = session.last_seq
+            turn_id = await session.respond(turn_input)
+    except BatonError:
+        with suppress(NotFound):  # it has no row yet
+            await conductor.sessions.delete(tenant, session.session_id)
+        raise
+    async with aclosing(session.events(after)) as events:
+        async for event in events:
+            if isinstance(event, Committed) and isinstance(event.event, TurnAccepted):
+                return session, event.event.decision, turn_id, after
+    raise AssertionError("a session's events end only by an error")
+
+
+@contextmanager
+def _in_chats_words() -> Iterator[None]:
+    """Name the field of an error as this request has it: what the conductor calls an input is its messages."""
+    try:
+        yield
+    except BatonError as exc:
+        if exc.field in {"input", "item"}:
+            exc.field = "messages"
+        raise
+
+
+def _now_s(conductor: Conductor) -> int:
+    return int(conductor.clock.wall_s())

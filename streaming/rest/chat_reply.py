@@ -1,0 +1,236 @@
+"""What `POST /v1/chat/completions` gives: OpenAI's completion object, whole or in chunks.
+
+Source: OpenAI's API reference, "The chat completion object" and "The chat completion chunk object". `baton` is ours: who
+answered, why, and where the time went.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from agents.events import TaskProgress
+from models.content import AudioDelta, Call, CallDelta, TextDelta, text_of
+from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, LimitExceeded, Overloaded, Unsupported
+from orchestrator.completions import Completion
+from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded
+from orchestrator.session import Session
+from streaming.sse import event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """Text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPiece:
+    """A piece of a call; the first of each carries its name."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+Answer = Words | CallPiece | TurnEnded
+"""What an answer consists of; `TurnEnded` is its end."""
+
+
+async def of_completion(completion: Completion) -> AsyncGenerator[Answer, None]:
+    """Yield the answer of a turn that belongs to no session."""
+    async with aclosing(completion.events()) as events:
+        async for one in events:
+            if isinstance(one, TaskProgress):
+                match one.delta:
+                    case TextDelta(text=text) if text:
+                        yield Words(text=text)
+                    case CallDelta() as call:
+                        yield CallPiece(call_id=call.call_id, name=call.name, arguments=call.arguments)
+                    case AudioDelta():
+                        raise Internal("The model answered with sound, which this surface cannot carry.")
+                    case _:
+                        pass
+    yield completion.ended()
+
+
+async def of_session(session: Session, turn_id: str, after: int) -> AsyncGenerator[Answer, None]:
+    """Yield the answer of a session's turn, which was accepted after row `after`."""
+    calls: dict[str, Call] = {}
+    async with aclosing(session.events(after)) as events:
+        async for one in events:
+            match one:
+                case ItemSnapshot(item=Call() as call):
+                    calls[call.item_id] = call
+                    yield CallPiece(call_id=call.call_id, name=call.name, arguments=call.arguments)
+                case ItemSnapshot(item=item):
+                    if text := text_of(item):
+                        yield Words(text=text)
+                case ItemDelta():
+                    if (known := calls.get(one.item_id)) is None:
+                        yield Words(text=one.text)
+                    else:
+                        yield CallPiece(call_id=known.call_id, name=known.name, arguments=one.text)
+                case Committed(event=TurnEnded(turn_id=ended) as end) if ended == turn_id:
+                    yield end
+                    return
+                case Committed():
+                    pass
+                case _:
+                    assert_never(one)
+
+
+class Reply:
+    """Puts one answer into OpenAI's words."""
+
+    def __init__(self, turn_id: str, decision: Decision, created_s: int, *, session_id: str | None) -> None:
+        self._decision = decision
+        self._session_id = session_id
+        self._calls: dict[str, int] = {}
+        self._tail = ""
+        self._head = {
+            "id": "chatcmpl-" + turn_id.removeprefix("turn_"),
+            "created": created_s,
+            "model": decision.card,
+        }
+        chunk = json.dumps({**self._head, "object": "chat.completion.chunk", "choices": []}, separators=(",", ":"))
+        self._chunk_head = chunk[: -len("]}")]
+
+    async def chunks(self, answer: AsyncGenerator[Answer, None], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the answer as server-sent events. Closes `answer`.
+
+        Raises:
+            BatonError: the turn failed.
+        """
+        opening = '"role":"assistant",'
+        self._tail = ',"usage":null' if include_usage else ""  # as the reference has it: only the last chunk's is one
+        async with aclosing(answer) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case Words():
+                        yield self._chunk(f'{opening}"content":{json.dumps(piece.text, ensure_ascii=False)}')
+                    case CallPiece():
+                        yield self._chunk(opening + self._call_chunk(piece))
+                    case TurnEnded():
+                        raise_fault(piece)
+                        if opening:  # an empty answer is one all the same
+                            yield self._chunk(f'{opening}"content":""')
+                        for last in self._ending(piece, include_usage=include_usage):
+                            yield last
+                opening = ""
+
+    async def whole(self, answer: AsyncGenerator[Answer, None]) -> dict[str, Any]:
+        """Return the completion object. Closes `answer`.
+
+        Raises:
+            BatonError: the turn failed.
+        """
+        words: list[str] = []
+        calls: dict[str, dict[str, Any]] = {}
+        end: TurnEnded | None = None
+        async with aclosing(answer) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case Words():
+                        words.append(piece.text)
+                    case CallPiece():
+                        function = {"name": piece.name, "arguments": ""}
+                        call = calls.setdefault(
+                            piece.call_id, {"id": piece.call_id, "type": "function", "function": function}
+                        )
+                        call["function"]["arguments"] += piece.arguments
+                    case TurnEnded():
+                        end = piece
+        if end is None:
+            raise Internal("The answer broke off. Try again.")
+        raise_fault(end)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(words) or None, "refusal": None}
+        if calls:
+            message["tool_calls"] = list(calls.values())
+        else:
+            message["content"] = "".join(words)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(end)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(end),
+            "baton": self._baton(end),
+        }
+
+    def _chunk(self, delta: str, finish_reason: str = "null", rest: str = "") -> bytes:
+        choice = f'{{"index":0,"delta":{{{delta}}},"logprobs":null,"finish_reason":{finish_reason}}}'
+        return event(f"{self._chunk_head}{choice}]{self._tail}{rest}}}")
+
+    def _call_chunk(self, piece: CallPiece) -> str:
+        function: dict[str, str] = {"arguments": piece.arguments}
+        fields: dict[str, Any] = {"index": self._calls.get(piece.call_id, len(self._calls)), "function": function}
+        if piece.call_id not in self._calls:
+            self._calls[piece.call_id] = len(self._calls)
+            fields |= {"id": piece.call_id, "type": "function"}
+            function["name"] = piece.name
+        return f'"tool_calls":[{json.dumps(fields, ensure_ascii=False)}]'
+
+    def _ending(self, end: TurnEnded, *, include_usage: bool) -> list[bytes]:
+        baton = f',"baton":{json.dumps(self._baton(end), ensure_ascii=False)}'
+        chunks = [self._chunk("", json.dumps(_finish_reason(end)), baton)]
+        if include_usage:
+            chunks.append(event(f'{self._chunk_head}],"usage":{json.dumps(_usage(end))}}}'))
+        return [*chunks, event("[DONE]")]
+
+    def _baton(self, end: TurnEnded) -> dict[str, Any]:
+        return {
+            "model": self._decision.card,
+            "reasons": list(self._decision.reasons),
+            "refused": {refused.card: refused.reason for refused in self._decision.refused},
+            "decided_ms": end.decided_ms,
+            "first_delta_ms": end.first_delta_ms,
+            "duration_ms": end.duration_ms,
+            "session": self._session_id,
+        }
+
+
+_KINDS: dict[str, type[BatonError]] = {
+    "context_length_exceeded": LimitExceeded,
+    "deadline_exceeded": DeadlineExceeded,
+    "invalid_input": BadInput,
+    "limit_exceeded": LimitExceeded,
+    "overloaded": Overloaded,
+    "unsupported": Unsupported,
+}
+"""What a fault was before it became data, by its code; the rest is ours."""
+
+
+def raise_fault(end: TurnEnded) -> None:
+    """Raise what a turn failed with, or that it was interrupted.
+
+    Raises:
+        BatonError: unless it finished.
+    """
+    match end.state:
+        case "finished":
+            return
+        case "interrupted":
+            raise Overloaded(f"The answer was interrupted ({end.reason}). Try again.", code="interrupted")
+        case "failed":
+            fault = end.fault
+            if fault is None:
+                raise Internal("The turn failed. Try again.")
+            raise _KINDS.get(fault.code, Internal)(fault.message, code=fault.code)
+        case _:
+            assert_never(end.state)
+
+
+def _finish_reason(end: TurnEnded) -> str:
+    return {"calls": "tool_calls", "length": "length"}.get(end.reason or "", "stop")
+
+
+def _usage(end: TurnEnded) -> dict[str, int]:
+    usage = end.usage
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }

@@ -1,0 +1,298 @@
+"""What `POST /v1/chat/completions` takes: OpenAI's request, and what it means here.
+
+Source: OpenAI's API reference, "Create chat completion". A field that would change the answer and cannot be honoured
+is refused by name; one that changes nothing here (`user`, `service_tier`, …) is taken.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue
+
+from memory.keys import RequestDefaults
+from models.content import Call, CallResult, Item, Message, TextPart
+from models.errors import BadInput, Unsupported
+from models.ids import new_id
+from models.ports import ToolConstraint, ToolSpec
+from orchestrator.events import SamplingOverrides, TurnInput
+from streaming.realtime.events import JsonObject, Metadata
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextContent(_Strict):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+
+
+class OtherContent(BaseModel):
+    """Content that no model here reads yet."""
+
+    type: Literal["image_url", "input_audio", "file", "refusal"]
+
+
+Content = Annotated[TextContent | OtherContent, Discriminator("type")]
+Contents = str | Annotated[list[Content], Field(min_length=1)]
+
+
+class SystemMessage(_Strict):
+    """Instructions."""
+
+    role: Literal["system", "developer"]
+    content: Contents
+    name: str | None = None
+
+
+class UserMessage(_Strict):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Contents
+    name: str | None = None
+
+
+class FunctionCall(BaseModel):
+    """A call's function, its arguments as JSON text. Clients add what they have read in them."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the assistant made, as the client was given it."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(BaseModel):
+    """What the assistant said before. Clients send back what they were given, so further fields are passed over."""
+
+    role: Literal["assistant"]
+    content: Contents | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class ToolMessage(_Strict):
+    """What a call returned."""
+
+    role: Literal["tool"]
+    tool_call_id: str
+    content: Contents
+
+
+ChatMessage = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage,
+    Discriminator("role"),
+]
+
+
+class FunctionDefinition(_Strict):
+    """A function on offer."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str = ""
+    parameters: JsonObject = Field(default_factory=dict)
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(_Strict):
+    """A function by name."""
+
+    name: str
+
+
+class NamedTool(_Strict):
+    """A tool that has to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class StreamOptions(_Strict):
+    """How a stream is sent."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The answer's form."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ChatRequest(_Strict):
+    """The body."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2048)]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
+    stop: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
+        | None
+    ) = None
+    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+
+    # Honoured only at the value that changes nothing; see `_refuse`.
+    n: int | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    modalities: list[str] | None = None
+    audio: JsonValue = None
+
+    # These change nothing here.
+    user: str | None = None
+    service_tier: str | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    safety_identifier: str | None = None
+    prediction: JsonValue = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: JsonValue = None
+    prompt_cache_retention: str | None = None
+    verbosity: str | None = None
+
+    def turn(self, defaults: RequestDefaults) -> tuple[tuple[Item, ...], TurnInput]:
+        """Return the conversation so far, and what is asked now.
+
+        Raises:
+            BadInput: a result answers no call, or the function that has to be called is not on offer.
+            Unsupported: a field asks for what cannot be given.
+        """
+        self._refuse()
+        leading = 0
+        while leading < len(self.messages) and isinstance(self.messages[leading], SystemMessage):
+            leading += 1
+        instructions = "\n\n".join(
+            _text(message.content, f"messages.{at}.content")
+            for at, message in enumerate(self.messages[:leading])
+            if isinstance(message, SystemMessage)
+        )
+        items: list[Item] = []
+        calls: set[str] = set()
+        # What is kept has ids of its own for ever; what is not needs them only here, and a ULID is not cheap.
+        ids = iter(lambda: new_id("item"), None) if self.store else (f"item_{n}" for n in count())
+        for at, message in enumerate(self.messages[leading:], start=leading):
+            items += _items(message, f"messages.{at}", calls, ids)
+        asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        turn_input = TurnInput(
+            items=tuple(items[-1:]),
+            instructions=instructions or defaults.instructions,
+            model=self.model or defaults.model,
+            tools=self._tools(),
+            max_output_tokens=defaults.max_output_tokens if asked is None else asked,
+            sampling=SamplingOverrides(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed,
+                stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            ),
+            metadata=self.metadata,
+        )
+        return tuple(items[:-1]), turn_input
+
+    def _refuse(self) -> None:
+        wanted: dict[str, Any] = {
+            "n": self.n not in {None, 1},
+            "response_format": self.response_format is not None and self.response_format.type != "text",
+            "logprobs": self.logprobs,
+            "top_logprobs": self.top_logprobs,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "logit_bias": self.logit_bias,
+            "modalities": self.modalities not in (None, ["text"]),
+            "audio": self.audio,
+        }
+        for field, is_wanted in wanted.items():
+            if is_wanted:
+                raise Unsupported(f"'{field}' cannot be honoured here yet. Leave it out.", field=field)
+
+    def _tools(self) -> ToolConstraint | None:
+        choice = self.tool_choice
+        named = choice.function.name if isinstance(choice, NamedTool) else None
+        if named is not None and named not in {tool.function.name for tool in self.tools or ()}:
+            raise BadInput(f"The function {named!r} is not among the tools.", field="tool_choice")
+        if not self.tools:
+            return None
+        return ToolConstraint(
+            tools=tuple(
+                ToolSpec(
+                    name=tool.function.name,
+                    description=tool.function.description,
+                    parameters=json.dumps(tool.function.parameters),
+                )
+                for tool in self.tools
+            ),
+            choice="required" if isinstance(choice, NamedTool) else choice or "auto",
+            function=named,
+        )
+
+
+def _items(message: ChatMessage, field: str, calls: set[str], ids: Iterator[str]) -> list[Item]:
+    """Return the items of a message; the calls it makes are added to `calls`."""
+    match message:
+        case SystemMessage():
+            return [_message(next(ids), "system", _text(message.content, f"{field}.content"))]
+        case UserMessage():
+            return [_message(next(ids), "user", _text(message.content, f"{field}.content"))]
+        case AssistantMessage():
+            made: list[Item] = []
+            if message.content:
+                made.append(_message(next(ids), "assistant", _text(message.content, f"{field}.content")))
+            for call in message.tool_calls or ():
+                calls.add(call.id)
+                function = call.function
+                made.append(Call(item_id=next(ids), call_id=call.id, name=function.name, arguments=function.arguments))
+            return made
+        case ToolMessage():
+            if message.tool_call_id not in calls:
+                raise BadInput(
+                    f"There is no call {message.tool_call_id!r} before this result.", field=f"{field}.tool_call_id"
+                )
+            part = TextPart(text=_text(message.content, f"{field}.content"), source="tool")
+            return [CallResult(item_id=next(ids), call_id=message.tool_call_id, parts=(part,))]
+
+
+def _message(item_id: str, role: Literal["system", "user", "assistant"], text: str) -> Message:
+    source: Literal["generated", "typed"] = "generated" if role == "assistant" else "typed"
+    return Message(item_id=item_id, role=role, parts=(TextPart(text=text, source=source),))
+
+
+def _text(content: Contents, field: str) -> str:
+    if isinstance(content, str):
+        return content
+    words = []
+    for at, part in enumerate(content):
+        if not isinstance(part, TextContent):
+            raise Unsupported(f"Content of type {part.type!r} is not read here yet. Send text.", field=f"{field}.{at}")
+        words.append(part.text)
+    return "".join(words)

@@ -1,0 +1,64 @@
+"""A conversation as a Markdown document for people (CommonMark 0.31).
+
+What was said is Markdown itself. Each message is quoted, so that whatever it leaves open, a code block or a comment, ends
+with it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import assert_never
+
+from memory.sessions import SessionRecord
+from models.content import Call, CallResult, Item, Message, text_of
+
+_TICKS = re.compile("`+")
+
+
+def markdown(record: SessionRecord, items: Sequence[Item]) -> str:
+    """Return the document."""
+    blocks = [f"# {_one_line(record.title or 'Conversation')}"]
+    if record.instructions:
+        blocks += ["**Instructions**", _quoted(record.instructions)]
+    for item in items:
+        blocks += _blocks(item)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _blocks(item: Item) -> tuple[str, str]:
+    match item:
+        case Message():
+            return f"**{item.role.capitalize()}**{_how(item)}", _quoted(text_of(item))
+        case Call():
+            return f"**Call of** {_span(item.name)}{_how(item)}", _fenced(item.arguments, "json")
+        case CallResult():
+            return "**Result**", _fenced(text_of(item))
+        case _:
+            assert_never(item)
+
+
+def _how(item: Message | Call) -> str:
+    return " *(cut short)*" if item.status == "incomplete" else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines() or [""])
+
+
+def _fenced(text: str, language: str = "") -> str:
+    fence = "`" * max(3, _longest_ticks(text) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _span(text: str) -> str:
+    text = _one_line(text)
+    ticks = "`" * (_longest_ticks(text) + 1)
+    pad = " " if "`" in text else ""
+    return f"{ticks}{pad}{text}{pad}{ticks}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, _TICKS.findall(text)), default=0)

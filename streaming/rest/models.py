@@ -1,0 +1,54 @@
+"""`GET /v1/models`: what is served, in OpenAI's shape, and under `baton` what there is to know of it."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from models.catalog import Card, unknown_model
+from orchestrator.build import Conductor
+from streaming.rest.route import RestRoute
+
+
+def model_routes(conductor: Conductor) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(route_class=RestRoute)
+    fleet = conductor.fleet
+    created = int(conductor.clock.wall_s())
+
+    def describe(name: str) -> dict[str, Any]:
+        cards = {card.name: card for card in fleet.cards}
+        if name in cards:
+            about = _about(cards[name], fleet.standing(name).state)
+        elif name in fleet.aliases:
+            about = {"alias_of": fleet.aliases[name]}
+        else:
+            raise unknown_model(name, fleet.names)
+        return {"id": name, "object": "model", "created": created, "owned_by": "baton", "baton": about}
+
+    @router.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        """List the models that are served."""
+        names = [*(card.name for card in fleet.cards), *fleet.aliases]
+        return {"object": "list", "data": [describe(name) for name in names]}
+
+    @router.get("/v1/models/{name:path}")
+    async def show_model(name: str) -> dict[str, Any]:
+        """Show one model."""
+        return describe(name)
+
+    return router
+
+
+def _about(card: Card, state: str) -> dict[str, Any]:
+    return {
+        "description": card.description,
+        "reads": sorted(card.reads),
+        "writes": sorted(card.writes),
+        "calls_tools": card.calls_tools,
+        "context_tokens": card.context_tokens,
+        "parameters": card.parameters,
+        "licence": card.licence,
+        "cost_per_million_tokens": card.cost_per_million_tokens,
+        "engine": card.engine.name,
+        "state": state,
+    }

@@ -1,0 +1,39 @@
+"""The routes of REST: what they are sent has to be JSON that every parser takes, and what does not fit is named."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+
+from streaming.errors import invalid_request
+
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+class _RestRequest(Request):
+    async def json(self) -> Any:
+        """Return the body. Python's own parser would let half a surrogate pair through, which no text can be sent as."""
+        try:
+            return _JSON.validate_json(await self.body())
+        except ValidationError as exc:
+            raise json.JSONDecodeError("not JSON", "", 0) from exc  # what FastAPI makes its own error of
+
+
+class RestRoute(APIRoute):
+    """FastAPI's, stricter."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what handles a request of this route."""
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            try:
+                return await handle(_RestRequest(request.scope, request.receive))
+            except RequestValidationError as exc:
+                raise invalid_request(exc) from exc
+
+        return strictly

@@ -1,0 +1,106 @@
+"""What `GET /v1/sessions/{id}/events` sends: the events of the websocket, each row's last one under the row's number."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from memory.keys import RequestDefaults
+from models.errors import BadInput, Overloaded
+from orchestrator.events import Committed
+from orchestrator.session import Session
+from streaming.realtime.events import BatonOptions, SessionOptions
+from streaming.realtime.protocol import RealtimeProtocol
+from streaming.sse import event
+
+_HEARD_ROWS = 64
+"""How far back a reader who returns is taken to have heard of a turn; a turn seldom has a tenth of it."""
+
+
+async def session_events(session: Session, after: int | None) -> AsyncGenerator[bytes, None]:
+    """Yield what happens after row `after`, or from now on, as server-sent events.
+
+    A reader who returns in the middle of a turn has heard its beginning: the rows up to `after` are told to nobody, so
+    that the response goes on where it was. One who comes anew is told a turn that runs from its beginning.
+
+    Raises:
+        BadInput: the session has no row `after` yet.
+    """
+    heard = _first(session) if after is None else _reached(session, after)
+    at = heard if after is None or _between_turns(session, heard) else max(0, heard - _HEARD_ROWS)
+    protocol = RealtimeProtocol(
+        session.session_id,
+        at,
+        options=SessionOptions(type="realtime", baton=BatonOptions(events=True)),
+        defaults=RequestDefaults(),
+        settings=session.settings,
+        item_ids=await session.item_ids(at),
+    )
+    yield b": here\n\n"
+    async with aclosing(session.events(at)) as events:
+        async for one in events:
+            told = protocol.session_event(one)
+            if isinstance(one, Committed):
+                at = one.seq
+                if at <= heard:
+                    continue
+            elif at < heard:
+                continue
+            for n, wire in enumerate(told, start=1):
+                is_end_of_row = isinstance(one, Committed) and n == len(told)
+                yield event(json.dumps(wire, ensure_ascii=False), kind=wire["type"], seq=at if is_end_of_row else None)
+
+
+class Followers:
+    """Counts who follows sessions by server-sent events."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._now = 0
+
+    async def follow(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Yield the chunks of one more follower.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        if self._now >= self._most:
+            raise Overloaded(f"{self._most} sessions are being followed, the most this server takes. Try again later.")
+        self._now += 1
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._now -= 1
+
+
+def row_asked_for(after: int | None, last_event_id: str | None) -> int | None:
+    """Return the row to begin after. A browser that reconnects sends the last one it was given: it goes first.
+
+    Raises:
+        BadInput: what was sent is no number.
+    """
+    if last_event_id is None:
+        return after
+    if not (last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 20):
+        raise BadInput("'Last-Event-ID' is no number of a row.", code="sequence_gap", field="Last-Event-ID")
+    return int(last_event_id)
+
+
+def _first(session: Session) -> int:
+    since = session.running_since
+    return session.last_seq if since is None else since - 1
+
+
+def _between_turns(session: Session, seq: int) -> bool:
+    return seq == session.last_seq and session.running_since is None
+
+
+def _reached(session: Session, seq: int) -> int:
+    if seq > session.last_seq:
+        raise BadInput(
+            f"This session's last row is {session.last_seq}; it cannot go on after {seq}.",
+            code="sequence_gap",
+            field="after",
+        )
+    return seq

@@ -1,0 +1,138 @@
+"""`/v1/sessions`: the conversations that are kept. List, make, read, change, delete, export, follow."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from memory.sessions import SessionRecord
+from models.content import CallResult, Item
+from orchestrator.build import Conductor
+from streaming.auth import Caller
+from streaming.limits import SurfaceLimits
+from streaming.realtime.events import wire_item
+from streaming.rest.export import markdown
+from streaming.rest.route import RestRoute
+from streaming.rest.session_events import Followers, row_asked_for, session_events
+from streaming.sse import EventStream
+
+
+class SessionChanges(BaseModel):
+    """What may be set; null clears, what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
+    instructions: Annotated[str | None, Field(max_length=100_000)] = None
+    model: Annotated[str | None, Field(max_length=128)] = None
+
+
+def session_routes(conductor: Conductor, limits: SurfaceLimits) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
+    sessions = conductor.sessions
+    followers = Followers(limits.streams)
+
+    @router.get("")
+    async def list_sessions(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=200)] = 20,
+        before: Annotated[str | None, Query(max_length=64)] = None,
+    ) -> dict[str, Any]:
+        """List the sessions, the last active first."""
+        records = await sessions.records(_tenant(request), limit=limit + 1, before=before)
+        return {
+            "object": "list",
+            "data": [_listed(record) for record in records[:limit]],
+            "has_more": len(records) > limit,
+        }
+
+    @router.post("", status_code=201)
+    async def make_session(body: SessionChanges, request: Request) -> dict[str, Any]:
+        """Make a session that is kept from now on."""
+        changes = _changes(body, conductor)
+        session = await sessions.create(_tenant(request))
+        await session.change(changes, keep=True)
+        return _listed(await sessions.record(_tenant(request), session.session_id))
+
+    @router.get("/{session_id}")
+    async def read_session(session_id: str, request: Request) -> dict[str, Any]:
+        """Show a session and its conversation."""
+        record = await sessions.record(_tenant(request), session_id)
+        return {**_listed(record), "items": _wire(await sessions.transcript(_tenant(request), session_id))}
+
+    @router.patch("/{session_id}")
+    async def change_session(session_id: str, body: SessionChanges, request: Request) -> dict[str, Any]:
+        """Set a session's title, instructions or model."""
+        changes = _changes(body, conductor)
+        session = await sessions.open(_tenant(request), session_id)
+        await session.change(changes)
+        return _listed(await sessions.record(_tenant(request), session_id))
+
+    @router.delete("/{session_id}", status_code=204)
+    async def delete_session(session_id: str, request: Request) -> Response:
+        """Delete a session and its log."""
+        await sessions.delete(_tenant(request), session_id)
+        return Response(status_code=204)
+
+    @router.get("/{session_id}/export")
+    async def export_session(
+        session_id: str, request: Request, format: Literal["json", "markdown"] = "json"
+    ) -> Response:
+        """Return a session as a file."""
+        record = await sessions.record(_tenant(request), session_id)
+        items = await sessions.transcript(_tenant(request), session_id)
+        if format == "markdown":
+            return _download(markdown(record, items), "text/markdown; charset=utf-8", f"{session_id}.md")
+        text = json.dumps({**_listed(record), "items": _wire(items)}, ensure_ascii=False, indent=2)
+        return _download(text, "application/json", f"{session_id}.json")
+
+    @router.get("/{session_id}/events")
+    async def follow_session(
+        session_id: str,
+        request: Request,
+        after: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Send what has happened since a row, and then what happens."""
+        session = await sessions.open(_tenant(request), session_id)
+        events = session_events(session, row_asked_for(after, last_event_id))
+        return EventStream(followers.follow(events), conductor.clock)
+
+    return router
+
+
+def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None]:
+    changes: dict[str, str | None] = {name: getattr(body, name) for name in body.model_fields_set}
+    if (model := changes.get("model")) is not None:
+        conductor.check_model(model)
+    return changes
+
+
+def _tenant(request: Request) -> str:
+    caller: Caller = request.state.caller
+    return caller.tenant
+
+
+def _listed(record: SessionRecord) -> dict[str, Any]:
+    return {
+        "id": record.session_id,
+        "object": "session",
+        "title": record.title,
+        "instructions": record.instructions,
+        "model": record.model,
+        "created_at": record.created_ms // 1000,
+        "updated_at": record.updated_ms // 1000,
+        "last_seq": record.last_seq,
+    }
+
+
+def _wire(items: Sequence[Item]) -> list[dict[str, Any]]:
+    return [wire_item(item, "completed" if isinstance(item, CallResult) else item.status) for item in items]
+
+
+def _download(text: str, media_type: str, name: str) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type=media_type, headers=headers)

@@ -1,0 +1,108 @@
+"""A backup is a home at one moment, and a home again when it is restored."""
+
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from memory.backup import backup, restore
+from memory.database import Database
+from memory.home import Home
+from memory.log import Entry, append
+from memory.sessions import create_session
+from models.errors import BadInput, Conflict
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").create()
+
+
+@pytest.fixture
+def database(home: Home) -> Iterator[Database]:
+    database = Database(home.database)
+    yield database
+    database.close()
+
+
+def _sessions(home: Home) -> list[str]:
+    with closing(sqlite3.connect(home.database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return [name for (name,) in connection.execute("SELECT id FROM sessions ORDER BY id")]
+
+
+async def test_what_is_backed_up_is_there_again_when_it_is_restored(home: Home, database: Database, tmp_path: Path):
+    await database.write(lambda c: create_session(c, "local", "sess_1", 0))
+    secret = home.secret()
+    (home.blobs / "ab").mkdir(parents=True)
+    (home.blobs / "ab" / "cd").write_bytes(b"a picture")
+    archive = tmp_path / "elsewhere" / "backup.tar.gz"
+    assert backup(home, archive) == archive.stat().st_size
+    other = Home(tmp_path / "other")
+    restore(archive, other)
+    assert _sessions(other) == ["sess_1"]
+    assert other.secret() == secret
+    assert (other.blobs / "ab" / "cd").read_bytes() == b"a picture"
+    assert archive.stat().st_mode & 0o077 == 0, "others can read the keys' hashes and the secret"
+    assert [path.name for path in archive.parent.iterdir()] == ["backup.tar.gz"], "something was left beside it"
+
+
+async def test_a_backup_beside_a_writer_is_one_moment_of_the_log(home: Home, database: Database, tmp_path: Path):
+    await database.write(lambda c: create_session(c, "local", "sess_1", 0))
+    entry = Entry(turn_id=None, kind="items_added", body="{}" * 1000)
+    done = threading.Event()
+    sizes: list[int] = []
+
+    def back_up() -> None:
+        for n in range(3):
+            sizes.append(backup(home, tmp_path / f"{n}.tar.gz"))
+        done.set()
+
+    thread = threading.Thread(target=back_up)
+    thread.start()
+    while not done.is_set():
+        await database.write(lambda c: append(c, "local", "sess_1", [entry] * 5, 0))
+    thread.join()
+    for n in range(3):
+        copy = Home(tmp_path / f"copy-{n}")
+        restore(tmp_path / f"{n}.tar.gz", copy)
+        with closing(sqlite3.connect(copy.database)) as connection:
+            (last,) = connection.execute("SELECT last_seq FROM sessions").fetchone()
+            (rows,) = connection.execute("SELECT count(*) FROM events").fetchone()
+        assert rows == last
+    assert len(sizes) == 3
+
+
+def test_a_file_that_is_there_is_not_written_over(home: Home, database: Database, tmp_path: Path):
+    archive = tmp_path / "backup.tar.gz"
+    archive.write_text("precious")
+    with pytest.raises(Conflict, match="exists already"):
+        backup(home, archive)
+    assert archive.read_text() == "precious"
+
+
+def test_a_home_without_a_database_is_nothing_to_back_up(tmp_path: Path):
+    with pytest.raises(BadInput, match="BATON_HOME"):
+        backup(Home(tmp_path / "nowhere"), tmp_path / "backup.tar.gz")
+    assert not (tmp_path / "backup.tar.gz").exists()
+
+
+def test_a_home_that_has_state_is_not_restored_over(home: Home, database: Database, tmp_path: Path):
+    backup(home, tmp_path / "backup.tar.gz")
+    with pytest.raises(Conflict, match="has a database already"):
+        restore(tmp_path / "backup.tar.gz", home)
+
+
+def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path):
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz"):
+        pass
+    (tmp_path / "text.tar.gz").write_text("no archive")
+    for name in ("other.tar.gz", "text.tar.gz", "absent.tar.gz"):
+        home = Home(tmp_path / f"home-{name}")
+        with pytest.raises(BadInput):
+            restore(tmp_path / name, home)
+        assert not home.database.exists()

@@ -1,0 +1,120 @@
+"""A database of an earlier Baton, with people's conversations in it, becomes one of this Baton."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, text
+
+from memory.database import Database
+from memory.log import Entry, append, open_turns, read
+from memory.sessions import SessionRecord, list_sessions
+from models.errors import Internal
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(inspect.getfile(Database)).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An engine on a database of the first revision, which keeps references as Baton's own does."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'baton.sqlite3'}")
+
+    @event.listens_for(engine, "connect")
+    def keep_references(connection, _record):
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0001")
+    yield engine
+    engine.dispose()
+
+
+def _fill(engine: Engine) -> None:
+    rows = {
+        "INSERT INTO sessions (id, tenant, created_ms, last_seq) VALUES (:id, :tenant, :at, :last)": [
+            {"id": "ses_long", "tenant": "local", "at": 100, "last": 2},
+            {"id": "ses_empty", "tenant": "local", "at": 200, "last": 0},
+            {"id": "ses_theirs", "tenant": "theirs", "at": 300, "last": 1},
+        ],
+        "INSERT INTO events (session_id, seq, turn_id, kind, body, at_ms) VALUES (:id, :seq, :turn, 'note', '{}', :at)": [
+            {"id": "ses_long", "seq": 1, "turn": "turn_1", "at": 150},
+            {"id": "ses_long", "seq": 2, "turn": None, "at": 900},
+            {"id": "ses_theirs", "seq": 1, "turn": None, "at": 350},
+        ],
+        "INSERT INTO turns (id, session_id, tenant, state, accepted_ms) VALUES (:id, :ses, 'local', 'accepted', 150)": [
+            {"id": "turn_1", "ses": "ses_long"}
+        ],
+    }
+    with engine.begin() as connection:
+        for statement, values in rows.items():
+            connection.execute(text(statement), values)
+
+
+async def test_sessions_keep_their_logs_and_are_as_new_as_their_last_rows(old, tmp_path):
+    _fill(old)
+    database = Database(tmp_path / "baton.sqlite3")
+    try:
+        ours = await database.read(lambda c: list_sessions(c, "local", limit=10))
+        assert ours == tuple(
+            SessionRecord(
+                session_id=session_id,
+                title=None,
+                instructions=None,
+                model=None,
+                created_ms=created_ms,
+                updated_ms=updated_ms,
+                last_seq=last_seq,
+            )
+            for session_id, created_ms, updated_ms, last_seq in [("ses_long", 100, 900, 2), ("ses_empty", 200, 200, 0)]
+        )
+        (theirs,) = await database.read(lambda c: list_sessions(c, "theirs", limit=10))
+        assert theirs.updated_ms == 350
+        rows = await database.read(lambda c: read(c, "local", "ses_long", after=0, limit=10))
+        assert [(row.seq, row.turn_id, row.at_ms) for row in rows] == [(1, "turn_1", 150), (2, None, 900)]
+        assert [turn.turn_id for turn in await database.read(open_turns)] == ["turn_1"]
+        # And the log goes on where it was.
+        note = Entry(turn_id=None, kind="note", body="{}")
+        (row,) = await database.write(lambda c: append(c, "local", "ses_long", [note], 1_000))
+        assert row.seq == 3
+    finally:
+        database.close()
+
+
+async def test_references_hold_after_the_migration(old, tmp_path):
+    _fill(old)
+    database = Database(tmp_path / "baton.sqlite3")
+    try:
+        assert await database.read(lambda c: c.exec_driver_sql("PRAGMA foreign_key_check").fetchall()) == []
+        with pytest.raises(Internal):
+            await database.write(lambda c: c.execute(text("DELETE FROM sessions WHERE id = 'ses_long'")) and None)
+    finally:
+        database.close()
+
+
+def test_the_way_back_leaves_the_rows_and_the_first_schema(old, tmp_path):
+    _fill(old)
+
+    def schema(connection: Connection) -> list[tuple[object, ...]]:
+        return [
+            tuple(row) for row in connection.execute(text("SELECT name, tbl_name FROM sqlite_master ORDER BY name"))
+        ]
+
+    def columns(connection: Connection) -> list[str]:
+        return [row.name for row in connection.execute(text("PRAGMA table_info(sessions)"))]
+
+    with old.connect() as connection:
+        before = schema(connection), columns(connection)
+    Database(tmp_path / "baton.sqlite3").close()
+    with old.begin() as connection:
+        assert columns(connection) != before[1]
+        command.downgrade(_config(connection), "0001")
+    with old.connect() as connection:
+        assert (schema(connection), columns(connection)) == before
+        assert connection.execute(text("SELECT count(*) FROM events")).scalar_one() == 3

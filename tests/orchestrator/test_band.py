@@ -1,0 +1,364 @@
+"""What a turn is given to work with: a model, what fits its window, a budget, and a seat."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.events import AgentEvent, Origin, TaskFailed, TaskFinished, TaskStarted
+from agents.port import Task
+from models.catalog import Card
+from models.clock import ManualClock
+from models.content import Message, TextPart, text_of
+from models.errors import BadInput, LimitExceeded, NotFound, Overloaded
+from models.fleet import FixedOffer, Standing
+from models.ports import Sampling, ToolConstraint, ToolSpec
+from models.tokens import TokenCounter
+from orchestrator.band import Band, BandLimits, Score
+from orchestrator.decision import Decider
+from orchestrator.events import SamplingOverrides, TurnInput
+from orchestrator.window import count_tokens, said_now
+
+TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="Adds two numbers.", parameters="{}"),))
+
+
+class Words:
+    """Counts words."""
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+class WordsOffer(FixedOffer):
+    """Cards whose tokens are words; refuses to count where nobody should."""
+
+    def __init__(self, *cards: Card, standings: Mapping[str, Standing] | None = None, counts: bool = True) -> None:
+        super().__init__(cards, standings)
+        self.aliases = {"default": cards[0].name}
+        self.counts = counts
+
+    def counter(self, card: str) -> TokenCounter:
+        assert self.counts, "tokens are counted although the bytes fit"
+        return Words()
+
+
+@pytest.fixture
+def new_band(clock: ManualClock) -> Callable[..., Band]:
+    def make(offer: FixedOffer, agents: Mapping[str, Any] | None = None, **limits: float) -> Band:
+        return Band(Decider(offer, max_characters=10_000), offer, agents or {}, clock, BandLimits(**limits))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def small(new_card: Callable[..., Card]) -> Card:
+    return replace(new_card("small"), context_tokens=100, temperature=0.6, top_p=0.9)
+
+
+def said(words: int, n: int = 0, role: Any = "user") -> Message:
+    return Message(item_id=f"item_{n}", role=role, parts=(TextPart(text="wörd " * words),))
+
+
+def decide(band: Band, turn_input: TurnInput, *history: Message) -> Score:
+    return band.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
+
+
+def asking(words: int = 1, **more: Any) -> TurnInput:
+    return TurnInput(items=(said(words, 99),), **more)
+
+
+# Deciding
+
+
+def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card, clock: ManualClock) -> None:
+    score = decide(new_band(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
+    task = score.task
+    assert task.origin == Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
+    assert (task.tenant, task.card, task.tools) == ("local", "small", TOOLS)
+    assert (task.budget.deadline_s, task.budget.output_tokens) == (clock.now_s() + 30.0, 20)
+    assert score.decision.card == "small"
+
+
+def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:
+    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking())
+    assert score.task.sampling == Sampling(temperature=0.6, top_p=0.9, max_output_tokens=20)
+
+
+def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_band: Any, small: Card) -> None:
+    asked = SamplingOverrides(temperature=0.0, top_p=0.1, seed=0, stop=("END",))
+    score = decide(new_band(WordsOffer(small)), asking(sampling=asked, max_output_tokens=7))
+    assert score.task.sampling == Sampling(temperature=0.0, top_p=0.1, seed=0, stop=("END",), max_output_tokens=7)
+    score = decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7))
+    assert score.task.sampling == Sampling(temperature=0.6, top_p=0.1, max_output_tokens=7)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 20), (7, 7), (21, 20)])
+def test_an_answer_is_as_long_as_asked_for_within_the_servers_limit(
+    new_band: Any, small: Card, asked: int | None, given: int
+) -> None:
+    task = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(max_output_tokens=asked)).task
+    assert task.budget.output_tokens == task.sampling.max_output_tokens == given
+
+
+def test_a_model_may_be_asked_for_by_another_name(new_band: Any, small: Card, new_card: Callable[..., Card]) -> None:
+    offer = WordsOffer(small, new_card("cheaper", -1.0))
+    assert decide(new_band(offer), asking()).task.card == "cheaper"
+    score = decide(new_band(offer), asking(model="default"))
+    assert (score.task.card, score.decision.reasons[0]) == ("small", "asked for by name")
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_all(new_band: Any, small: Card) -> None:
+    with pytest.raises(NotFound, match=r"'smal'.*Did you mean 'small'.*default, small") as refused:
+        decide(new_band(WordsOffer(small)), asking(model="smal"))
+    assert (refused.value.code, refused.value.field) == ("model_not_found", "model")
+
+
+# Standing
+
+
+def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
+    new_band: Any, new_card: Callable[..., Card]
+) -> None:
+    cards = (new_card("cheap", 1.0), new_card("dear", 9.0))
+    band = new_band(WordsOffer(*cards, standings={"cheap": Standing(state="loading")}))
+    decision = decide(band, asking()).decision
+    assert decision.card == "dear"
+    assert [(refused.card, refused.reason) for refused in decision.refused] == [("cheap", "is loading")]
+    # But where it is asked for, it is waited for; and so is the cheapest where none is up.
+    assert decide(band, asking(model="cheap")).decision.reasons == ("asked for by name", "reads text", "is loading")
+    coming = {card.name: Standing(state="fetching") for card in cards}
+    assert decide(new_band(WordsOffer(*cards, standings=coming)), asking()).decision.card == "cheap"
+
+
+def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(new_band: Any, new_card: Callable[..., Card]) -> None:
+    failed = {"cheap": Standing(state="failed", message="The disk is full.")}
+    band = new_band(WordsOffer(new_card("cheap", 1.0), new_card("dear", 9.0), standings=failed))
+    decision = decide(band, asking()).decision
+    assert decision.card == "dear"
+    assert decision.refused[0].reason == "is not up: The disk is full."
+    with pytest.raises(BadInput, match=r"cheap: is not up: The disk is full\.") as refused:
+        decide(band, asking(model="cheap"))
+    assert refused.value.code == "no_capable_model"
+
+
+# Fitting
+
+
+def test_what_fits_by_its_bytes_is_not_counted(new_band: Any, new_card: Callable[..., Card]) -> None:
+    offer = WordsOffer(new_card("large"), counts=False)
+    history = [said(50, n) for n in range(10)]
+    score = decide(new_band(offer), asking(instructions="Be brief.", tools=TOOLS), *history)
+    assert score.task.messages[1:-1] == tuple(history)
+
+
+def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_says_so(
+    new_band: Any, small: Card
+) -> None:
+    history = [said(10, n) for n in range(8)]
+    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
+    # 100 of the window, less 8 + 9 + 8 of what is said now (instructions, input, answer), less 20: three times 10 + 8.
+    assert [item.item_id for item in score.task.messages] == ["item_5", "item_6", "item_7", "item_99"]
+    assert score.decision.reasons[-1] == "is shown the last 3 of 8 earlier items: its window holds no more"
+    assert score.task.budget.output_tokens == 20
+
+
+def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_band: Any, small: Card) -> None:
+    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), said(20))
+    assert score.decision.reasons == ("the only one that can", "reads text")
+
+
+def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card) -> None:
+    # Too many bytes to be sure, so the tokens are counted: 25 for what is said now and 18 for the history leave 57.
+    band = new_band(WordsOffer(small), max_output_tokens=1_000)
+    assert decide(band, asking(), said(10)).task.budget.output_tokens == 57
+    assert decide(band, asking(max_output_tokens=50), said(10)).task.budget.output_tokens == 50
+
+
+def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small), max_output_tokens=1_000)
+    score = decide(band, asking(), *(said(1, n) for n in range(50)))
+    assert len(score.task.messages) == 1 + 4  # 75 are left, 38 of them for the history: four times 9
+    assert score.task.budget.output_tokens == 75 - 36
+
+
+@settings(max_examples=150, derandomize=True)
+@given(
+    st.integers(26, 200),
+    st.integers(1, 300),
+    st.integers(0, 60),
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(("user", "assistant"))), max_size=12),
+)
+def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_answer(
+    window: int, output: int, words: int, history: list[tuple[int, str]]
+) -> None:
+    card = Card(
+        name="small",
+        engine=None,  # type: ignore[arg-type]  # nothing runs here
+        reads=frozenset({"text"}),
+        writes=frozenset({"text"}),
+        calls_tools=True,
+        context_tokens=window,
+        cost_per_million_tokens=0.0,
+    )
+    offer, clock = WordsOffer(card), ManualClock()
+    band = Band(Decider(offer, max_characters=10_000), offer, {}, clock, BandLimits(max_output_tokens=output))
+    turn_input = asking(words, tools=TOOLS)
+    now = count_tokens(said_now(turn_input), Words())
+    items = [said(count, n, role) for n, (count, role) in enumerate(history)]
+    if now >= window:
+        with pytest.raises(LimitExceeded):
+            decide(band, turn_input, *items)
+        return
+    task = decide(band, turn_input, *items).task
+    shown = task.messages[:-1]
+    spent = now + count_tokens([text_of(item) for item in shown], Words())
+    assert spent + task.budget.output_tokens <= window
+    assert 1 <= task.budget.output_tokens <= output
+    # The history takes no more than half of what is left, if the answer wants the other half.
+    assert task.budget.output_tokens >= min(output, max((window - now) // 2, 1))
+    assert list(shown) == items[len(items) - len(shown) :]
+    # Nothing is held back from an answer that asked for it.
+    assert task.budget.output_tokens == min(output, window - spent)
+    assert task.sampling.max_output_tokens == task.budget.output_tokens
+
+
+@pytest.mark.parametrize("where", ["items", "instructions", "tools"])
+def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
+    new_band: Any, small: Card, where: str
+) -> None:
+    much = "wörd " * 100
+    turn_input = {
+        "items": asking(100),
+        "instructions": asking(instructions=much),
+        "tools": asking(tools=ToolConstraint(tools=(ToolSpec(name="add", description=much, parameters="{}"),))),
+    }[where]
+    with pytest.raises(LimitExceeded, match=r"its window has 100 tokens; this is 1[0-9][0-9].*Send less") as refused:
+        decide(new_band(WordsOffer(small)), turn_input)
+    assert (refused.value.code, refused.value.field) == ("context_length_exceeded", "input")
+
+
+def test_what_is_too_much_for_one_model_goes_to_another(
+    new_band: Any, small: Card, new_card: Callable[..., Card]
+) -> None:
+    decision = decide(new_band(WordsOffer(small, new_card("large", 9.0))), asking(100)).decision
+    assert decision.card == "large"
+    assert decision.refused[0].reason.startswith("its window has 100 tokens")
+
+
+def test_what_no_model_can_do_is_not_blamed_on_a_window(new_band: Any, small: Card) -> None:
+    mute = replace(small, calls_tools=False)
+    with pytest.raises(BadInput) as refused:
+        decide(new_band(WordsOffer(mute)), asking(100, tools=TOOLS))
+    assert refused.value.code == "no_capable_model"
+
+
+# Seats
+
+
+def test_a_turn_is_counted_while_it_runs_however_it_ends(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small))
+    with band.seat("a"), band.seat("a"), band.seat("b"):
+        assert band.turns == 3
+    with pytest.raises(ZeroDivisionError), band.seat("a"):
+        raise ZeroDivisionError
+    assert band.turns == 0
+    assert not band._seats
+
+
+def test_more_turns_than_the_server_takes_are_refused_and_may_be_retried(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small), turns=2)
+    with band.seat("a"), band.seat("b"):
+        with pytest.raises(Overloaded, match="2 turns are running") as refused, band.seat("c"):
+            pass
+        assert (refused.value.code, refused.value.retryable) == ("too_many_turns", True)
+    with band.seat("c"):
+        assert band.turns == 1
+
+
+def test_one_tenant_cannot_take_every_seat(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small), turns=3, tenant_turns=2)
+    with band.seat("a"):
+        with band.seat("a"):
+            with pytest.raises(Overloaded, match="2 turns of yours") as refused, band.seat("a"):
+                pass
+            assert refused.value.code == "too_many_turns"
+            with band.seat("b"):
+                assert band.turns == 3
+        with band.seat("a"):
+            assert band.turns == 2
+
+
+async def test_draining_takes_no_turn_and_waits_for_those_that_run(
+    new_band: Any, small: Card, clock: ManualClock
+) -> None:
+    band = new_band(WordsOffer(small))
+    with band.seat("a"):
+        with band.seat("b"):
+            draining = asyncio.create_task(band.drain(clock.now_s() + 10.0))
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded) as refused, band.seat("c"):
+                pass
+            assert (refused.value.code, refused.value.retryable) == ("server_stopping", True)
+        await asyncio.sleep(0)
+        assert not draining.done()
+    await draining
+
+
+async def test_draining_ends_at_its_deadline_and_at_once_where_nothing_runs(
+    new_band: Any, small: Card, clock: ManualClock
+) -> None:
+    band = new_band(WordsOffer(small))
+    with band.seat("a"):
+        draining = asyncio.create_task(band.drain(clock.now_s() + 10.0))
+        await asyncio.sleep(0)
+        clock.advance(10.0)
+        await draining
+        assert band.turns == 1
+    await band.drain(clock.now_s())
+
+
+# Playing
+
+
+class Agent:
+    """Yields what it is given."""
+
+    def __init__(self, *events: AgentEvent) -> None:
+        self.events = events
+        self.closed = False
+
+    async def run(self, task: Task) -> AsyncGenerator[AgentEvent, None]:
+        try:
+            for event in self.events:
+                yield event
+        finally:
+            self.closed = True
+
+
+async def test_a_play_ends_with_the_agents_end(new_band: Any, small: Card) -> None:
+    origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
+    events = (TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
+    band = new_band(WordsOffer(small), {"writer": Agent(*events)})
+    assert [event async for event in band.play(decide(band, asking()))] == list(events)
+
+
+async def test_an_agent_that_stops_without_an_end_has_failed(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small), {"writer": Agent()})
+    (failed,) = [event async for event in band.play(decide(band, asking()))]
+    assert isinstance(failed, TaskFailed)
+    assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
+    assert failed.origin.generation == 2
+
+
+async def test_closing_a_play_closes_the_agent(new_band: Any, small: Card) -> None:
+    origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
+    agent = Agent(TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
+    band = new_band(WordsOffer(small), {"writer": agent})
+    playing = band.play(decide(band, asking()))
+    await anext(playing)
+    await playing.aclose()
+    assert agent.closed
