@@ -1,0 +1,115 @@
+"""What the openai engine asks a server for, and what it refuses to ask."""
+
+import json
+
+import pytest
+from support.openai_engine import asks, collect, fails, user
+
+from models.content import BlobRef, Call, CallResult, ImagePart, Message, TextPart
+from models.errors import BadInput, Unsupported
+from models.ports import RegexConstraint, Sampling
+
+
+async def test_the_conversation_is_sent_in_the_servers_format(engine, server):
+    call = Call(item_id="c", call_id="call_1", name="weather", arguments='{"city": "Bern"}')
+    bare = Call(item_id="d", call_id="call_2", name="clock", arguments="")
+    results = tuple(
+        CallResult(item_id=f"r{n}", call_id=f"call_{n}", parts=(TextPart(text=text),))
+        for n, text in ((1, "4 C"), (2, "noon"))
+    )
+    await collect(
+        engine, asks(user("Be brief.", "system"), user("So?"), user("I look.", "assistant"), call, bare, *results)
+    )
+    assert server.body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "So?"},
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}},
+                {"id": "call_2", "type": "function", "function": {"name": "clock", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "4 C"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "noon"},
+    ]
+    assert server.exchanges[-1].path == "/v1/chat/completions"
+
+
+async def test_a_call_without_words_before_it_is_a_message_of_its_own(engine, server):
+    call = Call(item_id="c", call_id="call_1", name="weather", arguments="{}")
+    await collect(engine, asks(user("So?"), call, CallResult(item_id="r", call_id="call_1", parts=())))
+    assert [message["role"] for message in server.body["messages"]] == ["user", "assistant", "tool"]
+    assert server.body["messages"][1]["content"] is None
+
+
+async def test_sampling_is_sent_and_what_is_not_set_is_left_to_the_server(engine, server):
+    sampling = Sampling(temperature=0.5, top_p=0.9, seed=7, max_output_tokens=9, stop=("x", "y"))
+    await collect(engine, asks(sampling=sampling))
+    asked = {name: server.body[name] for name in ("temperature", "top_p", "seed", "max_tokens", "stop")}
+    assert asked == {"temperature": 0.5, "top_p": 0.9, "seed": 7, "max_tokens": 9, "stop": ["x", "y"]}
+    await collect(engine)
+    assert server.body["temperature"] == 0.0
+    assert not server.body.keys() & {"top_p", "seed", "stop", "tools", "logprobs", "response_format"}
+
+
+async def test_a_server_is_spoken_to_in_its_dialect(make, server):
+    dialect = {"max_tokens_field": "max_completion_tokens", "fixed": ["temperature"], "tenant_field": "cache_salt"}
+    engine = make(**dialect, headers={"X-Team": "blue"})
+    await collect(engine)
+    assert server.body["max_completion_tokens"] == 512
+    assert not server.body.keys() & {"max_tokens", "temperature"}
+    assert len(server.body["cache_salt"]) == 64
+    assert "local" not in json.dumps(server.body)
+    assert server.exchanges[-1].headers["x-team"] == "blue"
+
+
+async def test_the_key_is_read_from_the_variable_that_is_named(make, server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-something\n")
+    await collect(make(api_key_env="SOME_KEY"))
+    assert server.exchanges[-1].headers["authorization"] == "Bearer sk-something"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+        ({"headers": {"authorization": "Bearer sk-1"}}, "api_key_env"),
+        ({"base_url": "http://me:secret@example.org/v1"}, "api_key_env"),
+        ({"base_url": "ftp://example.org"}, "base_url"),
+        ({"modell": "x"}, "modell"),
+        ({"read_timeout_s": 0}, "read_timeout_s"),
+    ],
+)
+async def test_options_that_do_not_fit_are_refused(make, options, message):
+    with pytest.raises(BadInput, match=message):
+        make(**options)
+
+
+async def test_a_query_of_the_base_url_is_kept(make, server):
+    await collect(make(base_url=f"{server.base_url}/?api-version=1"))
+    assert server.exchanges[-1].path == "/v1/chat/completions?api-version=1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("adapter", "x"),
+        ("draft_prefix", "x"),
+        ("constraint", RegexConstraint(pattern="x")),
+        ("signals", frozenset({"token_ids"})),
+        ("signals", frozenset({"entropies"})),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused_before_anything_is_sent(engine, server, field, value):
+    assert isinstance(await fails(engine, asks(**{field: value})), Unsupported)
+    assert not server.exchanges
+
+
+async def test_what_is_not_text_is_refused(engine):
+    blob = BlobRef(sha256="0" * 64, media_type="image/png", size_bytes=1)
+    picture = Message(item_id="a", role="user", parts=(ImagePart(blob=blob, width_px=1, height_px=1),))
+    error = await fails(engine, asks(picture))
+    assert isinstance(error, Unsupported)
+    assert "image" in error.message
