@@ -6,9 +6,18 @@ monotonic clock of one host is shared by its processes, so a deadline crosses to
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
+
+
+class Timer(Protocol):
+    """Something that will be called."""
+
+    def cancel(self) -> None:
+        """Have it not called. Harmless afterwards."""
+        ...
 
 
 class Clock(Protocol):
@@ -24,6 +33,10 @@ class Clock(Protocol):
 
     def timeout_at(self, deadline_s: float | None) -> AbstractAsyncContextManager[object]:
         """Return a context whose body raises TimeoutError once `deadline_s` has passed; None never does."""
+        ...
+
+    def call_at(self, deadline_s: float, callback: Callable[[], None]) -> Timer:
+        """Have `callback` called in the running loop at `deadline_s`, unless the timer is cancelled before."""
         ...
 
 
@@ -44,6 +57,10 @@ class SystemClock:
             return asyncio.timeout(None)
         return asyncio.timeout_at(asyncio.get_running_loop().time() + deadline_s - self.now_s())
 
+    def call_at(self, deadline_s: float, callback: Callable[[], None]) -> Timer:
+        """Return the running loop's timer."""
+        return asyncio.get_running_loop().call_later(deadline_s - self.now_s(), callback)
+
 
 class ManualClock:
     """A clock that stands still until it is told to advance, so that tests never sleep."""
@@ -52,6 +69,7 @@ class ManualClock:
         self._now_s = now_s
         self._wall_s = wall_s
         self._armed: dict[asyncio.Timeout, float] = {}
+        self._timers: list[_ManualTimer] = []
 
     def now_s(self) -> float:
         """Return the time that was set."""
@@ -65,14 +83,25 @@ class ManualClock:
         """Return a timeout that `advance` fires."""
         return _ManualTimeout(self, deadline_s)
 
+    def call_at(self, deadline_s: float, callback: Callable[[], None]) -> Timer:
+        """Return a timer that `advance` fires."""
+        timer = _ManualTimer(deadline_s, callback)
+        self._timers.append(timer)
+        return timer
+
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds` and fire every timeout whose deadline has been reached."""
+        """Move on by `seconds` and fire every timeout and timer whose deadline has been reached."""
         self._now_s += seconds
         self._wall_s += seconds
         for timeout, deadline_s in list(self._armed.items()):
             if deadline_s <= self._now_s:
                 self.disarm(timeout)
                 timeout.reschedule(asyncio.get_running_loop().time())
+        due = [timer for timer in self._timers if timer.deadline_s <= self._now_s]
+        self._timers = [timer for timer in self._timers if timer.deadline_s > self._now_s and not timer.cancelled]
+        for timer in due:
+            if not timer.cancelled:
+                timer.callback()
 
     def arm(self, timeout: asyncio.Timeout, deadline_s: float) -> None:
         """Fire `timeout` when the clock reaches `deadline_s`; at once if it already has."""
@@ -84,6 +113,18 @@ class ManualClock:
     def disarm(self, timeout: asyncio.Timeout) -> None:
         """Forget `timeout`."""
         self._armed.pop(timeout, None)
+
+
+class _ManualTimer:
+    """A timer that is fired by a `ManualClock`."""
+
+    def __init__(self, deadline_s: float, callback: Callable[[], None]) -> None:
+        self.deadline_s = deadline_s
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class _ManualTimeout:

@@ -21,6 +21,7 @@ from models.worker.frames import (
     WINDOW,
     Ended,
     FrameError,
+    FrameReader,
     Grant,
     Load,
     Loaded,
@@ -31,7 +32,6 @@ from models.worker.frames import (
     ToChild,
     ToClient,
     encode,
-    read_frame,
 )
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class _Running:
 
 class _Child:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
+        self._frames = FrameReader(reader)
         self._writer = writer
         self._engines: dict[str, Engine] = {}
         self._running: dict[int, _Running] = {}
@@ -61,7 +61,7 @@ class _Child:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._send(Ready(pid=os.getpid()))
-                while (frame := await read_frame(self._reader)) is not None:
+                while (frame := await self._frames.next()) is not None:
                     await self._handle(frame, tasks)
                 for request_id in list(self._running):
                     self._stop(request_id)

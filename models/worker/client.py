@@ -25,6 +25,7 @@ from models.worker.frames import (
     WINDOW,
     Ended,
     FrameError,
+    FrameReader,
     Grant,
     Load,
     Loaded,
@@ -34,7 +35,6 @@ from models.worker.frames import (
     Submit,
     ToChild,
     encode,
-    read_frame,
 )
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,10 @@ class _Stream:
         self.ended = True
         self.error = error
         self.arrived.set()
+
+    def expire(self) -> None:
+        if not self.ended:
+            self.end(DeadlineExceeded("The deadline passed before the answer was whole."))
 
 
 class _Card:
@@ -188,6 +192,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
+            frames = FrameReader(reader)
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "models.worker.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
@@ -197,14 +202,14 @@ class Worker:
                 raise
         try:
             async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
-                first = await read_frame(reader)
+                first = await frames.next()
             if isinstance(first, Ready):
                 self._writer = writer
                 self.pid = first.pid
                 for name, card in self._cards.items():
                     if card.spec is not None:
                         writer.write(encode(Load(card=name, spec=card.spec)))
-                await self._receive(reader)
+                await self._receive(frames)
             else:
                 _log.error("the worker process ended before it was ready")
         except TimeoutError:
@@ -236,11 +241,11 @@ class Worker:
             await process.wait()  # which is at once, now
             raise
 
-    async def _receive(self, reader: asyncio.StreamReader) -> None:
-        while (frame := await read_frame(reader)) is not None:
+    async def _receive(self, frames: FrameReader) -> None:
+        while (frame := await frames.next()) is not None:
             match frame:
                 case Progress():
-                    if (stream := self._streams.get(frame.request_id)) is not None:
+                    if (stream := self._streams.get(frame.request_id)) is not None and not stream.ended:
                         stream.deltas.append(frame.delta)
                         stream.arrived.set()
                 case Ended():
@@ -263,12 +268,14 @@ class Worker:
             )
         request_id = next(self._ids)
         stream = self._streams[request_id] = _Stream()
+        # One timer a request: a timeout around each wait would cost as much as the delta that it waits for.
+        timer = None if request.deadline is None else self._clock.call_at(request.deadline, stream.expire)
         try:
             await self._until_ready(card, request.deadline)
             if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
                 await self._send(Submit(request_id=request_id, card=card, request=request))
             taken = 0
-            while (delta := await self._next(stream, request.deadline)) is not None:
+            while (delta := await self._next(stream)) is not None:
                 taken += 1
                 if taken == WINDOW // 2:
                     await self._send(Grant(request_id=request_id, credit=taken))
@@ -277,11 +284,13 @@ class Worker:
         except FrameError as exc:
             raise LimitExceeded("The request is too large for the model's process. Send less.") from exc
         finally:
+            if timer is not None:
+                timer.cancel()
             if self._streams.pop(request_id, None) is not None and self._writer is not None:
                 # Not awaited: a closing generator may be under cancellation, and the frame is small.
                 self._writer.write(encode(Stop(request_id=request_id)))
 
-    async def _next(self, stream: _Stream, deadline_s: float | None) -> Delta | None:
+    async def _next(self, stream: _Stream) -> Delta | None:
         """Return the next delta, or None after the last."""
         while not stream.deltas:
             if stream.error is not None:
@@ -289,8 +298,7 @@ class Worker:
             if stream.ended:
                 return None
             stream.arrived.clear()
-            if not await wait_for_event(self._clock, stream.arrived, deadline_s):
-                raise DeadlineExceeded("The deadline passed before the answer was whole.")
+            await stream.arrived.wait()
         return stream.deltas.popleft()
 
     async def _until_ready(self, name: str, deadline_s: float | None) -> None:

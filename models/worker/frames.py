@@ -22,6 +22,8 @@ WINDOW = 64
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
+_READ_BYTES = 256 * 1024
+
 _LENGTH = struct.Struct("!I")
 
 
@@ -108,24 +110,49 @@ def encode(frame: ToChild | ToClient) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_frame(reader: asyncio.StreamReader) -> ToChild | ToClient | None:
-    """Return the next frame, or None when the other end is gone.
+class FrameReader:
+    """Frames as they come, a whole read of the socket at a time: awaiting each part of each costs more than they do."""
 
-    Raises:
-        FrameError: what came is not a frame.
-    """
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        """Take the reading side of the socket; the caller closes it."""
+        self._reader = reader
+        self._buffer = bytearray()
+        self._at = 0
+
+    async def next(self) -> ToChild | ToClient | None:
+        """Return the next frame, or None when the other end is gone.
+
+        Raises:
+            FrameError: what came is not a frame.
+        """
+        while (body := self._body()) is None:
+            del self._buffer[: self._at]
+            self._at = 0
+            try:
+                read = await self._reader.read(_READ_BYTES)
+            except ConnectionError:
+                return None
+            if not read:
+                return None
+            self._buffer += read
+        try:
+            frame: ToChild | ToClient = _unpacked(pickle.loads(body))
+        except Exception as exc:  # unpickling fails in any way it likes
+            raise FrameError("a frame cannot be read") from exc
+        return frame
+
+    def _body(self) -> bytes | None:
+        """Return the body of the next frame if it is whole."""
+        begin = self._at + _LENGTH.size
+        if len(self._buffer) < begin:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer, self._at)
         if length > MAX_FRAME_BYTES:
             raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
-        body = await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    try:
-        frame: ToChild | ToClient = _unpacked(pickle.loads(body))
-    except Exception as exc:  # unpickling fails in any way it likes
-        raise FrameError("a frame cannot be read") from exc
-    return frame
+        if len(self._buffer) < begin + length:
+            return None
+        self._at = begin + length
+        return bytes(self._buffer[begin : self._at])
 
 
 def _packed(frame: ToChild | ToClient) -> object:

@@ -13,12 +13,13 @@ import asyncio
 import json
 import logging
 from contextlib import aclosing
+from dataclasses import replace
 from typing import assert_never
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
-from models.content import CallResult
+from models.content import CallResult, Message
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded
 from orchestrator.build import Conductor
 from orchestrator.session import Session
@@ -27,7 +28,7 @@ from streaming.errors import error_response
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
 from streaming.realtime.events import BatonOptions, ServerEvent, SessionOptions
-from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, RemoveItem, Respond
+from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, Received, RemoveItem, Respond
 from streaming.sse import Disconnected
 
 _log = logging.getLogger(__name__)
@@ -164,22 +165,49 @@ class _Connection:
 
     async def _hear(self) -> None:
         """Do what the client asks, one thing after another."""
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise Disconnected
-            received = self._protocol.receive(message.get("text") or "", self._session.settings)
-            await self._reply(received.replies)
-            if received.command is None:
-                continue
-            try:
-                await self._do(received.command)
-            except BatonError as exc:
-                await self._reply(self._protocol.failed(exc, received.event_id))
-            except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
-                _log.exception("an event of session %s failed", self._session.session_id)
-                error = Internal("This event failed on our side. Try again; the server's log has the cause.")
-                await self._reply(self._protocol.failed(error, received.event_id))
+        inbox = _Inbox(self._websocket)
+        try:
+            while True:
+                received = await self._take(await inbox.next())
+                if isinstance(received.command, AddItem) and (text := await inbox.arrived()) is not None:
+                    following = await self._take(text)
+                    if await self._said_and_asked(received.command, following.command):
+                        continue
+                    await self._obey(received)
+                    received = following
+                await self._obey(received)
+        finally:
+            inbox.close()
+
+    async def _take(self, text: str) -> Received:
+        received = self._protocol.receive(text, self._session.settings)
+        await self._reply(received.replies)
+        return received
+
+    async def _said_and_asked(self, said: AddItem, asked: Command | None) -> bool:
+        """Do both in one transaction, if a message came together with the ask for an answer to it.
+
+        Return False, having done nothing, if that is not so or cannot be done: then each is done, and may fail, alone.
+        """
+        if not isinstance(asked, Respond) or not isinstance(said.item, Message):
+            return False
+        try:
+            await self._do(replace(asked, turn_input=replace(asked.turn_input, items=(said.item,))))
+        except BatonError:
+            return False
+        return True
+
+    async def _obey(self, received: Received) -> None:
+        if received.command is None:
+            return
+        try:
+            await self._do(received.command)
+        except BatonError as exc:
+            await self._reply(self._protocol.failed(exc, received.event_id))
+        except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
+            _log.exception("an event of session %s failed", self._session.session_id)
+            error = Internal("This event failed on our side. Try again; the server's log has the cause.")
+            await self._reply(self._protocol.failed(error, received.event_id))
 
     async def _do(self, command: Command) -> None:
         match command:
@@ -217,6 +245,41 @@ class _Connection:
                     await self._websocket.send_text(text)
                 except RuntimeError as exc:  # what starlette says of a socket that is closed already
                     raise Disconnected from exc
+
+
+class _Inbox:
+    """What the client sends, with a look at what has arrived already."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._reading: asyncio.Task[str] | None = None
+
+    async def next(self) -> str:
+        """Return the next message.
+
+        Raises:
+            Disconnected: the client has gone.
+        """
+        reading, self._reading = self._reading, None
+        return await (self._read() if reading is None else reading)
+
+    async def arrived(self) -> str | None:
+        """Return the next message if it has arrived, and take it; else None."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._read())
+            await asyncio.sleep(0)
+        return await self.next() if self._reading.done() else None
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self) -> str:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Disconnected
+        return str(message.get("text") or "")
 
 
 def _after(asked: str | None, session: Session) -> int:

@@ -203,13 +203,15 @@ async def test_a_failing_engine_fails_its_turn_and_not_the_session(server: Serve
 
 async def test_a_reader_that_reconnects_in_the_middle_gets_every_character_once(server: Server) -> None:
     first, second, live = OrderChecker(), OrderChecker(), OrderChecker()
-    async with server.connect() as socket:
+    async with server.connect("?baton=events") as socket:
         assert socket.response is not None
         session = socket.response.headers["x-baton-session"]
         await say(socket, "slowly count to 100")
-        for event in await until(socket, "response.output_text.delta"):
+        events = await until(socket, "response.output_text.delta")
+        for event in events:
             first.feed(event)
-    async with server.connect(f"?session={session}&after=2") as again, server.connect(f"?session={session}") as other:
+        seen = max(event["seq"] for event in events if event["type"] == "baton.sequence")
+    async with server.connect(f"?session={session}&after={seen}") as again, server.connect(f"?session={session}") as other:
         for checker, socket in ((second, again), (live, other)):
             for event in await until(socket, "response.done"):
                 checker.feed(event)
@@ -244,15 +246,17 @@ async def test_a_replay_names_before_each_item_the_one_that_was_there(server: Se
     def links(events: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
         return [(e["item"]["id"], e["previous_item_id"]) for e in events if e["type"] == "conversation.item.added"]
 
-    async with server.connect() as socket:
+    ends: list[int] = []
+    async with server.connect("?baton=events") as socket:
         assert socket.response is not None
         session = socket.response.headers["x-baton-session"]
         live: list[tuple[str, str | None]] = []
         for _ in range(2):
             await say(socket, "count to 2")
             live += links(await until(socket, "response.done"))
+            ends.append((await until(socket, "baton.sequence"))[-1]["seq"])
     assert live == [(item, None if n == 0 else live[n - 1][0]) for n, (item, _) in enumerate(live)]
-    for after, from_here in ((0, live), (4, live[2:])):
+    for after, from_here in ((0, live), (ends[0], live[2:])):
         async with server.connect(f"?session={session}&after={after}") as socket:
             replayed = links(await until(socket, "response.done"))
             if after == 0:
