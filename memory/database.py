@@ -45,15 +45,18 @@ class _Job(Generic[T]):
         Raises:
             SQLAlchemyError: the whole transaction is lost, with every unit in it.
         """
+        connection.exec_driver_sql("SAVEPOINT unit")
         try:
-            with connection.begin_nested():
-                result = self.unit(connection)
+            result = self.unit(connection)
         except Exception as exc:
             # A full disk or a failing one takes back the transaction, not the savepoint (sqlite.org/lang_transaction).
             if not _in_transaction(connection):
                 raise
+            connection.exec_driver_sql("ROLLBACK TO unit")
+            connection.exec_driver_sql("RELEASE unit")
             error = exc
             return lambda: self.done.set_exception(error)
+        connection.exec_driver_sql("RELEASE unit")
         return lambda: self.done.set_result(result)
 
 

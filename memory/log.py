@@ -10,17 +10,23 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from memory.prepared import Prepared
 from memory.schema import events, sessions, turns
 from models.errors import NotFound
 
-# Built once: of what a row costs, building statements is more than the disk (benchmarks/writes.py).
-_NUMBER = (
+_NUMBER = Prepared(
     update(sessions)
     .where(sessions.c.id == bindparam("session"), sessions.c.tenant == bindparam("owner"))
     .values(last_seq=sessions.c.last_seq + bindparam("count"), updated_ms=bindparam("at_ms"))
     .returning(sessions.c.last_seq)
 )
-_INSERT_EVENTS = insert(events)
+_INSERT_EVENTS = Prepared(insert(events), columns=[column.name for column in events.c])
+_ACCEPT = Prepared(insert(turns), columns=["id", "session_id", "tenant", "state", "accepted_ms"])
+_END = Prepared(
+    update(turns)
+    .where(turns.c.id == bindparam("turn"))
+    .values(state=bindparam("end_state"), ended_ms=bindparam("at_ms"))
+)
 
 EndState = Literal["finished", "interrupted", "failed"]
 
@@ -77,7 +83,7 @@ def append(
         NotFound: the tenant has no such session.
     """
     parameters = {"session": session_id, "owner": tenant, "count": len(entries), "at_ms": at_ms}
-    last: int | None = connection.execute(_NUMBER, parameters).scalar_one_or_none()
+    last: int | None = _NUMBER.run(connection, parameters).scalar_one_or_none()
     if last is None:
         raise NotFound(f"There is no session {session_id!r}.")
     rows = tuple(
@@ -86,8 +92,8 @@ def append(
     )
     if not rows:
         return ()
-    connection.execute(
-        _INSERT_EVENTS,
+    _INSERT_EVENTS.run_many(
+        connection,
         [
             {
                 "session_id": session_id,
@@ -123,14 +129,13 @@ def read(connection: Connection, tenant: str, session_id: str, *, after: int, li
 
 def accept_turn(connection: Connection, tenant: str, session_id: str, turn_id: str, at_ms: int) -> None:
     """Note that a turn was accepted: from here on it may not be lost."""
-    connection.execute(
-        insert(turns).values(id=turn_id, session_id=session_id, tenant=tenant, state="accepted", accepted_ms=at_ms)
-    )
+    row = {"id": turn_id, "session_id": session_id, "tenant": tenant, "state": "accepted", "accepted_ms": at_ms}
+    _ACCEPT.run(connection, row)
 
 
 def end_turn(connection: Connection, turn_id: str, state: EndState, at_ms: int) -> None:
     """Note how a turn ended."""
-    connection.execute(update(turns).where(turns.c.id == turn_id).values(state=state, ended_ms=at_ms))
+    _END.run(connection, {"turn": turn_id, "end_state": state, "at_ms": at_ms})
 
 
 def open_turns(connection: Connection) -> tuple[OpenTurn, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
@@ -29,6 +30,8 @@ def serve(
     from streaming.server import serve as run
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The event loop shares the interpreter with the database's thread: it should get it back within a millisecond.
+    sys.setswitchinterval(0.001)
     with explained(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(Settings(), host, port, _announce, watch=watch))
 

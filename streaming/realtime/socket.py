@@ -10,12 +10,12 @@ session goes on without it (see `detach_grace_s`).
 """
 
 import asyncio
-import json
 import logging
 from contextlib import aclosing
 from dataclasses import replace
 from typing import assert_never
 
+from pydantic import TypeAdapter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
@@ -32,6 +32,8 @@ from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtoc
 from streaming.sse import Disconnected
 
 _log = logging.getLogger(__name__)
+
+_EVENT: TypeAdapter[ServerEvent] = TypeAdapter(ServerEvent)
 
 
 class RealtimeEndpoint:
@@ -240,7 +242,7 @@ class _Connection:
         """Send events that belong together, with none of the other loop's between them."""
         async with self._sending:
             for event in events:
-                text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+                text = _EVENT.dump_json(event).decode()
                 try:
                     await self._websocket.send_text(text)
                 except RuntimeError as exc:  # what starlette says of a socket that is closed already
