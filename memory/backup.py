@@ -3,10 +3,12 @@
 Weights are not in it: the store fetches them again.
 """
 
+import gzip
 import os
 import sqlite3
 import tarfile
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -48,18 +50,44 @@ def restore(archive: Path, home: Home) -> None:
 
     Raises:
         Conflict: the home has a database already, or a server holds it.
-        BadInput: the archive is none of Baton's.
+        BadInput: the archive is none of Baton's, or damaged, or there is no room for it; the home is as it was.
     """
     with home:
         if home.database.exists():
             raise Conflict(f"{home.path} has a database already. Restore into an empty BATON_HOME.")
-        try:
-            with tarfile.open(archive) as tar:
-                if home.database.name not in tar.getnames():
-                    raise BadInput(f"{archive} is no backup of Baton.")
-                tar.extractall(home.path, filter="data")
-        except (OSError, tarfile.TarError) as exc:
-            raise BadInput(f"{archive} cannot be read: {exc}.") from exc
+        # Unpacked on the home's file system but out of its way, so that what fails half-way leaves nothing.
+        with tempfile.TemporaryDirectory(dir=home.path, prefix=".restore-") as folder:
+            draft = Home(Path(folder))
+            try:
+                with gzip.open(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+                    tar.extractall(draft.path, filter="data")
+                    while file.read(1 << 20):
+                        pass  # its checksum is at its end, where tar does not look
+            except (OSError, EOFError, zlib.error, tarfile.TarError) as exc:
+                raise BadInput(f"{archive} cannot be restored: {exc}.") from exc
+            if not draft.database.is_file():
+                raise BadInput(f"{archive} is no backup of Baton.")
+            if not _is_whole(draft.database):
+                raise BadInput(f"{archive} is damaged: its database is not whole. Restore another backup.")
+            _move(draft, home)
+
+
+def _is_whole(database: Path) -> bool:
+    try:
+        # Immutable, so that SQLite puts no files beside it.
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?immutable=1", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _move(draft: Home, home: Home) -> None:
+    """Move every file into place, the database last: a home without it can be restored into again."""
+    files = [path for path in draft.path.rglob("*") if path.is_file() and path != draft.database]
+    for path in (*files, draft.database):
+        target = home.path / path.relative_to(draft.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
 
 
 def _copy_database(source: Path, target: Path) -> None:

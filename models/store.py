@@ -17,14 +17,17 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from models.catalog import Card
+from models.engines import NOT_INSTALLED
 from models.errors import BadInput, BatonError, Conflict
 from models.fetch import FetchFailed, Progress, explain, fetch, size_of
 from models.program import BEAT_S, ProgramFailed, run_module
+from models.sources import FileSource, Source
 
 _PARTIAL = ".partial-"
 
@@ -61,6 +64,8 @@ class Store:
         if not card.sources or self.folder(card) is not None:
             return
         with _explained(card):
+            if _is_converted(card) and find_spec("torch") is None:
+                raise FetchFailed(NOT_INSTALLED)  # before anything is fetched in vain
             self._locks.mkdir(parents=True, exist_ok=True)
             lock = self._lock(card.name)
             yield from _acquire(lock)
@@ -123,13 +128,36 @@ class Store:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _destination(self, card: Card) -> Path:
-        sources = [[str(source), [[file.path, file.sha256] for file in source.files]] for source in card.sources]
+        sources = [
+            [str(source), [[file.path, file.sha256] for file in source.files], *_stamps(source)]
+            for source in card.sources
+        ]
         text = json.dumps([_LAYOUT, card.engine.name, sources])
         return self._models / card.name / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _lock(self, name: str) -> BaseFileLock:
         # Not bound to a thread: a generator may be carried on, or closed, by another one than began it.
         return FileLock(self._locks / f"{name}.lock", thread_local=False)
+
+
+def _is_converted(card: Card) -> bool:
+    """Return whether the card's weights are a GGUF that has to be converted. A GGUF is never taken without being named."""
+    named = [file.path for source in card.sources for file in source.files]
+    named += [str(source.path) for source in card.sources if isinstance(source, FileSource)]
+    return card.engine.name == "transformers" and any(name.endswith(".gguf") for name in named)
+
+
+def _stamps(source: Source) -> list[tuple[int, int]]:
+    """Return what tells that a file of this machine has been replaced by another: its length, and when it was written.
+
+    Of a whole folder there is nothing to tell: it is linked to, never converted.
+    """
+    if not isinstance(source, FileSource):
+        return []
+    folder = source.path.parent if source.path.is_file() else source.path
+    files = [folder / file.path for file in source.files] or [source.path]
+    stats = [file.stat() for file in files if file.is_file()]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _discard(home: Path) -> None:

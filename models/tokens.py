@@ -14,8 +14,11 @@ from tokenizers import Tokenizer
 _REMOTE_BYTES_PER_TOKEN = 3
 """English has about four bytes a token, code and other scripts about three: the estimate is on the safe side."""
 
+PIECE_CHARACTERS = 4_000
+"""How much is counted at a time, in some milliseconds: long texts are counted in pieces."""
+
 _REMEMBERED = 4_096
-_REMEMBERED_CHARACTERS = 4_000
+_REMEMBERED_CHARACTERS = PIECE_CHARACTERS
 
 
 class TokenCounter(Protocol):
@@ -40,7 +43,7 @@ class CountedTokens:
     def __init__(self, folder: Path) -> None:
         """Read the tokenizer in `folder`."""
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        # A conversation is counted again each turn: its older messages are remembered, unless they are long.
+        # A conversation is counted again each turn: its older messages, or their pieces, are remembered.
         self._remembered = lru_cache(_REMEMBERED)(self._count)
 
     def count(self, text: str) -> int:

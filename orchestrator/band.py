@@ -6,20 +6,24 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from agents.port import Agent, Budget, Task
+from models.catalog import Card
 from models.clock import Clock, wait_for_event
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
-from models.errors import Internal, Overloaded
+from models.errors import BatonError, Internal, Overloaded
 from models.fleet import Offer
 from models.ids import new_id
 from models.ports import Sampling
 from orchestrator.decision import Decider
 from orchestrator.events import Decision, TurnInput
-from orchestrator.window import count_tokens, most_tokens, newest_that_fit, said_now
+from orchestrator.window import ITEM_TOKENS, count_tokens, most_tokens, newest_that_fit, pieces, said_now
+
+_LIGHT_TOKENS = 16_000
+"""What is surely no more than this is counted in a few milliseconds, so without a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,23 @@ class Band:
         if self._seats:
             await wait_for_event(self.clock, self._quiet, deadline_s)
 
+    async def weigh(self, turn_input: TurnInput, history: Sequence[Item]) -> None:
+        """Count ahead what `decide` will count, and let others work after each piece: counters remember pieces.
+
+        Counting holds the loop up, and long conversations take it hundreds of milliseconds. Short ones are left alone.
+        """
+        now, before = said_now(turn_input), [text_of(item) for item in reversed(history)]
+        most = most_tokens(now)
+        if most + most_tokens(before) <= _LIGHT_TOKENS or self._decider.is_too_long(turn_input):
+            return
+        for card in self._cards.values():
+            if most >= card.context_tokens:
+                await self._count_ahead(card, now)
+        with suppress(BatonError):  # `decide` will say so
+            chosen = self._cards[self._decider.decide(turn_input, history).card]
+            if most + most_tokens(before) + self._output_tokens(turn_input) > chosen.context_tokens:
+                await self._count_ahead(chosen, [*now, *before])
+
     def decide(
         self, *, tenant: str, turn_id: str, generation: int, turn_input: TurnInput, history: Sequence[Item]
     ) -> Score:
@@ -121,7 +142,7 @@ class Band:
         shown, budget = self._fit(decision.card, turn_input, history, budget)
         if len(shown) < len(history):
             left_out = f"is shown the last {len(shown)} of {len(history)} earlier items: its window holds no more"
-            decision = replace(decision, reasons=(*decision.reasons, left_out))
+            decision = replace(decision, notes=(left_out,))
         task = Task(
             origin=Origin(agent=decision.agent, task_id=f"{turn_id}.1", turn_id=turn_id, generation=generation),
             tenant=tenant,
@@ -142,6 +163,16 @@ class Band:
         if not isinstance(event, TaskFinished | TaskFailed):
             error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
             yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
+
+    async def _count_ahead(self, card: Card, texts: Sequence[str]) -> None:
+        counter, room = self._offer.counter(card.name), card.context_tokens
+        for text in texts:
+            room -= ITEM_TOKENS
+            for piece in pieces(text):
+                room -= counter.count(piece)
+                if room < 0:
+                    return
+                await asyncio.sleep(0)
 
     def _output_tokens(self, turn_input: TurnInput) -> int:
         asked, most = turn_input.max_output_tokens, self.limits.max_output_tokens

@@ -110,7 +110,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             fleet=fleet,
                             worker=worker,
                             sessions=sessions,
-                            completions=Completions(band, meters),
+                            completions=Completions(band, meters, _session_limits(settings)),
                             band=band,
                         )
                     finally:

@@ -6,12 +6,14 @@ from contextlib import aclosing, contextmanager
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
 from memory.log import EndState
-from models.content import Item, UsageDelta
-from models.errors import Internal
+from models.content import Item, UsageDelta, text_of
+from models.errors import Internal, LimitExceeded
 from models.ids import new_id
 from orchestrator.band import Band, Score
+from orchestrator.conversation import check_lengths
 from orchestrator.events import Decision, TurnEnded, TurnInput, Usage
 from orchestrator.meters import Meters, TurnWatch
+from orchestrator.state import SessionLimits
 
 _log = logging.getLogger(__name__)
 
@@ -92,9 +94,26 @@ class Completion:
 class Completions:
     """Begins them; one for all tenants."""
 
-    def __init__(self, band: Band, meters: Meters) -> None:
+    def __init__(self, band: Band, meters: Meters, limits: SessionLimits) -> None:
+        """Take histories within the limits that sessions keep theirs in; what is longer is refused, since nothing keeps it."""
         self._band = band
         self._meters = meters
+        self._limits = limits
+
+    async def weigh(self, turn_input: TurnInput, history: Sequence[Item]) -> None:
+        """Check and count what `begin` is going to be given, and let others work meanwhile; see `Band.weigh`.
+
+        Raises:
+            LimitExceeded: the history is too long.
+        """
+        check_lengths(history, self._limits.item_characters)
+        if (length := sum(len(text_of(item)) for item in history)) > self._limits.history_characters:
+            raise LimitExceeded(
+                f"The conversation has {length} characters, over the limit of {self._limits.history_characters}. "
+                "Leave out its oldest messages.",
+                field="input",
+            )
+        await self._band.weigh(turn_input, history)
 
     @contextmanager
     def begin(self, tenant: str, turn_input: TurnInput, history: Sequence[Item]) -> Iterator[Completion]:

@@ -63,16 +63,11 @@ class Conversation:
         known = {item.item_id for item in self.items}
         calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
         answered = {item.call_id for item in self.items if isinstance(item, CallResult)}
+        check_lengths(items, self._max_item_characters)
         for item in items:
             if item.item_id in known:
                 raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
             known.add(item.item_id)
-            if (length := len(text_of(item))) > self._max_item_characters:
-                raise LimitExceeded(
-                    f"The item has {length} characters, over the limit of {self._max_item_characters}. "
-                    "Send a shorter one.",
-                    field="item",
-                )
             if isinstance(item, Call) and item.status == "completed":
                 calls.add(item.call_id)
             if isinstance(item, CallResult):
@@ -122,3 +117,16 @@ class Conversation:
         self._audio_ms.pop(item.item_id, None)
         self.heard_ms.pop(item.item_id, None)
         self.unlogged_heard.discard(item.item_id)
+
+
+def check_lengths(items: Sequence[Item], most: int) -> None:
+    """Check that no item has more than `most` characters.
+
+    Raises:
+        LimitExceeded: one has.
+    """
+    for item in items:
+        if (length := len(text_of(item))) > most:
+            raise LimitExceeded(
+                f"The item has {length} characters, over the limit of {most}. Send a shorter one.", field="item"
+            )

@@ -54,8 +54,10 @@ def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer
     """Return what there is to decide from."""
     texts = said_now(turn_input)
     most = most_tokens(texts)
+    characters = _characters(turn_input)
+    is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
     return Inputs(
-        characters=len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items),
+        characters=characters,
         max_characters=max_characters,
         input_kinds=_kinds(turn_input.items),
         history_kinds=_kinds(history),
@@ -63,13 +65,19 @@ def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer
         tools=len(turn_input.tools.tools) if turn_input.tools else 0,
         model=turn_input.model,
         aliases=dict(offer.aliases),
-        cards=[_facts(card, offer, texts, most) for card in offer.cards],
+        cards=[_facts(card, offer, texts, most, is_counted=is_counted) for card in offer.cards],
     )
 
 
-def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int) -> CardFacts:
-    # Counted only where it could matter: the bound is good enough for what is far below the window.
-    tokens = most if most < card.context_tokens // 2 else count_tokens(texts, offer.counter(card.name))
+def _characters(turn_input: TurnInput) -> int:
+    return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
+
+
+def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
+    # Counted only where it matters, and no further than it does.
+    tokens = most
+    if is_counted and most >= card.context_tokens:
+        tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
     return card_facts(card, offer.standing(card.name), tokens)
 
 
@@ -115,9 +123,9 @@ def control(state: DecisionState) -> DecisionState:
         if choose([{**card, "prompt_tokens": 0} for card in inputs["cards"]], needs)["card"] is not None:
             message = f"This is more than a model's window holds ({why}). Send less."
             return {"refusal": Refusal(code="no_room", message=message, field="input")}
-        return {
-            "refusal": Refusal(code="no_model", message=f"No model here can take this turn ({why}).", field="input")
-        }
+        is_tools = needs["tools"] and choose(inputs["cards"], {**needs, "tools": False})["card"] is not None
+        message = f"No model here can take this turn ({why})."
+        return {"refusal": Refusal(code="no_model", message=message, field="tools" if is_tools else "input")}
     return {"agent": "writer", "route": route}
 
 
@@ -135,6 +143,10 @@ class Decider:
     def inputs(self, turn_input: TurnInput, history: Sequence[Item]) -> Inputs:
         """Return what there is to decide from, now."""
         return decision_inputs(turn_input, history, self._offer, self._max_characters)
+
+    def is_too_long(self, turn_input: TurnInput) -> bool:
+        """Return whether `decide` refuses an input for its length alone."""
+        return _characters(turn_input) > self._max_characters
 
     def decide(self, turn_input: TurnInput, history: Sequence[Item]) -> Decision:
         """Return the decision for a turn.

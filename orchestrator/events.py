@@ -75,7 +75,7 @@ class RefusedCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the graph decided: a pure function of `inputs`.
+    """What the graph decided: a pure function of `inputs`, but for `notes`.
 
     Attributes:
         agent: who does it.
@@ -83,6 +83,7 @@ class Decision:
         reasons: why, in words for people.
         refused: the alternatives.
         inputs: what it was decided from, as JSON text, for replay.
+        notes: what people should know of how it is carried out; no part of what is decided.
     """
 
     agent: str
@@ -90,6 +91,12 @@ class Decision:
     reasons: tuple[str, ...]
     refused: tuple[RefusedCard, ...]
     inputs: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return what people are told: why, and what else they should know."""
+        return (*self.reasons, *self.notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

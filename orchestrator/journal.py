@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import assert_never
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from memory import effects, log
@@ -28,6 +29,7 @@ from orchestrator.events import (
     TurnEnded,
     decode,
     encode,
+    items_of,
     title_of,
 )
 
@@ -71,6 +73,20 @@ class Journal:
             lambda c: log.read(c, self._tenant, self._session_id, after=after, limit=limit)
         )
         return _committed(rows)
+
+    async def holds(self, item_id: str) -> bool:
+        """Return whether an item is part of the conversation, however long ago it was said."""
+        if self._new:
+            return False
+        quoted = to_json(item_id).decode()  # as `encode` writes it
+        rows = await self._database.read(lambda c: log.mentioning(c, self._tenant, self._session_id, quoted))
+        is_here = False
+        for row in _committed(rows):
+            if isinstance(row.event, ItemsRemoved):
+                is_here = is_here and item_id not in row.event.item_ids
+            else:
+                is_here = is_here or any(item.item_id == item_id for item in items_of(row.event))
+        return is_here
 
     async def record(self) -> SessionRecord:
         """Return what is kept of the session beside its log.

@@ -40,7 +40,10 @@ class Route(TypedDict):
 
 
 def card_facts(card: Card, standing: Standing, prompt_tokens: int) -> CardFacts:
-    """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens."""
+    """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens.
+
+    If they are more than its window holds, there may be still more of them: they are counted no further.
+    """
     return CardFacts(
         name=card.name,
         reads=sorted(card.reads),
@@ -93,7 +96,7 @@ def _unfit(card: CardFacts, needs: Needs) -> str | None:
     if needs["tools"] and not card["calls_tools"]:
         return "cannot call tools"
     if card["prompt_tokens"] >= card["context_tokens"]:
-        return f"its window has {card['context_tokens']} tokens; this is {card['prompt_tokens']}"
+        return f"its window has {card['context_tokens']} tokens; this is {card['prompt_tokens']} or more"
     if card["state"] == "failed":
         return f"is not up: {card['trouble']}"
     return None

@@ -223,7 +223,9 @@ class Session:
             NotFound: an item is not part of the conversation.
         """
         await self._opened()
-        await self._transact(lambda: self._state.plan_remove(item_ids))
+        in_memory = {item.item_id for item in self._state.items}
+        left = {item_id for item_id in item_ids if item_id not in in_memory and await self._journal.holds(item_id)}
+        await self._transact(lambda: self._state.plan_remove(item_ids, left))
 
     async def change(self, changes: Mapping[str, str | None], *, keep: bool = False) -> None:
         """Set `title`, `instructions` or `model` for this session; turns that begin from now on have them.

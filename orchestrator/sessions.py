@@ -3,17 +3,21 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import dropwhile
+from typing import Literal
 
 from memory import log
 from memory.database import Database
+from memory.log import EndState
 from memory.sessions import SessionRecord, delete_session, list_sessions
 from models.clock import Clock
 from models.content import Item
 from models.errors import Overloaded
 from models.ids import new_id
 from orchestrator.band import Band
-from orchestrator.events import Committed, SessionSettings, TurnAccepted
+from orchestrator.events import Committed, ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.session import Session
@@ -24,6 +28,31 @@ _log = logging.getLogger(__name__)
 
 _PAGE_ROWS = 512
 _BOUNDLESS = SessionLimits(items=sys.maxsize, history_characters=sys.maxsize)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldTurn:
+    """A turn as a transcript tells it.
+
+    Attributes:
+        turn_id: its id.
+        after: its last item so far; at first, the one it answers.
+        state: how it ended, or that it runs.
+        reason: why it ended so: of a failure its code, else as in `TurnEnded`.
+    """
+
+    turn_id: str
+    after: str
+    state: EndState | Literal["running"] = "running"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A whole conversation: its items, and the turns of which something is left in it."""
+
+    items: tuple[Item, ...]
+    turns: tuple[ToldTurn, ...]
 
 
 class Sessions:
@@ -141,7 +170,7 @@ class Sessions:
         """
         return await self._journal(tenant, session_id).record()
 
-    async def transcript(self, tenant: str, session_id: str) -> tuple[Item, ...]:
+    async def transcript(self, tenant: str, session_id: str) -> Transcript:
         """Return the whole conversation of a session, also what is too old for a model to be shown.
 
         Raises:
@@ -149,9 +178,13 @@ class Sessions:
         """
         journal = self._journal(tenant, session_id)
         state = SessionState(_BOUNDLESS)
+        turns: dict[str, ToldTurn] = {}
         while rows := await journal.read(state.last_seq, _PAGE_ROWS):
-            state.apply(rows, 0.0)
-        return tuple(state.items)
+            for row in rows:
+                state.apply((row,), 0.0)
+                _tell(turns, row.event, state.items)
+        kept = {item.item_id for item in state.items}
+        return Transcript(items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept))
 
     def _journal(self, tenant: str, session_id: str) -> Journal:
         return Journal(self._database, self._clock, tenant, session_id)
@@ -201,6 +234,20 @@ class Sessions:
 def settings_of(record: SessionRecord) -> SessionSettings:
     """Return the settings of a session from what is kept of it."""
     return SessionSettings(title=record.title, instructions=record.instructions, model=record.model)
+
+
+def _tell(turns: dict[str, ToldTurn], event: LogEvent, items: Sequence[Item]) -> None:
+    """Take an event, which `items` are the conversation after, into `turns`."""
+    match event:
+        case TurnAccepted(turn_id=turn_id) if items:
+            turns[turn_id] = ToldTurn(turn_id=turn_id, after=items[-1].item_id)
+        case ItemClosed(turn_id=turn_id) if turn_id in turns:
+            turns[turn_id] = replace(turns[turn_id], after=event.item.item_id)
+        case TurnEnded(turn_id=turn_id) if turn_id in turns:
+            reason = event.reason if event.fault is None else event.fault.code
+            turns[turn_id] = replace(turns[turn_id], state=event.state, reason=reason)
+        case _:
+            pass
 
 
 def _from_a_turn_on(rows: tuple[Committed, ...]) -> tuple[Committed, ...]:

@@ -8,7 +8,7 @@ The sink is `take`: what does not come from the current (turn, generation) is dr
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
@@ -245,15 +245,15 @@ class SessionState:
         self._conversation.check_new(items)
         return (ItemsAdded(items=items),)
 
-    def plan_remove(self, item_ids: tuple[str, ...]) -> tuple[LogEvent, ...]:
-        """Return the row that takes items out of the conversation.
+    def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:
+        """Return the row that takes items out of the conversation; those in `left` have left memory, not the log.
 
         Raises:
             Conflict: a turn is running, which was shown them.
             NotFound: an item is not part of the conversation.
         """
         self._check_free()
-        self._conversation.check_known(item_ids)
+        self._conversation.check_known([item_id for item_id in item_ids if item_id not in left])
         return (ItemsRemoved(item_ids=item_ids),) if item_ids else ()
 
     def plan_change(self, settings: SessionSettings, *, always: bool = False) -> tuple[LogEvent, ...]:

@@ -61,6 +61,7 @@ class Attempt:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
             with self._band.seat(self._tenant):
+                await self._band.weigh(self._input, self._history)
                 score = self._decide()
                 if not self._decided.done():
                     self._decided.set_result(score.decision)

@@ -1,13 +1,14 @@
 """What of a conversation a model is shown: as much of its end as fits the window. Pure.
 
 The instructions and what is said now are always shown; of the history, the newest. Nothing is counted that need not be:
-a byte is at most one token, so a conversation of fewer bytes than the window has tokens fits.
+a byte is at most one token, so a conversation of fewer bytes than the window has tokens fits. Of what does not fit no more
+is counted than shows it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from models.content import Item, Message, text_of
-from models.tokens import TokenCounter
+from models.tokens import PIECE_CHARACTERS, TokenCounter
 from orchestrator.events import TurnInput
 
 ITEM_TOKENS = 8
@@ -33,9 +34,21 @@ def most_tokens(texts: Sequence[str]) -> int:
     return sum(len(text.encode()) + ITEM_TOKENS for text in texts)
 
 
-def count_tokens(texts: Sequence[str], counter: TokenCounter) -> int:
-    """Return the tokens of `texts` as items."""
-    return sum(counter.count(text) + ITEM_TOKENS for text in texts)
+def pieces(text: str) -> Iterator[str]:
+    """Yield `text` in pieces that are quickly counted; their tokens are those of the whole, but for a few at the cuts."""
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield text[start : start + PIECE_CHARACTERS]
+
+
+def count_tokens(texts: Sequence[str], counter: TokenCounter, *, enough: int | None = None) -> int:
+    """Return the tokens of `texts` as items; if they are more than `enough`, perhaps only a part that is more, too."""
+    tokens = len(texts) * ITEM_TOKENS
+    for text in texts:
+        for piece in pieces(text):
+            tokens += counter.count(piece)
+            if enough is not None and tokens > enough:
+                return tokens
+    return tokens
 
 
 def newest_that_fit(history: Sequence[Item], room_tokens: int, counter: TokenCounter) -> Sequence[Item]:
@@ -48,7 +61,7 @@ def newest_that_fit(history: Sequence[Item], room_tokens: int, counter: TokenCou
         return history
     first = len(history)
     for at in range(len(history) - 1, -1, -1):
-        room_tokens -= counter.count(texts[at]) + ITEM_TOKENS
+        room_tokens -= count_tokens([texts[at]], counter, enough=room_tokens)
         if room_tokens < 0:
             break
         first = at

@@ -1,6 +1,7 @@
 """The application: what is served where. The conductor is given; its owner closes it."""
 
 import asyncio
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from models.errors import BadInput, BatonError
+from models.errors import BadInput, BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
 from streaming.errors import error_response, http_error_response
 from streaming.limits import RateLimits, SurfaceLimits
-from streaming.metrics import SurfaceMeters
+from streaming.metrics import UNKNOWN, SurfaceMeters
 from streaming.realtime.socket import RealtimeEndpoint
 from streaming.rest.access import access_routes
 from streaming.rest.chat import chat_routes
@@ -72,29 +73,37 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(access_routes(authenticator))
     app.include_router(chat_routes(conductor))
     app.include_router(model_routes(conductor))
-    app.include_router(session_routes(conductor, limits))
+    app.include_router(session_routes(conductor, limits, authenticator))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
-    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits)
+    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits, meters=meters)
 
 
 def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
-    """Have every error answered in OpenAI's shape."""
+    """Have every error answered in OpenAI's shape, and counted."""
+
+    def count(request: Request, code: str) -> None:
+        caller: Caller | None = getattr(request.state, "caller", None)
+        meters.errors.labels(UNKNOWN if caller is None else caller.tenant, code).inc()
 
     @app.exception_handler(BatonError)
     async def on_error(request: Request, error: BatonError) -> Response:
-        caller: Caller | None = getattr(request.state, "caller", None)
-        if caller is not None:
-            meters.errors.labels(caller.tenant, error.code).inc()
+        count(request, error.code)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]
         # What is no JSON has a place, and no field.
         field = "" if first["type"] == "json_invalid" else ".".join(str(step) for step in first["loc"][1:])
         message = f"Invalid '{field}': {first['msg']}." if field else "The body is not the JSON object it has to be."
-        return error_response(BadInput(message, field=field or None))
+        return await on_error(request, BadInput(message, field=field or None))
 
     @app.exception_handler(HTTPException)
-    async def on_http(_request: Request, error: HTTPException) -> Response:
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        count(request, HTTPStatus(error.status_code).name.lower())
         return http_error_response(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(Exception)
+    async def on_defect(request: Request, _error: Exception) -> Response:
+        # Starlette raises it again behind this answer, and uvicorn logs it.
+        return await on_error(request, Internal("This request failed on our side. The server's log has the cause."))

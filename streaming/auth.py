@@ -27,6 +27,7 @@ from models.clock import Clock
 from models.errors import BatonError, LimitExceeded, Unauthorized
 from streaming.errors import error_response
 from streaming.limits import RateLimits, SurfaceLimits
+from streaming.metrics import UNKNOWN, SurfaceMeters
 
 PUBLIC: Final = frozenset({"/", "/healthz", "/v1/login"})
 """Paths that need no key: the page's shell, a bare sign of life, and the exchange of a key for a cookie."""
@@ -56,14 +57,15 @@ class Caller:
 class Authenticator:
     """Turns what a caller shows into a `Caller`.
 
-    What the database says of a key is believed for `_BELIEVED_S`, so that not every request has to ask: a key that is
-    revoked is worthless within that time.
+    What the database says of a key is believed for `_BELIEVED_S`, so that neither every request has to ask nor every
+    token that is sent: a key that is revoked is worthless within that time.
     """
 
     def __init__(self, database: Database, clock: Clock, secret: bytes, *, loopback: bool) -> None:
         self._database = database
         self._clock = clock
         self._known: dict[bytes, tuple[float, Key | None]] = {}
+        self._good_until_s: dict[str, float] = {}
         self._open_until_s = 0.0
         self._loopback = loopback
         self._signer = URLSafeTimedSerializer(secret, salt="cookie")
@@ -100,13 +102,20 @@ class Authenticator:
         """Check that a caller who was let in earlier may still be here.
 
         Raises:
-            Unauthorized: the key was revoked meanwhile.
+            Unauthorized: the key was revoked meanwhile, or the first one was made.
         """
         if caller.key is None:
+            if not await self._is_open():
+                raise Unauthorized("A key was made meanwhile: from now on one is needed.")
             return
-        key_id = caller.key.key_id
+        key_id, now_s = caller.key.key_id, self._clock.now_s()
+        if now_s < self._good_until_s.get(key_id, 0.0):
+            return
         if await self._database.read(lambda connection: keys.find_key(connection, key_id)) is None:
             raise Unauthorized("This key was revoked.")
+        if len(self._good_until_s) >= _KNOWN_KEYS:
+            self._good_until_s.clear()
+        self._good_until_s[key_id] = now_s + _BELIEVED_S
 
     async def _is_open(self) -> bool:
         """Return whether no key was ever made."""
@@ -145,8 +154,17 @@ class Authenticator:
 class KeyGate:
     """ASGI middleware: lets a request through to a route only with its caller in `scope["state"]["caller"]`."""
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, rates: RateLimits, limits: SurfaceLimits) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        rates: RateLimits,
+        limits: SurfaceLimits,
+        meters: SurfaceMeters,
+    ) -> None:
         self._app = app
+        self._meters = meters
         self._body_bytes = limits.message_bytes
         self._authenticator = authenticator
         self._rates = rates
@@ -157,14 +175,17 @@ class KeyGate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        tenant = UNKNOWN
         try:
             _check_origin(scope, headers)
             _check_length(headers, self._body_bytes)
             if not _is_public(scope["path"]):
                 caller = await self._authenticator.caller(headers)
-                self._rates.take(caller.key)
+                tenant = caller.tenant
+                self._rates.take(caller.key, reads=_only_reads(scope))
                 scope.setdefault("state", {})["caller"] = caller
         except BatonError as exc:
+            self._meters.errors.labels(tenant, exc.code).inc()
             response = error_response(exc)
             if scope["type"] == "websocket":
                 await WebSocket(scope, receive, send).send_denial_response(response)
@@ -188,6 +209,10 @@ def _is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith(PUBLIC_PREFIX)
 
 
+def _only_reads(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
+
+
 def _presented_key(headers: Headers) -> str | None:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -205,7 +230,7 @@ def _cookie(headers: Headers) -> str | None:
 
 def _check_origin(scope: Scope, headers: Headers) -> None:
     origin = headers.get("origin")
-    if origin is None or (scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}):
+    if origin is None or _only_reads(scope):
         return
     if _netloc(origin) != headers.get("host"):
         raise Unauthorized(f"A page of {origin} may not call this server.", code="foreign_origin")

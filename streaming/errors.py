@@ -27,7 +27,14 @@ _STATUS: tuple[tuple[type[BatonError], int], ...] = (
     (DeadlineExceeded, 504),
 )
 
-_STATUS_BY_CODE = {"rate_limited": 429, "too_many_turns": 429, "body_too_large": 413, "foreign_origin": 403}
+_STATUS_BY_CODE = {
+    "body_too_large": 413,
+    "foreign_origin": 403,
+    "rate_limited": 429,
+    "too_many_turns": 429,
+    "upstream_refused": 502,
+    "upstream_unavailable": 502,
+}
 
 
 def status_of(error: BatonError) -> int:

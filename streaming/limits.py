@@ -1,6 +1,7 @@
 """What a surface bounds before it asks anything of the conductor."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from memory.keys import Key
 from models.clock import Clock
@@ -27,28 +28,40 @@ class SurfaceLimits:
     drain_s: float = 5.0
 
 
+READS_PER_MINUTE: Final = 600
+"""What a key with a rate may read, beside what its rate counts: enough for any poll, too little for a flood."""
+
+
 class RateLimits:
-    """A token bucket for each key with a rate: full at first, refilled at the rate, a minute's worth deep.
+    """Token buckets for each key with a rate: full at first, refilled at the rate, a minute's worth deep.
+
+    What has the server work is counted at the key's rate; what only reads has a bucket of its own, so that asking after
+    the server's state never uses up what the key is for.
 
     Ours rather than a library's because its time is the injected clock, and the libraries keep threads or tasks.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[tuple[str, bool], tuple[float, float]] = {}
 
-    def take(self, key: Key | None) -> None:
+    def take(self, key: Key | None, *, reads: bool = False) -> None:
         """Count one request of `key`.
+
+        Args:
+            key: whose; one without a rate is not counted.
+            reads: whether it only reads.
 
         Raises:
             Overloaded: the key has had its requests of this minute.
         """
         if key is None or key.requests_per_minute is None:
             return
-        rate = key.requests_per_minute
+        bucket, rate = (key.key_id, reads), READS_PER_MINUTE if reads else key.requests_per_minute
         now_s = self._clock.now_s()
-        tokens, then_s = self._buckets.get(key.key_id, (float(rate), now_s))
+        tokens, then_s = self._buckets.get(bucket, (float(rate), now_s))
         tokens = min(float(rate), tokens + (now_s - then_s) * rate / 60)
         if tokens < 1:
-            raise Overloaded(f"This key may make {rate} requests a minute. Wait a moment.", code="rate_limited")
-        self._buckets[key.key_id] = (tokens - 1, now_s)
+            what = "requests that read" if reads else "requests"
+            raise Overloaded(f"This key may make {rate} {what} a minute. Wait a moment.", code="rate_limited")
+        self._buckets[bucket] = (tokens - 1, now_s)

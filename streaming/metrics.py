@@ -1,9 +1,13 @@
 """`/metrics`: Prometheus' text, holding the caller's tenant and the process, never another tenant."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
+
+UNKNOWN: Final = ""
+"""The tenant of callers who were turned away before it was known who they are. Everybody sees what is counted there."""
 
 
 class SurfaceMeters:
@@ -26,7 +30,7 @@ class _TenantView:
     def collect(self) -> Iterator[Metric]:
         for metric in self._registry.collect():
             metric.samples = [
-                sample for sample in metric.samples if sample.labels.get("tenant", self._tenant) == self._tenant
+                sample for sample in metric.samples if sample.labels.get("tenant", UNKNOWN) in {UNKNOWN, self._tenant}
             ]
             yield metric
 

@@ -41,52 +41,68 @@ class _Config(uvicorn.Config):
         self.unread_s = unread_s
 
 
+class _Deadline:
+    """Aborts a connection unless it is called off in time."""
+
+    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self) -> None:
+        self.call_off()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+
+    def call_off(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 class _HttpProtocol(HttpToolsProtocol):
     """Uvicorn's, which waits for ever neither for a request that was begun nor for a client to read its answer."""
 
     config: _Config
-    _due: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._begin()
+        self._arrival = _Deadline(transport, _REQUEST_S)
+        self._reading = _Deadline(transport, self.config.unread_s)
+        self._arrival.set()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._begin()
+        self._arrival.set()
 
     def on_message_complete(self) -> None:
-        _stop(self._due)
+        self._arrival.call_off()
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        _stop(self._due)
+        self._arrival.call_off()
         super().handle_websocket_upgrade()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.config.unread_s, self.transport.abort)
+        self._reading.set()
 
     def resume_writing(self) -> None:
-        _stop(self._unread)
+        self._reading.call_off()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _stop(self._due)
-        _stop(self._unread)
+        self._arrival.call_off()
+        self._reading.call_off()
         super().connection_lost(exc)
-
-    def _begin(self) -> None:
-        _stop(self._due)
-        self._due = self.loop.call_later(_REQUEST_S, self.transport.abort)
 
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     """Uvicorn's, which lets go of a client that does not read what it is sent, the last of it included."""
 
     config: _Config
-    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._reading = _Deadline(transport, self.config.unread_s)
 
     async def send(self, message: Any) -> None:  # uvicorn keeps its type to itself
         await super().send(message)
@@ -101,17 +117,12 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.config.unread_s, self.transport.abort)
+        self._reading.set()
 
     def resume_writing(self) -> None:
-        _stop(self._unread)
+        self._reading.call_off()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _stop(self._unread)
+        self._reading.call_off()
         super().connection_lost(exc)
-
-
-def _stop(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

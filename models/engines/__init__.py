@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from models.clock import Clock
-from models.errors import NotFound
+from models.errors import Internal, NotFound
 from models.ports import Engine
+
+NOT_INSTALLED = (
+    "Baton was installed without what runs models in this process: pip install 'baton[local]', or serve a remote model "
+    "(docs/howto/remote-server.md)."
+)
+"""What to say where the libraries of an engine are missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +67,13 @@ def build_engine(spec: EngineSpec, clock: Clock) -> Engine:
     Raises:
         NotFound: there is no engine of that name; the message lists those there are.
         BadInput: the options do not fit the engine.
+        Internal: the libraries that the engine needs are not installed.
     """
     module, _, attribute = _entry(spec.name).path.partition(":")
-    factory: EngineFactory = getattr(import_module(module), attribute)
+    try:
+        factory: EngineFactory = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        raise Internal(f"{NOT_INSTALLED} Missing is {exc.name!r}.") from exc
     return factory(spec, clock)
 
 

@@ -1,5 +1,6 @@
 """A causal language model, and an answer that it writes step by step. Synchronous; whoever calls it owns the thread."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,13 @@ class CausalModel:
 
 
 def load_causal_model(
-    folder: str, *, device: str, dtype: str, window_tokens: int | None, prefill_tokens: int | None
+    folder: str,
+    *,
+    device: str,
+    dtype: str,
+    window_tokens: int | None,
+    prefill_tokens: int | None,
+    template: Mapping[str, object],
 ) -> CausalModel:
     """Load what lies in `folder`: safetensors only; nothing is fetched, and no code that came with a model is run.
 
@@ -57,6 +64,7 @@ def load_causal_model(
         dtype: a dtype's name; `auto` is float32 on a CPU, and on a GPU what the weights were saved in.
         window_tokens: None is the model's own.
         prefill_tokens: None is 512 on a GPU, and 128 on a CPU, where 512 take seconds and are hardly faster by the token.
+        template: what the chat template is told besides the conversation.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,7 +82,7 @@ def load_causal_model(
     return CausalModel(
         model=model.to(device),  # type: ignore[arg-type]  # its decorator hides the signature
         tokenizer=tokenizer,
-        prompts=PromptWriter(tokenizer),
+        prompts=PromptWriter(tokenizer, template),
         ends=frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
         window_tokens=window_tokens or model.config.get_text_config().max_position_embeddings,
         prefill_tokens=prefill_tokens or (128 if device == "cpu" else 512),

@@ -9,10 +9,12 @@ cost_per_million_tokens = 0.1
 ```
 
 It runs in the gateway's own process, since all it does is wait. A request holds a place and a connection of its own
-until it ends; closing its iterator closes the connection, and so stops the server's work. What fails before the
+until it ends, through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say, except to this machine itself;
+closing its iterator closes the connection, and so stops the server's work. What fails before the
 first byte of an answer is tried again, with a delay that doubles, as long as the deadline allows it.
 """
 
+import ipaddress
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from pydantic import (
@@ -103,13 +106,15 @@ def build(spec: EngineSpec, clock: Clock) -> "OpenAIEngine":
     """Build the engine; its options have the fields of `OpenAIOptions`.
 
     Raises:
-        BadInput: they do not fit, or the key's variable is not set.
+        BadInput: they do not fit, the key's variable is not set, or the environment's proxy is none of HTTP.
     """
     try:
         options = _OPTIONS.validate_json(spec.options)
     except ValidationError as exc:
         raise BadInput(f"The options of the openai engine do not fit: {exc}") from exc
-    return OpenAIEngine(options, clock, headers=_headers(options), chance=random.Random())
+    return OpenAIEngine(
+        options, clock, headers=_headers(options), proxy=_proxy(options.base_url), chance=random.Random()
+    )
 
 
 def _headers(options: OpenAIOptions) -> dict[str, str]:
@@ -134,6 +139,28 @@ def _headers(options: OpenAIOptions) -> dict[str, str]:
     return headers | {"Content-Type": "application/json"}
 
 
+def _proxy(url: HttpUrl) -> str | None:
+    """Return the proxy that the environment names for `url`.
+
+    aiohttp would find it too (`trust_env`), but would take keys from a `.netrc` along with it.
+    """
+    host = (url.host or "").strip("[]")
+    if _is_loopback(host) or proxy_bypass(host):
+        return None
+    proxy = getproxies().get(url.scheme)
+    if proxy is not None and not proxy.startswith(("http://", "https://")):
+        # Not shown: it may hold a password.
+        raise BadInput(f"The proxy in {url.scheme}_proxy is none of HTTP. Write http://HOST:PORT there, or unset it.")
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """An attempt that got no answer; `after_s` is how long the server asks to be left alone."""
@@ -149,12 +176,19 @@ class OpenAIEngine:
     """One model at one server; see the module."""
 
     def __init__(
-        self, options: OpenAIOptions, clock: Clock, *, headers: Mapping[str, str], chance: random.Random
+        self,
+        options: OpenAIOptions,
+        clock: Clock,
+        *,
+        headers: Mapping[str, str],
+        proxy: str | None,
+        chance: random.Random,
     ) -> None:
         """Take what `build` has checked; `chance` scatters retries."""
         self._options = options
         self._clock = clock
         self._headers = headers
+        self._proxy = proxy
         self._chance = chance
         address, _, query = str(options.base_url).partition("?")
         self._url = f"{address.rstrip('/')}/chat/completions" + (f"?{query}" if query else "")
@@ -281,6 +315,7 @@ class OpenAIEngine:
                 connector=aiohttp.TCPConnector(limit=0),  # the places are the limit
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
+                proxy=self._proxy,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_timeout_s),
             )
         return self._session

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,14 +20,19 @@ class PromptWriter:
     by an invisible character: whatever was typed, retrieved or returned by a tool, it cannot end its message or begin one
     in another role.
 
+    Args:
+        tokenizer: of the model.
+        template: what its chat template is told besides the conversation, such as `enable_thinking`.
+
     Raises:
         BadInput: the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not isinstance(tokenizer.chat_template, str):
             raise BadInput("The model has no chat template, so it cannot hold a conversation. Choose one that has.")
         self._tokenizer = tokenizer
+        self._template = template
         self._knows_calls = "tool_calls" in tokenizer.chat_template
         special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
@@ -41,7 +48,7 @@ class PromptWriter:
             raise BadInput("The conversation is empty. Say something first.", field="messages")
         try:
             text = self._tokenizer.apply_chat_template(
-                [self._entry(item) for item in items], add_generation_prompt=True, tokenize=False
+                [self._entry(item) for item in items], add_generation_prompt=True, tokenize=False, **self._template
             )
         except TemplateError as exc:
             raise BadInput(f"The model's chat template refuses this conversation: {exc}", field="messages") from exc
@@ -49,20 +56,39 @@ class PromptWriter:
         return ids
 
     def _entry(self, item: Item) -> dict[str, Any]:
-        text = self._plain(text_of(item))
+        text = text_of(item)
         match item:
             case Message():
                 self._refuse_media(item)
-                return {"role": item.role, "content": text}
+                return {"role": item.role, "content": self._plain(text)}
             case Call() if self._knows_calls:
-                function = {"name": item.name, "arguments": _parsed(text)}
-                call = {"id": item.call_id, "type": "function", "function": function}
+                function = {"name": self._plain(item.name), "arguments": self._arguments(text)}
+                call = {"id": self._plain(item.call_id), "type": "function", "function": function}
                 return {"role": "assistant", "content": "", "tool_calls": [call]}
             case Call():
-                return {"role": "assistant", "content": f"{item.name}({text})"}
+                return {"role": "assistant", "content": self._plain(f"{item.name}({text})")}
             case CallResult():
                 self._refuse_media(item)
-                return {"role": "tool", "content": text, "tool_call_id": item.call_id}
+                return {"role": "tool", "content": self._plain(text), "tool_call_id": self._plain(item.call_id)}
+
+    def _arguments(self, text: str) -> object:
+        """Return the arguments of a call as templates want them; as they are, if the model wrote no JSON."""
+        try:
+            # Cleaned once it is parsed: JSON may spell a character so that it is seen only then.
+            return self._plain_value(json.loads(text))
+        except (ValueError, RecursionError):  # the latter if it is nested too deep to be followed
+            return self._plain(text)
+
+    def _plain_value(self, value: object) -> object:
+        match value:
+            case str():
+                return self._plain(value)
+            case list():
+                return [self._plain_value(each) for each in value]
+            case dict():
+                return {self._plain(key): self._plain_value(each) for key, each in value.items()}
+            case _:
+                return value
 
     def _plain(self, text: str) -> str:
         return self._special.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
@@ -76,11 +102,3 @@ class PromptWriter:
                 "choose another model.",
                 field="messages",
             )
-
-
-def _parsed(arguments: str) -> object:
-    """Return the arguments of a call as templates want them; as they are, if the model wrote no JSON."""
-    try:
-        return json.loads(arguments)
-    except ValueError:
-        return arguments

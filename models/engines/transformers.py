@@ -6,14 +6,14 @@ time advance together. A request that is closed ends between two steps, and its 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal, TypeVar, get_args
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError
 
 from models.clock import Clock
@@ -42,6 +42,7 @@ class TransformersOptions:
             None is what suits the device.
         max_requests: how many are written at the same time, each with its cache; the others wait for their turn.
         context_tokens: the window; None is the model's own.
+        template: what the model's chat template is told besides the conversation, such as `enable_thinking`.
     """
 
     device: str = "auto"
@@ -50,6 +51,7 @@ class TransformersOptions:
     prefill_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
     max_requests: Annotated[int, Field(ge=1)] = 16
     context_tokens: Annotated[int, Field(ge=1)] | None = None
+    template: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 _OPTIONS = TypeAdapter(TransformersOptions)
@@ -75,6 +77,7 @@ def build(spec: EngineSpec, clock: Clock) -> "TransformersEngine":
             dtype=options.dtype,
             window_tokens=options.context_tokens,
             prefill_tokens=options.prefill_tokens,
+            template=options.template,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise Internal(f"The model in {spec.folder} cannot be loaded: {exc}") from exc

@@ -3,7 +3,7 @@
 Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
 most `WINDOW` deltas here. A process that dies, is not ready in time or is not understood is ended: its requests fail
 with `WorkerDied`, which may be retried, and another is started, after a delay that doubles up to `_MAX_DELAY_S` while
-they keep dying young. A card during whose loading `_MAX_DEATHS` of them have died is not tried again.
+they keep dying young. A card before whose loading was done `_MAX_DEATHS` of them have died is not tried again.
 """
 
 import asyncio
@@ -89,14 +89,14 @@ class _Card:
         self.settled.clear()
 
     def lose(self, name: str) -> None:
-        """Note that the process has died that had the engine, or was building it."""
+        """Note that the process has died that had the engine, was building it, or was to build it."""
         if not self.settled.is_set():
             self._deaths += 1
             if self._deaths == _MAX_DEATHS:
                 self.refuse(
                     Internal(
-                        f"The process has died {_MAX_DEATHS} times while it was loading {name!r}. Is there enough memory "
-                        "for it? The server's log may say more."
+                        f"The model's process has ended {_MAX_DEATHS} times before it had loaded {name!r}. Is there enough "
+                        "memory for it? The server's log may say more."
                     )
                 )
                 return
@@ -195,7 +195,9 @@ class Worker:
             frames = FrameReader(reader)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "models.worker.child", str(theirs.fileno()), pass_fds=(theirs.fileno(),)
+                    # -P: a module is the environment's, never one that happens to lie in the working directory.
+                    *(sys.executable, "-P", "-m", "models.worker.child", str(theirs.fileno())),
+                    pass_fds=(theirs.fileno(),),
                 )
             except BaseException:  # cancelled while it starts: asyncio ends the process, the socket is ours
                 writer.close()
@@ -218,7 +220,7 @@ class Worker:
             _log.error("the worker process is not understood: %s", exc)
         finally:
             for name, card in self._cards.items():
-                if card.spec is not None and self._writer is not None:
+                if card.spec is not None:
                     card.lose(name)
             self._writer = None
             self.pid = None

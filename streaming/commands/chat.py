@@ -5,11 +5,11 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from memory.home import Home
-from models.errors import BadInput, BatonError
+from models.errors import BadInput
 from orchestrator.settings import Settings
+from streaming.commands.errors import explained
 
 _SIGNALLED = 128
 
@@ -47,7 +47,7 @@ def chat(
             await converse(options, interrupts)
             return 0
 
-    try:
+    with explained():
         text = _text(message or [])
         options = ChatOptions(
             url=url,
@@ -59,15 +59,12 @@ def chat(
             verbose=verbose,
             history=Home(Settings().home.expanduser()).create().path / "chat-history",
         )
-        status = asyncio.run(run(options, text))
-    except asyncio.CancelledError:
-        if interrupts.left_by is None:
-            raise
-        status = _SIGNALLED + interrupts.left_by
-    except (BatonError, OSError) as exc:
-        told = exc.message if isinstance(exc, BatonError) else str(exc)
-        Console(stderr=True).print(f"baton: {told}", style="bold red", markup=False, highlight=False)
-        status = 1
+        try:
+            status = asyncio.run(run(options, text))
+        except asyncio.CancelledError:
+            if interrupts.left_by is None:
+                raise
+            status = _SIGNALLED + interrupts.left_by
     raise typer.Exit(status)
 
 

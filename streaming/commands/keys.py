@@ -27,7 +27,9 @@ _out = Console()
 def create_key(
     tenant: Annotated[str, typer.Option(help="Who the key is for.")],
     name: Annotated[str, typer.Option(help="What you call it.")] = "",
-    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute; unlimited if left out.")] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute, reading apart; unlimited if left out.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model of its requests that name none.")] = None,
     instructions: Annotated[str | None, typer.Option(help="System message of its requests that have none.")] = None,
     max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Bound of replies, if none is asked.")] = None,

@@ -64,7 +64,7 @@ class BatonRouted(BaseModel):
             response_id=response_id(turn),
             agent=decision.agent,
             model=decision.card,
-            reasons=decision.reasons,
+            reasons=decision.remarks,
             refused=tuple(BatonRefused(model=r.card, reason=r.reason) for r in decision.refused),
         )
 

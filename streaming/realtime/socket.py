@@ -11,7 +11,7 @@ session goes on without it (see `detach_grace_s`).
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import assert_never
 
@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
 from models.content import CallResult, Message
-from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded
+from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
 from orchestrator.build import Conductor
 from orchestrator.session import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
@@ -150,7 +150,7 @@ class _Connection:
             async with asyncio.TaskGroup() as tasks:
                 await self._send(self._protocol.opening())
                 tasks.create_task(self._tell(after))
-                tasks.create_task(self._hear())
+                tasks.create_task(self._hear(_Inbox(self._websocket, tasks)))
         except* (WebSocketDisconnect, Disconnected):
             pass  # also what sending to a client who has gone raises
 
@@ -159,47 +159,80 @@ class _Connection:
         try:
             async with aclosing(self._session.events(after)) as events:
                 async for event in events:
+                    await self._check(None)
                     await self._send(self._protocol.session_event(event))
         except BatonError as exc:
             await self._send(self._protocol.failed(exc, None))
-            await self._websocket.close(1012, "the session was closed; connect again")
+            await self._close(1012, "the session was closed; connect again")
             raise Disconnected from exc
 
-    async def _hear(self) -> None:
+    async def _hear(self, inbox: "_Inbox") -> None:
         """Do what the client asks, one thing after another."""
-        inbox = _Inbox(self._websocket)
-        try:
-            while True:
-                received = await self._take(await inbox.next())
-                if isinstance(received.command, AddItem) and (text := await inbox.arrived()) is not None:
-                    following = await self._take(text)
-                    if await self._said_and_asked(received.command, following.command):
-                        continue
-                    await self._obey(received)
-                    received = following
-                await self._obey(received)
-        finally:
-            inbox.close()
+        while True:
+            received = self._receive(await inbox.next())
+            following = None
+            if _is_message(received.command) and (text := await inbox.arrived()) is not None:
+                following = self._receive(text)
+            if following is not None and isinstance(following.command, Respond):
+                await self._obey_both(received, following)
+                continue
+            await self._obey(received)
+            if following is not None:
+                await self._obey(following)
 
-    async def _take(self, text: str) -> Received:
-        received = self._protocol.receive(text, self._session.settings)
-        await self._reply(received.replies)
-        return received
+    def _receive(self, text: str) -> Received:
+        return self._protocol.receive(text, self._session.settings)
 
-    async def _said_and_asked(self, said: AddItem, asked: Command | None) -> bool:
-        """Do both in one transaction, if a message came together with the ask for an answer to it.
+    async def _obey(self, received: Received) -> None:
+        if await self._may(received):
+            await self._reply(received.replies)
+            await self._attempt(received)
 
-        Return False, having done nothing, if that is not so or cannot be done: then each is done, and may fail, alone.
+    async def _obey_both(self, said: Received, asked: Received) -> None:
+        """Add a message and answer it in one transaction, if they came together: half the commits of a turn.
+
+        If that cannot be done, each is done alone, and told alone what is wrong with it.
         """
-        if not isinstance(asked, Respond) or not isinstance(said.item, Message):
+        allowed = [received for received in (said, asked) if await self._may(received)]
+        if len(allowed) == 2 and await self._done_in_one(said.command, asked.command):
+            return
+        for received in allowed:
+            await self._attempt(received)
+
+    async def _done_in_one(self, said: Command | None, asked: Command | None) -> bool:
+        if not (isinstance(said, AddItem) and isinstance(asked, Respond)):
             return False
         try:
             await self._do(replace(asked, turn_input=replace(asked.turn_input, items=(said.item,))))
         except BatonError:
             return False
+        except Exception:  # noqa: BLE001  # as in `_attempt`, which comes next
+            _log.exception("a message and its answer in one failed in session %s", self._session.session_id)
+            return False
         return True
 
-    async def _obey(self, received: Received) -> None:
+    async def _may(self, received: Received) -> bool:
+        """Return whether the client may have this done, and count it at its key's rate if it asks work of the session."""
+        await self._check(received.event_id)
+        if received.command is None or isinstance(received.command, Cancel):
+            return True
+        try:
+            self._rates.take(self._caller.key)
+        except BatonError as exc:
+            await self._reply(self._protocol.failed(exc, received.event_id))
+            return False
+        return True
+
+    async def _check(self, event_id: str | None) -> None:
+        """Let go of a client whose key was revoked."""
+        try:
+            await self._authenticator.check(self._caller)
+        except Unauthorized as exc:
+            await self._reply(self._protocol.failed(exc, event_id))
+            await self._close(1008, "the key is not good any more")
+            raise Disconnected from exc
+
+    async def _attempt(self, received: Received) -> None:
         if received.command is None:
             return
         try:
@@ -220,8 +253,6 @@ class _Connection:
             case RemoveItem():
                 await self._session.remove((command.item_id,))
             case Respond():
-                await self._authenticator.check(self._caller)
-                self._rates.take(self._caller.key)
                 await self._session.respond(command.turn_input)
             case Cancel():
                 turn_id = command.turn_id or self._session.running_turn
@@ -248,13 +279,20 @@ class _Connection:
                 except RuntimeError as exc:  # what starlette says of a socket that is closed already
                     raise Disconnected from exc
 
+    async def _close(self, code: int, reason: str) -> None:
+        async with self._sending:
+            with suppress(RuntimeError):  # closed already
+                await self._websocket.close(code, reason)
+
 
 class _Inbox:
     """What the client sends, with a look at what has arrived already."""
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocket, tasks: asyncio.TaskGroup) -> None:
+        """Read `websocket`, ahead of time in one of `tasks`, which end with the connection."""
         self._websocket = websocket
-        self._reading: asyncio.Task[str] | None = None
+        self._tasks = tasks
+        self._reading: asyncio.Task[str | None] | None = None
 
     async def next(self) -> str:
         """Return the next message.
@@ -263,25 +301,28 @@ class _Inbox:
             Disconnected: the client has gone.
         """
         reading, self._reading = self._reading, None
-        return await (self._read() if reading is None else reading)
+        text = await (self._read() if reading is None else reading)
+        if text is None:
+            raise Disconnected
+        return text
 
     async def arrived(self) -> str | None:
-        """Return the next message if it has arrived, and take it; else None."""
+        """Return the next message if it has arrived, and take it; else None, also if the client has gone."""
         if self._reading is None:
-            self._reading = asyncio.ensure_future(self._read())
+            self._reading = self._tasks.create_task(self._read())
             await asyncio.sleep(0)
-        return await self.next() if self._reading.done() else None
+        if not self._reading.done() or self._reading.result() is None:
+            return None
+        return await self.next()
 
-    def close(self) -> None:
-        """Stop reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-
-    async def _read(self) -> str:
+    async def _read(self) -> str | None:
+        # None rather than an error, which would end the connection's tasks: what was asked before is done first.
         message = await self._websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise Disconnected
-        return str(message.get("text") or "")
+        return None if message["type"] == "websocket.disconnect" else str(message.get("text") or "")
+
+
+def _is_message(command: Command | None) -> bool:
+    return isinstance(command, AddItem) and isinstance(command.item, Message)
 
 
 def _after(asked: str | None, session: Session) -> int:

@@ -59,6 +59,8 @@ class _Stateless(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         conductor = self._conductor
+        with _in_chats_words():
+            await conductor.completions.weigh(*self._turn)
         with _in_chats_words(), conductor.completions.begin(self._tenant, *self._turn) as completion:
             reply = _reply_of(conductor, completion)
             response = _response(conductor, self._body, reply, of_completion(completion))

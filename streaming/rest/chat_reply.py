@@ -183,7 +183,7 @@ class Reply:
     def _baton(self, end: TurnEnded) -> dict[str, Any]:
         return {
             "model": self._decision.card,
-            "reasons": list(self._decision.reasons),
+            "reasons": list(self._decision.remarks),
             "refused": {refused.card: refused.reason for refused in self._decision.refused},
             "decided_ms": end.decided_ms,
             "first_delta_ms": end.first_delta_ms,

@@ -57,10 +57,13 @@ class UserMessage(_Strict):
     name: str | None = None
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
 class FunctionCall(BaseModel):
     """A call's function, its arguments as JSON text. Clients add what they have read in them."""
 
-    name: str
+    name: FunctionName
     arguments: str
 
 
@@ -97,7 +100,7 @@ ChatMessage = Annotated[
 class FunctionDefinition(_Strict):
     """A function on offer."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: FunctionName
     description: str = ""
     parameters: JsonObject = Field(default_factory=dict)
     strict: bool | None = None
@@ -168,12 +171,12 @@ class ChatRequest(_Strict):
     logit_bias: dict[str, float] | None = None
     modalities: list[str] | None = None
     audio: JsonValue = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
 
     # These change nothing here.
     user: str | None = None
     service_tier: str | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
     safety_identifier: str | None = None
     prediction: JsonValue = None
     prompt_cache_key: str | None = None
@@ -231,6 +234,9 @@ class ChatRequest(_Strict):
             "logit_bias": self.logit_bias,
             "modalities": self.modalities not in (None, ["text"]),
             "audio": self.audio,
+            "parallel_tool_calls": self.parallel_tool_calls is False,
+            "reasoning_effort": self.reasoning_effort not in {None, "none", "minimal"},
+            **{f"tools.{at}.function.strict": tool.function.strict for at, tool in enumerate(self.tools or ())},
         }
         for field, is_wanted in wanted.items():
             if is_wanted:

@@ -10,17 +10,21 @@ from typing import assert_never
 
 from memory.sessions import SessionRecord
 from models.content import Call, CallResult, Item, Message, text_of
+from orchestrator.sessions import ToldTurn
 
 _TICKS = re.compile("`+")
 
 
-def markdown(record: SessionRecord, items: Sequence[Item]) -> str:
-    """Return the document."""
+def markdown(record: SessionRecord, items: Sequence[Item], turns: Sequence[ToldTurn] = ()) -> str:
+    """Return the document; of `turns` it says which were cut off, and where."""
+    ends = {turn.after: _end(turn) for turn in turns}
     blocks = [f"# {_one_line(record.title or 'Conversation')}"]
     if record.instructions:
         blocks += ["**Instructions**", _quoted(record.instructions)]
     for item in items:
         blocks += _blocks(item)
+        if end := ends.get(item.item_id):
+            blocks.append(end)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -34,6 +38,16 @@ def _blocks(item: Item) -> tuple[str, str]:
             return "**Result**", _fenced(text_of(item))
         case _:
             assert_never(item)
+
+
+def _end(turn: ToldTurn) -> str | None:
+    match turn.state:
+        case "interrupted":
+            return f"*(cut off: {turn.reason})*"
+        case "failed":
+            return f"*(failed: {turn.reason})*"
+        case "running" | "finished":
+            return None
 
 
 def _how(item: Message | Call) -> str:

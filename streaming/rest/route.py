@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
+from models.errors import BadInput
 from streaming.errors import invalid_request
 
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
@@ -34,6 +35,15 @@ class RestRoute(APIRoute):
             try:
                 return await handle(_RestRequest(request.scope, request.receive))
             except RequestValidationError as exc:
+                if not _is_json(request) and isinstance(exc.body, bytes):  # FastAPI parses nothing else
+                    raise BadInput(
+                        "The body is read only with the header 'content-type: application/json'.", field="content-type"
+                    ) from exc
                 raise invalid_request(exc) from exc
 
         return strictly
+
+
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

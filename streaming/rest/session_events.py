@@ -8,6 +8,7 @@ from memory.keys import RequestDefaults
 from models.errors import BadInput, Overloaded
 from orchestrator.events import Committed
 from orchestrator.session import Session
+from streaming.auth import Authenticator, Caller
 from streaming.realtime.events import BatonOptions, SessionOptions
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.sse import event
@@ -51,17 +52,19 @@ async def session_events(session: Session, after: int | None) -> AsyncGenerator[
 
 
 class Followers:
-    """Counts who follows sessions by server-sent events."""
+    """Counts who follows sessions by server-sent events, and tells each only what it may still hear."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, authenticator: Authenticator) -> None:
         self._most = most
+        self._authenticator = authenticator
         self._now = 0
 
-    async def follow(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def follow(self, chunks: AsyncGenerator[bytes, None], caller: Caller) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of one more follower.
 
         Raises:
             Overloaded: there are too many.
+            Unauthorized: the caller's key was revoked meanwhile.
         """
         if self._now >= self._most:
             raise Overloaded(f"{self._most} sessions are being followed, the most this server takes. Try again later.")
@@ -69,6 +72,7 @@ class Followers:
         try:
             async with aclosing(chunks):
                 async for chunk in chunks:
+                    await self._authenticator.check(caller)
                     yield chunk
         finally:
             self._now -= 1

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from memory.sessions import SessionRecord
 from models.content import CallResult, Item
 from orchestrator.build import Conductor
-from streaming.auth import Caller
+from orchestrator.sessions import Transcript
+from streaming.auth import Authenticator, Caller
 from streaming.limits import SurfaceLimits
-from streaming.realtime.events import wire_item
+from streaming.realtime.events import response_id, wire_item
 from streaming.rest.export import markdown
 from streaming.rest.route import RestRoute
 from streaming.rest.session_events import Followers, row_asked_for, session_events
@@ -29,11 +30,11 @@ class SessionChanges(BaseModel):
     model: Annotated[str | None, Field(max_length=128)] = None
 
 
-def session_routes(conductor: Conductor, limits: SurfaceLimits) -> APIRouter:
+def session_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: Authenticator) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
     sessions = conductor.sessions
-    followers = Followers(limits.streams)
+    followers = Followers(limits.streams, authenticator)
 
     @router.get("")
     async def list_sessions(
@@ -61,7 +62,7 @@ def session_routes(conductor: Conductor, limits: SurfaceLimits) -> APIRouter:
     async def read_session(session_id: str, request: Request) -> dict[str, Any]:
         """Show a session and its conversation."""
         record = await sessions.record(_tenant(request), session_id)
-        return {**_listed(record), "items": _wire(await sessions.transcript(_tenant(request), session_id))}
+        return _whole(record, await sessions.transcript(_tenant(request), session_id))
 
     @router.patch("/{session_id}")
     async def change_session(session_id: str, body: SessionChanges, request: Request) -> dict[str, Any]:
@@ -83,10 +84,12 @@ def session_routes(conductor: Conductor, limits: SurfaceLimits) -> APIRouter:
     ) -> Response:
         """Return a session as a file."""
         record = await sessions.record(_tenant(request), session_id)
-        items = await sessions.transcript(_tenant(request), session_id)
+        told = await sessions.transcript(_tenant(request), session_id)
         if format == "markdown":
-            return _download(markdown(record, items), "text/markdown; charset=utf-8", f"{session_id}.md")
-        text = json.dumps({**_listed(record), "items": _wire(items)}, ensure_ascii=False, indent=2)
+            return _download(
+                markdown(record, told.items, told.turns), "text/markdown; charset=utf-8", f"{session_id}.md"
+            )
+        text = json.dumps(_whole(record, told), ensure_ascii=False, indent=2)
         return _download(text, "application/json", f"{session_id}.json")
 
     @router.get("/{session_id}/events")
@@ -99,7 +102,7 @@ def session_routes(conductor: Conductor, limits: SurfaceLimits) -> APIRouter:
         """Send what has happened since a row, and then what happens."""
         session = await sessions.open(_tenant(request), session_id)
         events = session_events(session, row_asked_for(after, last_event_id))
-        return EventStream(followers.follow(events), conductor.clock)
+        return EventStream(followers.follow(events, request.state.caller), conductor.clock)
 
     return router
 
@@ -127,6 +130,14 @@ def _listed(record: SessionRecord) -> dict[str, Any]:
         "updated_at": record.updated_ms // 1000,
         "last_seq": record.last_seq,
     }
+
+
+def _whole(record: SessionRecord, told: Transcript) -> dict[str, Any]:
+    turns = [
+        {"id": response_id(turn.turn_id), "state": turn.state, "reason": turn.reason, "after": turn.after}
+        for turn in told.turns
+    ]
+    return {**_listed(record), "items": _wire(told.items), "turns": turns}
 
 
 def _wire(items: Sequence[Item]) -> list[dict[str, Any]]:

@@ -211,7 +211,10 @@ async def test_a_reader_that_reconnects_in_the_middle_gets_every_character_once(
         for event in events:
             first.feed(event)
         seen = max(event["seq"] for event in events if event["type"] == "baton.sequence")
-    async with server.connect(f"?session={session}&after={seen}") as again, server.connect(f"?session={session}") as other:
+    async with (
+        server.connect(f"?session={session}&after={seen}") as again,
+        server.connect(f"?session={session}") as other,
+    ):
         for checker, socket in ((second, again), (live, other)):
             for event in await until(socket, "response.done"):
                 checker.feed(event)

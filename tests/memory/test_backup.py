@@ -1,9 +1,11 @@
 """A backup is a home at one moment, and a home again when it is restored."""
 
+import errno
+import random
 import sqlite3
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -106,3 +108,60 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path):
         with pytest.raises(BadInput):
             restore(tmp_path / name, home)
         assert not home.database.exists()
+
+
+def _cut(archive: bytes) -> bytes:
+    return archive[: len(archive) // 2]
+
+
+def _flipped(archive: bytes) -> bytes:
+    middle = len(archive) // 2
+    return archive[:middle] + bytes(255 - byte for byte in archive[middle : middle + 64]) + archive[middle + 64 :]
+
+
+@pytest.mark.parametrize("damage", [_cut, _flipped])
+def test_a_damaged_archive_is_refused_in_words_and_leaves_nothing(
+    home: Home, database: Database, tmp_path: Path, damage: Callable[[bytes], bytes]
+):
+    home.secret()
+    home.blobs.mkdir()
+    (home.blobs / "noise").write_bytes(random.Random(1).randbytes(100_000))
+    whole, broken = tmp_path / "whole.tar.gz", tmp_path / "broken.tar.gz"
+    backup(home, whole)
+    broken.write_bytes(damage(whole.read_bytes()))
+    other = Home(tmp_path / "other")
+    with pytest.raises(BadInput, match="broken"):
+        restore(broken, other)
+    assert {path.name for path in other.path.iterdir()} <= {"lock"}
+    restore(whole, other)
+    assert _sessions(other) == []
+
+
+def test_a_damaged_database_is_not_put_in_place(tmp_path: Path):
+    damaged, archive = tmp_path / "damaged", tmp_path / "backup.tar.gz"
+    damaged.write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
+    home = Home(tmp_path / "home")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(damaged, home.database.name)
+    with pytest.raises(BadInput, match="damaged"):
+        restore(archive, home)
+    assert {path.name for path in home.path.iterdir()} <= {"lock"}
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_restored(
+    home: Home, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home.secret()
+    backup(home, tmp_path / "backup.tar.gz")
+    copy = tarfile.copyfileobj  # type: ignore[attr-defined]  # what writes each member
+
+    def full(source: object, target: object, length: int, *rest: object, **options: object) -> None:
+        if length == 32:  # the secret, which comes after the database
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target, length, *rest, **options)
+
+    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    other = Home(tmp_path / "other")
+    with pytest.raises(BadInput, match="No space left"):
+        restore(tmp_path / "backup.tar.gz", other)
+    assert {path.name for path in other.path.iterdir()} <= {"lock"}

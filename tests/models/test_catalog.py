@@ -56,6 +56,12 @@ def test_what_is_built_in_from_the_hub_is_pinned_to_a_commit() -> None:
     assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions)
 
 
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "smollm3-3b"])
+def test_models_that_would_think_aloud_are_told_not_to(name: str) -> None:
+    options = json.loads(load_catalog().card(name).engine.options)
+    assert options["template"] == {"enable_thinking": False}
+
+
 def test_every_built_in_card_says_what_people_choose_by() -> None:
     for card in load_catalog().cards.values():
         assert card.description

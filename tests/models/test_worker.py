@@ -360,6 +360,25 @@ async def test_a_card_is_loaded_only_while_there_is_a_process_that_has_it():
 # The process
 
 
+async def test_a_folder_named_as_the_package_in_the_working_directory_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").write_text("raise SystemExit('the wrong package')")
+    monkeypatch.chdir(tmp_path)
+    async with _running(_worker()) as worker, asyncio.timeout(20):
+        await worker.until_settled("script")
+        assert await _answer(worker, "count to 2") == "1 2 "
+
+
+async def test_a_process_that_never_gets_ready_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr("models.worker.client._MIN_DELAY_S", 0.0)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    async with _running(_worker()) as worker, asyncio.timeout(20):
+        with pytest.raises(Internal, match="ended 3 times before it had loaded 'script'"):
+            await worker.until_settled("script")
+        with pytest.raises(Internal, match="server's log"):
+            await _answer(worker, "count to 1")
+
+
 async def test_a_process_that_is_not_ready_in_time_is_ended_and_another_is_started(caplog):
     async with _running(_worker(ready_timeout_s=0.01)) as worker:
         with pytest.raises(WorkerDied):

@@ -1,6 +1,7 @@
 """What a turn is given to work with: a model, what fits its window, a budget, and a seat."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,11 @@ from models.content import Message, TextPart, text_of
 from models.errors import BadInput, LimitExceeded, NotFound, Overloaded
 from models.fleet import FixedOffer, Standing
 from models.ports import Sampling, ToolConstraint, ToolSpec
-from models.tokens import TokenCounter
+from models.tokens import PIECE_CHARACTERS, TokenCounter
 from orchestrator.band import Band, BandLimits, Score
 from orchestrator.decision import Decider
 from orchestrator.events import SamplingOverrides, TurnInput
+from orchestrator.graph import DecisionGraph
 from orchestrator.window import count_tokens, said_now
 
 TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="Adds two numbers.", parameters="{}"),))
@@ -162,13 +164,20 @@ def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_
     score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
     # 100 of the window, less 8 + 9 + 8 of what is said now (instructions, input, answer), less 20: three times 10 + 8.
     assert [item.item_id for item in score.task.messages] == ["item_5", "item_6", "item_7", "item_99"]
-    assert score.decision.reasons[-1] == "is shown the last 3 of 8 earlier items: its window holds no more"
+    assert score.decision.remarks[-1] == "is shown the last 3 of 8 earlier items: its window holds no more"
     assert score.task.budget.output_tokens == 20
+
+
+async def test_what_a_window_leaves_out_is_no_part_of_what_is_replayed(new_band: Any, small: Card) -> None:
+    decision = decide(new_band(WordsOffer(small)), asking(), *(said(10, n) for n in range(8))).decision
+    replayed = await DecisionGraph().replay(("sess_1", "turn_1", 2), json.loads(decision.inputs))
+    assert decision.notes
+    assert replayed == replace(decision, notes=())
 
 
 def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_band: Any, small: Card) -> None:
     score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), said(20))
-    assert score.decision.reasons == ("the only one that can", "reads text")
+    assert score.decision.remarks == ("the only one that can", "reads text")
 
 
 def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card) -> None:
@@ -254,6 +263,92 @@ def test_what_no_model_can_do_is_not_blamed_on_a_window(new_band: Any, small: Ca
     with pytest.raises(BadInput) as refused:
         decide(new_band(WordsOffer(mute)), asking(100, tools=TOOLS))
     assert refused.value.code == "no_capable_model"
+
+
+# Counting holds the loop up
+
+
+class Pieces:
+    """Counts words as a tokenizer would, remembers what it has counted, and how much it counted at a time."""
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.counted: list[int] = []
+
+    def count(self, text: str) -> int:
+        if text not in self.known:
+            self.known.add(text)
+            self.counted.append(len(text))
+        return len(text) // 5
+
+
+class PiecesOffer(WordsOffer):
+    """A card whose tokens are counted in pieces."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__(card)
+        self.pieces = Pieces()
+
+    def counter(self, card: str) -> TokenCounter:
+        return self.pieces
+
+
+def long(n: int, characters: int) -> Message:
+    text = "".join(f"{n}:{at:06d} " for at in range(0, characters, 9))
+    return Message(item_id=f"item_{n}", role="user", parts=(TextPart(text=text),))
+
+
+@pytest.fixture
+def new_long_band(clock: ManualClock) -> Callable[[FixedOffer], Band]:
+    return lambda offer: Band(Decider(offer, max_characters=100_000), offer, {}, clock, BandLimits())
+
+
+def test_an_input_over_the_limit_is_refused_uncounted(new_band: Any, small: Card) -> None:
+    with pytest.raises(LimitExceeded, match="over the limit of 10000"):
+        decide(new_band(WordsOffer(small, counts=False)), asking(100_000))
+
+
+def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(new_long_band: Any, small: Card) -> None:
+    offer = PiecesOffer(replace(small, context_tokens=2_000))
+    with pytest.raises(LimitExceeded, match=r"2000 tokens; this is 2\d\d\d or more"):
+        decide(new_long_band(offer), TurnInput(items=(long(1, 90_000),)))
+    assert sum(offer.pieces.counted) <= 2_000 * 5 + PIECE_CHARACTERS
+    offer.pieces.counted.clear()
+    decide(new_long_band(offer), asking(), long(2, 90_000), long(3, 90_000))
+    assert sum(offer.pieces.counted) <= 2_000 * 5 + PIECE_CHARACTERS
+
+
+async def test_long_texts_are_weighed_in_pieces_between_which_others_work(new_long_band: Any, small: Card) -> None:
+    offer = PiecesOffer(replace(small, context_tokens=90_000))
+    band, turn_input = new_long_band(offer), TurnInput(items=(long(99, 85_000),))
+    history = [long(n, 95_000) for n in range(5)]
+    done = asyncio.Event()
+    strides: list[int] = []
+
+    async def others() -> None:
+        while not done.is_set():
+            before = len(offer.pieces.counted)
+            await asyncio.sleep(0)
+            strides.append(len(offer.pieces.counted) - before)
+
+    working = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    await band.weigh(turn_input, history)
+    done.set()
+    await working
+    weighed = len(offer.pieces.counted)
+    assert weighed > 100
+    assert max(strides) == 1
+    assert max(offer.pieces.counted) <= PIECE_CHARACTERS
+    task = decide(band, turn_input, *history).task
+    assert len(offer.pieces.counted) == weighed, "deciding counts what was not weighed"
+    assert 1 < len(task.messages) < 6
+
+
+async def test_what_will_be_refused_for_its_length_is_not_weighed(new_long_band: Any, small: Card) -> None:
+    offer = PiecesOffer(small)
+    await new_long_band(offer).weigh(TurnInput(items=(long(1, 200_000),)), ())
+    assert not offer.pieces.counted
 
 
 # Seats

@@ -15,7 +15,7 @@ from agents.writer import Writer
 from models.catalog import Card
 from models.clock import ManualClock, sleep_until
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta, text_of
-from models.errors import NotFound, Overloaded
+from models.errors import LimitExceeded, NotFound, Overloaded
 from models.fleet import FixedOffer
 from models.ports import GenerateRequest
 from orchestrator.band import Band, BandLimits
@@ -23,6 +23,7 @@ from orchestrator.completions import Completion, Completions
 from orchestrator.decision import Decider
 from orchestrator.events import TurnInput, Usage
 from orchestrator.meters import Meters
+from orchestrator.state import SessionLimits
 
 
 class House:
@@ -33,7 +34,9 @@ class House:
         self.registry = CollectorRegistry()
         decider = Decider(offer, max_characters=100)
         self.band = Band(decider, offer, {"writer": agent}, clock, BandLimits(**limits))
-        self.completions = Completions(self.band, Meters(self.registry))
+        self.completions = Completions(
+            self.band, Meters(self.registry), SessionLimits(item_characters=50, history_characters=120)
+        )
 
     def begin(self, text: str = "hello", tenant: str = "local", **more: Any) -> Any:
         return self.completions.begin(tenant, TurnInput(items=(said(text),), **more), ())
@@ -273,3 +276,16 @@ async def test_two_at_once_are_timed_apart(new_house: Any, clock: ManualClock) -
             await asyncio.gather(first_play, second_play)
             assert first.ended().first_delta_ms == second.ended().first_delta_ms == 1_000
     assert house.count("baton_delta_gap_seconds_sum") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("history", "match"),
+    [([said("x" * 51)], "51 characters, over the limit of 50"), ([said("x" * 41)] * 3, "123 characters, over .* 120")],
+)
+async def test_a_history_longer_than_a_sessions_is_refused(timed: Any, history: list[Message], match: str) -> None:
+    with pytest.raises(LimitExceeded, match=match):
+        await timed().completions.weigh(TurnInput(items=(said("hello"),)), history)
+
+
+async def test_a_history_within_its_limits_is_taken(timed: Any) -> None:
+    await timed().completions.weigh(TurnInput(items=(said("hello"),)), [said("x" * 40)] * 3)

@@ -236,6 +236,13 @@ def test_what_no_model_can_take_is_refused_with_every_reason(decider: Decider) -
         assert f"{name}: cannot read audio" in refused.value.message
 
 
+def test_where_only_the_tools_are_too_much_to_ask_they_are_the_field_at_fault(new_card: Any, says: Any) -> None:
+    decider = Decider(FixedOffer((replace(new_card("mute"), calls_tools=False),)), max_characters=20)
+    with pytest.raises(BadInput, match="cannot call tools") as refused:
+        decider.decide(says("hello", tools=_TOOLS), ())
+    assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
+
+
 def test_inputs_count_what_is_said_now_and_name_what_was_said_before(says: Any, new_card: Callable[..., Card]) -> None:
     history = (CallResult(item_id="item_3", call_id="call_1", parts=(PICTURE,)),)
     inputs = decision_inputs(says("héllo🎻", instructions="12"), history, FixedOffer((new_card(),)), 100)

@@ -216,7 +216,7 @@ class Play:
         record = await sessions.record("local", session_id)
         assert settings_of(record) == self.session.settings
         assert (record.last_seq, record.updated_ms) == (rows[-1].seq, rows[-1].at_ms)
-        whole, kept = await sessions.transcript("local", session_id), self.session.items
+        whole, kept = (await sessions.transcript("local", session_id)).items, self.session.items
         assert whole[len(whole) - len(kept) :] == kept
 
     def every_turn_is_whole(self, log: list[Any]) -> None:

@@ -194,7 +194,7 @@ async def test_a_transcript_is_the_whole_conversation_but_for_what_was_removed(
         session = await house.sessions.open("local", "sess_long")
         await session.remove(("item_599",))
         assert len(session.items) == 1
-        items = await house.sessions.transcript("local", session.session_id)
+        items = (await house.sessions.transcript("local", session.session_id)).items
         assert [text_of(item) for item in items] == [str(n) for n in range(599)]  # more than a page of the log
 
 
@@ -204,7 +204,7 @@ async def test_a_transcript_has_its_items_in_the_order_of_the_conversation(open_
         turn_id = await session.respond(house.says("wait"))
         await session.add((message("meanwhile", "item_meanwhile"),))
         await session.cancel(turn_id, "client_cancelled")
-        assert await house.sessions.transcript("local", session.session_id) == session.items
+        assert (await house.sessions.transcript("local", session.session_id)).items == session.items
 
 
 @pytest.mark.parametrize("tenant", ["somebody", "local"])
@@ -382,3 +382,37 @@ async def test_an_error_that_an_agent_should_have_told_ends_its_turn_all_the_sam
         session = await house.sessions.create("local")
         ended = ending((await house.read_turn(session, await session.respond(house.says("hello")))).rows)
         assert (ended.state, ended.fault.code) == ("failed", "not_now")
+
+
+async def test_items_that_have_left_memory_are_removed_from_the_log_once(open_house: Any, message: Any) -> None:
+    async with open_house(items=2) as house:
+        session = await house.sessions.create("local")
+        for n in range(5):
+            # One item quotes the id of another, as the log would have it.
+            await session.add((message(f'"item_{n + 10}"', f"item_{n}"),))
+        await session.remove(("item_0", "item_4"))
+        told = await house.sessions.transcript("local", session.session_id)
+        assert [item.item_id for item in told.items] == ["item_1", "item_2", "item_3"]
+        for gone in ("item_0", "item_4", "item_10", "nonesuch"):
+            with pytest.raises(NotFound) as refused:
+                await session.remove((gone,))
+            assert refused.value.code == "item_not_found"
+        await session.remove(("item_1",))
+        assert (await house.sessions._fold(session._journal)).items == list(session.items)
+
+
+async def test_a_transcript_tells_how_its_turns_ended_and_after_which_item(open_house: Any) -> None:
+    async with open_house() as house:
+        session = await house.sessions.create("local")
+        answered = await session.respond(house.says("hello"))
+        await house.read_turn(session, answered)
+        stopped = await session.respond(house.says("wait"))
+        told = await house.sessions.transcript("local", session.session_id)
+        assert [(turn.turn_id, turn.state) for turn in told.turns] == [(answered, "finished"), (stopped, "running")]
+        await session.cancel(stopped, "client_cancelled")
+        told = await house.sessions.transcript("local", session.session_id)
+        assert (told.turns[1].state, told.turns[1].reason) == ("interrupted", "client_cancelled")
+        assert [turn.after for turn in told.turns] == [told.items[1].item_id, told.items[-1].item_id]
+        await session.remove((told.turns[1].after,))
+        told = await house.sessions.transcript("local", session.session_id)
+        assert [turn.turn_id for turn in told.turns] == [answered]

@@ -39,3 +39,27 @@ async def test_the_pages_modules_are_asked_after_each_time(serve) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
         for path in ("/", "/web/app.js"):
             assert (await client.get(path)).headers["cache-control"] == "no-cache"
+
+
+async def test_what_the_framework_refuses_is_counted_like_every_error(serve) -> None:
+    async with serve() as served, served.http() as client:
+        await client.get("/v1/nonesuch")
+        await client.delete("/metrics")
+        await client.post("/v1/login", content=b"{", headers={"content-type": "application/json"})
+        assert served.sample("baton_errors_total", tenant="local", code="not_found") == 1
+        assert served.sample("baton_errors_total", tenant="local", code="method_not_allowed") == 1
+        assert served.sample("baton_errors_total", tenant="", code="invalid_input") == 1
+
+
+async def test_a_defect_in_a_route_is_answered_in_the_shape_of_every_error_and_logged(
+    serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    async with serve() as served, served.http() as client:
+        served.app._app.add_api_route("/broken", broken)
+        answer = await client.get("/broken")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+        assert served.sample("baton_errors_total", tenant="local", code="internal") == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err

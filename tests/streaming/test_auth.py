@@ -266,9 +266,32 @@ async def test_another_sites_page_may_neither_connect_nor_post(serve) -> None:
 async def test_a_key_over_its_rate_waits_and_says_so(serve) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
         key = await _key(served, "acme", requests_per_minute=2)
-        answers = [await client.get("/metrics", headers={"authorization": f"Bearer {key}"}) for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        headers = {"authorization": f"Bearer {key}"}
+        answers = [await client.post("/v1/sessions", json={}, headers=headers) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [201, 201, 429]
         assert answers[2].json()["error"]["code"] == "rate_limited"
+        assert served.sample("baton_errors_total", tenant="acme", code="rate_limited") == 1
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"ws://{served.address}/v1/realtime", additional_headers=headers)
+        assert refused.value.response.status_code == 429
+
+
+async def test_reading_does_not_use_up_what_a_key_is_for(serve) -> None:
+    async with serve() as served, served.http(await served.key("acme", requests_per_minute=1)) as client:
+        for path in ("/readyz", "/metrics", "/v1/models", "/v1/sessions") * 3:
+            assert (await client.get(path)).status_code != 429
+        assert (await client.post("/v1/sessions", json={})).status_code == 201
+
+
+async def test_whoever_is_turned_away_at_the_door_is_counted_and_everybody_may_see_it(serve) -> None:
+    async with serve() as served, served.http() as client, served.http(await served.key("acme")) as mine:
+        await client.get("/metrics")
+        await client.post("/v1/sessions", json={}, headers={"origin": "https://evil.example"})
+        await client.post("/v1/login", json={"key": "wrong"})
+        await client.post("/v1/login", content=b"x" * 2_000_000)
+        text = (await mine.get("/metrics")).text
+    for code, times in (("unauthorized", 2), ("foreign_origin", 1), ("body_too_large", 1)):
+        assert f'baton_errors_total{{code="{code}",tenant=""}} {times}.0' in text
 
 
 async def test_a_keys_defaults_hold_for_its_connections(serve) -> None:
@@ -324,5 +347,85 @@ async def test_a_revoked_key_gets_no_further_answer_on_a_connection_that_is_open
             await served.conductor.database.write(lambda c: keys.revoke_key(c, found.key_id, 2))
             await socket.send('{"type": "response.create"}')
             assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
+            await _is_let_go(socket)
         async with httpx.AsyncClient(base_url=f"http://{served.address}") as client:
             assert (await client.get("/metrics")).status_code == 401, "revoking the last key opened the server"
+
+
+async def _is_let_go(socket: websockets.ClientConnection) -> None:
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1008
+
+
+async def _revoke(served, clock: ManualClock) -> None:
+    (found,) = await served.conductor.database.read(keys.list_keys)
+    await served.conductor.database.write(lambda c: keys.revoke_key(c, found.key_id, 2))
+    clock.advance(1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "session.update", "session": {"type": "realtime"}},
+        {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": []}},
+        {"type": "conversation.item.delete", "item_id": "x"},
+        {"type": "response.cancel"},
+    ],
+    ids=lambda message: message["type"],
+)
+async def test_a_revoked_key_has_nothing_done_on_a_websocket_that_is_open(serve, message: dict[str, Any]) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served:
+        headers = {"authorization": f"Bearer {await _key(served, 'acme')}"}
+        async with websockets.connect(f"ws://{served.address}/v1/realtime", additional_headers=headers) as socket:
+            await socket.recv()
+            await socket.send('{"type": "response.cancel"}')
+            assert json.loads(await socket.recv())["error"]["code"] == "response_cancel_not_active"
+            await _revoke(served, clock)
+            await socket.send(json.dumps(message))
+            assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
+            await _is_let_go(socket)
+
+
+async def test_a_revoked_key_is_told_nothing_more_on_a_websocket_that_is_open(serve) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served:
+        key = await _key(served, "acme")
+        url = f"ws://{served.address}/v1/realtime?baton=events"
+        async with websockets.connect(url, additional_headers={"authorization": f"Bearer {key}"}) as socket:
+            session = await served.conductor.sessions.open("acme", socket.response.headers["x-baton-session"])
+            await session.change({"title": "heard"})
+            while json.loads(await socket.recv())["type"] != "baton.sequence":
+                pass
+            await _revoke(served, clock)
+            await session.change({"title": "secret"})
+            assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
+            await _is_let_go(socket)
+
+
+async def test_a_revoked_key_is_told_nothing_more_on_an_event_stream_that_is_open(serve) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served, served.http(await served.key("acme")) as client:
+        session_id = (await client.post("/v1/sessions", json={})).json()["id"]
+        session = await served.conductor.sessions.open("acme", session_id)
+        async with client.stream("GET", f"/v1/sessions/{session_id}/events") as answer:
+            data = answer.aiter_text()
+            assert "here" in await anext(data)
+            await _revoke(served, clock)
+            await session.change({"title": "secret"})
+            rest = "".join([text async for text in data])
+    assert "secret" not in rest
+    assert json.loads(rest.removeprefix("data: "))["error"]["code"] == "unauthorized"
+
+
+async def test_the_first_key_closes_the_connections_that_were_opened_without_one(serve) -> None:
+    clock = ManualClock()
+    async with serve(clock=clock) as served, websockets.connect(f"ws://{served.address}/v1/realtime") as socket:
+        await socket.recv()
+        await _key(served, "acme")
+        clock.advance(1)
+        await socket.send('{"type": "response.create"}')
+        assert json.loads(await socket.recv())["error"]["code"] == "unauthorized"
+        await _is_let_go(socket)

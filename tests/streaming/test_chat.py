@@ -227,6 +227,8 @@ _USER = {"role": "user", "content": "Hello"}
          "messages.0.tool_call_id"),
         ({"messages": [{"role": "user", "content": "x" * 100_001}]}, "limit_exceeded", "messages"),
         ({"messages": [{"role": "user", "content": "🎻" * 25_000}]}, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 100_001}, _USER]}, "limit_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 90_000}] * 5 + [_USER]}, "limit_exceeded", "messages"),
         ({}, "invalid_input", "messages"),
     ],
     ids=lambda value: str(value)[:40],
@@ -241,6 +243,16 @@ async def test_a_bad_request_is_refused_in_openais_shape_and_names_its_field(
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
     assert error["message"]
+
+
+async def test_a_body_of_another_type_is_refused_with_the_header_it_needs(served: Served) -> None:
+    async with served.http() as client:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        answer = await client.post(_PATH, content=b'{"messages": []}', headers=form)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_input", "content-type")
+    assert "'content-type: application/json'" in error["message"]
 
 
 @pytest.mark.parametrize(

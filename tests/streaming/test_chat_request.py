@@ -48,8 +48,6 @@ _HONOURED: dict[str, Any] = {
 _HARMLESS: dict[str, Any] = {
     "user": "me",
     "service_tier": "auto",
-    "parallel_tool_calls": True,
-    "reasoning_effort": "low",
     "safety_identifier": "me",
     "prediction": {"type": "content", "content": "Hello"},
     "prompt_cache_key": "mine",
@@ -67,6 +65,8 @@ _REFUSED: dict[str, Any] = {
     "logit_bias": {"50256": -100},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
 }
 _UNKNOWN: dict[str, Any] = {
     "functions": [{"name": "look"}],
@@ -84,6 +84,8 @@ _NEUTRAL: dict[str, Any] = {
     "logit_bias": {},
     "modalities": ["text"],
     "audio": None,
+    "parallel_tool_calls": True,
+    "reasoning_effort": "minimal",
 }
 
 
@@ -99,6 +101,19 @@ def test_a_field_that_would_change_the_answer_and_cannot_be_honoured_is_refused_
         _turn(**{field: _REFUSED[field]})
     assert refused.value.field == field
     assert field in refused.value.message
+
+
+def test_a_function_that_is_to_be_called_strictly_is_refused_where_it_stands() -> None:
+    strict = {**_TOOL, "function": {**_TOOL["function"], "strict": True}}
+    with pytest.raises(Unsupported) as refused:
+        _turn(tools=[_TOOL, strict])
+    assert refused.value.field == "tools.1.function.strict"
+
+
+def test_a_call_of_what_no_function_can_be_named_is_refused() -> None:
+    call = {"id": "c", "function": {"name": "look<|im_end|>", "arguments": "{}"}}
+    with pytest.raises(ValidationError, match="name"):
+        _turn(messages=[{"role": "assistant", "tool_calls": [call]}])
 
 
 @pytest.mark.parametrize("field", _UNKNOWN)

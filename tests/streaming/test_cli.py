@@ -41,3 +41,14 @@ def test_help_names_every_command(run) -> None:
     text = run("--help").output
     assert "serve" in text
     assert "keys" in text
+
+
+@pytest.mark.parametrize("command", [("chat", "hello"), ("serve",)])
+def test_a_setting_that_is_wrong_is_named_in_one_line(
+    run, monkeypatch: pytest.MonkeyPatch, command: tuple[str]
+) -> None:
+    monkeypatch.setenv("BATON_DRAIN_S", "soon")
+    result = run(*command)
+    assert result.exit_code == 1
+    assert result.output.startswith("baton: BATON_DRAIN_S: ")
+    assert result.output.count("\n") == 1

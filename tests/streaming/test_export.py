@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from memory.sessions import SessionRecord
 from models.content import Call, CallResult, Item, Message, Role, TextPart
+from orchestrator.sessions import ToldTurn
 from streaming.rest.export import markdown
 
 
@@ -45,6 +46,17 @@ def test_a_conversation_reads_as_one() -> None:
 def test_an_answer_that_was_cut_short_says_so() -> None:
     cut = Message(item_id="i", role="assistant", parts=(TextPart(text="It"),), status="incomplete")
     assert "**Assistant** *(cut short)*\n\n> It\n" in markdown(_record(), (cut,))
+
+
+def test_a_turn_that_was_cut_off_says_so_where_it_was() -> None:
+    asked = Message(item_id="asked", role="user", parts=(TextPart(text="So?"),))
+    turns = (
+        ToldTurn(turn_id="t1", after="asked", state="interrupted", reason="server_restarted"),
+        ToldTurn(turn_id="t2", after="i", state="finished", reason="stop"),
+    )
+    assert markdown(_record(), (asked, _said("user", "Hm?")), turns) == (
+        "# A talk\n\n**User**\n\n> So?\n\n*(cut off: server_restarted)*\n\n**User**\n\n> Hm?\n"
+    )
 
 
 def test_a_session_without_a_title_has_a_heading_and_a_title_is_one_line() -> None:

@@ -3,7 +3,7 @@ import pytest
 from memory.keys import Key, RequestDefaults
 from models.clock import ManualClock
 from models.errors import Overloaded
-from streaming.limits import RateLimits
+from streaming.limits import READS_PER_MINUTE, RateLimits
 
 
 def _key(rate: int | None, key_id: str = "a") -> Key:
@@ -39,3 +39,13 @@ def test_keys_do_not_share_a_rate_and_one_without_a_rate_is_unlimited() -> None:
     for _ in range(100):
         rates.take(_key(None))
         rates.take(None)
+
+
+def test_reading_is_bounded_apart_from_what_the_rate_counts() -> None:
+    rates = RateLimits(ManualClock())
+    for _ in range(READS_PER_MINUTE):
+        rates.take(_key(1), reads=True)
+    rates.take(_key(1))
+    for reads in (True, False):
+        with pytest.raises(Overloaded):
+            rates.take(_key(1), reads=reads)

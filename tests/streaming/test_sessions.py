@@ -78,7 +78,7 @@ async def test_a_session_is_made_read_and_changed(client: httpx.AsyncClient) -> 
     assert (made["title"], made["instructions"], made["model"]) == ("A talk", "Be kind.", "scripted")
     assert made["id"].startswith("sess_")
     path = f"/v1/sessions/{made['id']}"
-    assert (await client.get(path)).json() == {**made, "items": []}
+    assert (await client.get(path)).json() == {**made, "items": [], "turns": []}
     changed = (await client.patch(path, json={"title": "Another"})).json()
     assert changed == {
         **made,
@@ -118,7 +118,7 @@ async def test_what_cannot_be_set_is_refused_and_changes_nothing(
     made = await _made(client, title="A talk")
     path = f"/v1/sessions/{made['id']}"
     await _refused(await client.patch(path, json={"instructions": "Be kind.", **fields}), status, code, param)
-    assert (await client.get(path)).json() == {**made, "items": []}
+    assert (await client.get(path)).json() == {**made, "items": [], "turns": []}
 
 
 @pytest.mark.parametrize(
@@ -331,6 +331,8 @@ async def test_a_conversation_is_exported_whole_even_beyond_what_a_model_is_show
         exported = answer.json()
         shown = (await client.get(f"/v1/sessions/{session_id}")).json()
         assert exported == shown
+        assert [turn["state"] for turn in exported["turns"]] == ["finished"] * 5
+        assert [turn["after"] for turn in exported["turns"]] == [item["id"] for item in exported["items"][1::2]]
         texts = [item["content"][0]["text"] for item in exported["items"]]
         assert texts == [text for n in range(1, 6) for text in (f"count to {n}", count(n))]
         answer = await client.get(f"/v1/sessions/{session_id}/export?format=markdown")

@@ -3,12 +3,25 @@
 import asyncio
 import json
 import socket as sockets
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, cast
 
 import psutil
 import pytest
 import websockets
+from prometheus_client import CollectorRegistry
 
-from streaming.limits import SurfaceLimits
+from memory.keys import Key, RequestDefaults
+from models.clock import ManualClock
+from models.content import Item
+from models.errors import Conflict, Overloaded
+from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from streaming.auth import Caller
+from streaming.limits import RateLimits, SurfaceLimits
+from streaming.metrics import SurfaceMeters
+from streaming.realtime.events import SessionOptions
+from streaming.realtime.protocol import RealtimeProtocol
+from streaming.realtime.socket import _Connection
 
 _FLOOD = json.dumps({"rules": [{"pattern": ".*", "reply": "{n} " + "x" * 2000 + " ", "times": "500", "gap_s": 0.0005}]})
 
@@ -64,3 +77,136 @@ async def test_more_connections_than_the_limit_are_refused_with_its_number(serve
                 await websockets.connect(url)
             assert refused.value.response.status_code == 503
             assert b"1 websockets are open" in refused.value.response.body
+
+
+class _Socket:
+    """A websocket on which everything the client sends has arrived already, its going included."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self._messages = [{"type": "websocket.receive", "text": json.dumps(message)} for message in messages]
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        return self._messages.pop(0) if self._messages else {"type": "websocket.disconnect"}
+
+    async def send_text(self, text: str) -> None:
+        self.sent.append(json.loads(text))
+
+    async def close(self, code: int, reason: str) -> None:
+        self.sent.append({"type": "closed", "code": code})
+
+    def told(self) -> list[str]:
+        """Return the types of what was sent, and an error's code."""
+        return [event["error"]["code"] if event["type"] == "error" else event["type"] for event in self.sent[1:]]
+
+
+class _Session:
+    """A session that notes what is asked of it, and fails at what it is told to."""
+
+    session_id = "sess_1"
+    settings = SessionSettings()
+    running_turn = None
+
+    def __init__(self, fails: Mapping[str, Exception]) -> None:
+        self._fails = fails
+        self.asked: list[str] = []
+
+    async def events(self, after: int) -> AsyncGenerator[SessionEvent, None]:
+        await asyncio.get_running_loop().create_future()
+        yield  # type: ignore[misc]  # never reached; it makes this a generator
+
+    async def add(self, items: tuple[Item, ...]) -> None:
+        self._note("add")
+
+    async def respond(self, turn_input: TurnInput) -> None:
+        self._note(f"respond to {len(turn_input.items)}")
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        if what in self._fails:
+            raise self._fails[what]
+
+
+class _Lenient:
+    async def check(self, caller: Caller) -> None: ...
+
+
+async def _hear(
+    *messages: dict[str, Any], per_minute: int | None = None, **fails: Exception
+) -> tuple[list[str], list[str], RateLimits, Key]:
+    """Have a connection hear messages that came together. Return what it asked, what it said, and what it counted."""
+    socket, session = _Socket(*messages), _Session({name.replace("_", " "): error for name, error in fails.items()})
+    protocol = RealtimeProtocol(
+        "sess_1",
+        0,
+        options=SessionOptions(type="realtime"),
+        defaults=RequestDefaults(),
+        settings=session.settings,
+        item_ids=(),
+    )
+    rates = RateLimits(ManualClock())
+    key = Key(
+        key_id="a",
+        tenant="t",
+        name="",
+        requests_per_minute=per_minute,
+        defaults=RequestDefaults(),
+        created_ms=0,
+        revoked_ms=None,
+    )
+    caller, meters = Caller(tenant="t", key=key), SurfaceMeters(CollectorRegistry())
+    made: Any = _Connection(
+        cast("Any", socket), cast("Any", session), protocol, caller, cast("Any", _Lenient()), rates, meters
+    )
+    before = asyncio.all_tasks()
+    await made.run(0)
+    assert asyncio.all_tasks() == before, "a task outlived its connection"
+    return session.asked, socket.told(), rates, key
+
+
+_SAY = {
+    "type": "conversation.item.create",
+    "item": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "go"}]},
+}
+_ASK = {"type": "response.create"}
+_UPDATE = {"type": "session.update", "session": {"type": "realtime"}}
+
+
+async def test_a_message_and_the_ask_for_its_answer_are_done_in_one_if_they_came_together() -> None:
+    assert (await _hear(_SAY, _ASK))[:2] == (["respond to 1"], [])
+    assert (await _hear(_SAY, _SAY, _ASK))[:2] == (["add", "add", "respond to 0"], [])
+    assert (await _hear(_SAY, _UPDATE, _ASK))[:2] == (["add", "respond to 0"], ["session.updated"])
+
+
+async def test_what_came_before_the_client_went_is_done() -> None:
+    assert (await _hear(_SAY))[0] == ["add"]
+
+
+async def test_answers_come_in_the_order_in_which_was_asked_also_after_a_failure() -> None:
+    asked, told, *_ = await _hear(_SAY, _UPDATE, add=Conflict("taken", code="item_exists"))
+    assert (asked, told) == (["add"], ["item_exists", "session.updated"])
+
+
+async def test_what_cannot_be_done_in_one_is_done_one_after_the_other_and_counted_once() -> None:
+    refused = Conflict("A turn is running.", code="turn_active")
+    fails = {"respond_to_1": refused, "respond_to_0": refused}
+    asked, told, rates, key = await _hear(_SAY, _ASK, per_minute=3, **fails)
+    assert asked == ["respond to 1", "add", "respond to 0"]
+    assert told == ["conversation_already_has_active_response"]
+    rates.take(key)
+    with pytest.raises(Overloaded):
+        rates.take(key)
+
+
+async def test_a_defect_in_doing_both_costs_neither_the_connection_nor_what_was_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked, told, *_ = await _hear(_SAY, _ASK, _UPDATE, respond_to_1=ZeroDivisionError())
+    assert asked == ["respond to 1", "add", "respond to 0"]
+    assert told == ["session.updated"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_messages_and_asks_count_at_the_keys_rate_whether_or_not_they_come_together() -> None:
+    assert (await _hear(_SAY, _ASK, per_minute=1))[:2] == (["add"], ["rate_limited"])
+    assert (await _hear(_SAY, _SAY, _UPDATE, per_minute=1))[:2] == (["add"], ["rate_limited", "session.updated"])

@@ -43,7 +43,13 @@ class Server:
 
     async def start(self, **spawn: Any) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
-        environment = {"BATON_MODELS": "scripted", "BATON_DRAIN_S": "0.2", **os.environ, "BATON_HOME": str(self.home), **self._environment}
+        environment = {
+            "BATON_MODELS": "scripted",
+            "BATON_DRAIN_S": "0.2",
+            **os.environ,
+            "BATON_HOME": str(self.home),
+            **self._environment,
+        }
         if self._rules is not None or self._gap_s:
             script = self.home.parent / f"{self.home.name}-script.json"
             options: dict[str, Any] = {"gap_s": self._gap_s}

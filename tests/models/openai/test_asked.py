@@ -87,6 +87,35 @@ async def test_options_that_do_not_fit_are_refused(make, options, message):
         make(**options)
 
 
+async def test_a_server_elsewhere_is_reached_through_the_proxy_of_the_environment(make, server, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine models.example login me password of-the-netrc\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("SOME_KEY", "sk-something")
+    monkeypatch.setenv("http_proxy", server.base_url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    await collect(make(base_url="http://models.example/v1", api_key_env="SOME_KEY"))
+    assert server.exchanges[-1].path == "http://models.example/v1/chat/completions"
+    assert server.exchanges[-1].headers["authorization"] == "Bearer sk-something"
+
+
+async def test_a_server_of_this_machine_or_one_that_is_excepted_is_reached_without_the_proxy(make, server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    await collect(make(max_retries=0))
+    await collect(make(base_url=server.base_url.replace("127.0.0.1", "localhost"), max_retries=0))
+    monkeypatch.setenv("no_proxy", "0.0.0.0")  # this machine, under a name that is not loopback's
+    await collect(make(base_url=server.base_url.replace("127.0.0.1", "0.0.0.0"), max_retries=0))
+    assert len(server.exchanges) == 3
+
+
+async def test_a_proxy_that_is_none_of_http_is_refused(make, monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(BadInput, match="http_proxy"):
+        make(base_url="http://models.example/v1")
+
+
 async def test_a_query_of_the_base_url_is_kept(make, server):
     await collect(make(base_url=f"{server.base_url}/?api-version=1"))
     assert server.exchanges[-1].path == "/v1/chat/completions?api-version=1"
