@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import assert_never
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from memory import effects, log
@@ -33,6 +32,7 @@ from orchestrator.events import (
     title_of,
 )
 
+_STRING: TypeAdapter[str] = TypeAdapter(str)
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
 
 
@@ -78,7 +78,7 @@ class Journal:
         """Return whether an item is part of the conversation, however long ago it was said."""
         if self._new:
             return False
-        quoted = to_json(item_id).decode()  # as `encode` writes it
+        quoted = _STRING.dump_json(item_id).decode()  # as `encode` writes it
         rows = await self._database.read(lambda c: log.mentioning(c, self._tenant, self._session_id, quoted))
         is_here = False
         for row in _committed(rows):
