@@ -76,7 +76,9 @@ def _check(database: Path, told: _Told) -> None:
     state = {"completed": "finished", "cancelled": "interrupted"}
     assert {turn: turns[turn] for turn in told.finished} == {turn: state[s] for turn, s in told.finished.items()}
 
-    added = Counter(item for item in told.items for row in log if row[2] == "items_added" and item in row[4])
+    added = Counter(
+        item for item in told.items for row in log if row[2] in {"items_added", "turn_accepted"} and item in row[4]
+    )
     assert added == Counter(told.items), "an item is missing or doubled"
 
 
