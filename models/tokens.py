@@ -18,7 +18,6 @@ PIECE_CHARACTERS = 4_000
 """How much is counted at a time, in some milliseconds: long texts are counted in pieces."""
 
 _REMEMBERED = 4_096
-_REMEMBERED_CHARACTERS = PIECE_CHARACTERS
 
 
 class TokenCounter(Protocol):
@@ -48,7 +47,7 @@ class CountedTokens:
 
     def count(self, text: str) -> int:
         """Return how many tokens `text` is."""
-        return self._count(text) if len(text) > _REMEMBERED_CHARACTERS else self._remembered(text)
+        return self._count(text) if len(text) > PIECE_CHARACTERS else self._remembered(text)
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
