@@ -10,7 +10,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from models.tokens import _REMEMBERED_CHARACTERS, CountedTokens, EstimatedTokens, counter
+from models.tokens import PIECE_CHARACTERS, CountedTokens, EstimatedTokens, counter
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_card_whose_tokenizer_is_here_is_counted_with_it(folder: Path, text: s
 
 def test_a_long_text_is_counted_as_a_short_one_is_and_not_remembered(folder: Path) -> None:
     counted = CountedTokens(folder)
-    assert counted.count("hello" * _REMEMBERED_CHARACTERS) == 3 * _REMEMBERED_CHARACTERS
+    assert counted.count("hello" * PIECE_CHARACTERS) == 3 * PIECE_CHARACTERS
     assert counted._remembered.cache_info().currsize == 0
     counted.count("hello")
     counted.count("hello")
