@@ -363,20 +363,19 @@ class Session:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(work.attempt.run())
             await work.committed.wait()
-            try:
-                async for event in work.attempt.events():
-                    if not await self._take(event):
-                        break
-            except BatonError:
-                _log.warning("session %s: a turn is left to recovery", self.session_id, exc_info=True)
-            running.cancel()
+            if not await work.attempt.deliver(self._take):
+                running.cancel()
 
     async def _take(self, event: AgentEvent) -> bool:
         """Take one event; return False once its generation is over."""
         origin = event.origin
         now_s = self._clock.now_s()
         if not self._state.take(event, self._next_item_id, now_s):
-            await self._transact(lambda: self._state.plan(event, now_s))
+            try:
+                await self._transact(lambda: self._state.plan(event, now_s))
+            except BatonError:
+                _log.warning("session %s: a turn is left to recovery", self.session_id, exc_info=True)
+                return False
             if not self._state.is_current(origin.turn_id, origin.generation):
                 return False
             self._state.take(event, self._next_item_id, now_s)

@@ -1,12 +1,14 @@
 """One generation at work: decide, then act, and hold what comes until it is committed.
 
-A proposal may be a guess. It works ahead in memory only: its events wait in a bounded queue, a full queue holds its
-engine up, and a generation that is dropped leaves nothing behind.
+A proposal may be a guess. It works ahead in memory only: it holds what it has done, within a bound that holds its engine
+up, and a generation that is dropped leaves nothing behind. Once it is committed, it gives each event to its session
+itself: a queue and a task between would cost as much for a token as taking it does.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed
@@ -18,7 +20,10 @@ from orchestrator.events import Decision, TurnInput
 _log = logging.getLogger(__name__)
 
 _HELD_EVENTS = 256
-"""Events that wait for a commit, or for the session to take them; then the engine waits."""
+"""Events that wait for a commit; then the engine waits."""
+
+Take = Callable[[AgentEvent], Awaitable[bool]]
+"""Takes an event; returns False if no more are wanted."""
 
 
 class Attempt:
@@ -42,7 +47,9 @@ class Attempt:
         self._history = tuple(history)
         self._deadline_s = band.clock.now_s() + band.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._events: asyncio.Queue[AgentEvent | None] = asyncio.Queue(_HELD_EVENTS)
+        self._held: deque[AgentEvent] = deque()
+        self._take: Take | None = None
+        self._taken_over = asyncio.Event()
 
     async def decision(self) -> Decision:
         """Return the decision once it is made.
@@ -52,10 +59,14 @@ class Attempt:
         """
         return await asyncio.shield(self._decided)
 
-    async def events(self) -> AsyncGenerator[AgentEvent, None]:
-        """Yield what the generation has done and does, to one consumer."""
-        while (event := await self._events.get()) is not None:
-            yield event
+    async def deliver(self, take: Take) -> bool:
+        """Give `take` what was held, and have `run` give it all that follows. Return False if no more is wanted."""
+        while self._held:
+            if not await take(self._held.popleft()):
+                return False
+        self._take = take
+        self._taken_over.set()
+        return True
 
     async def run(self) -> None:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
@@ -74,7 +85,6 @@ class Attempt:
         except Exception:  # noqa: BLE001  # a defect fails its turn, and the log says so
             _log.exception("turn %s failed", self.turn_id)
             await self._fail(Internal("The turn failed on our side. Try again; the server's log has the cause."))
-        await self._events.put(None)
 
     def abandon(self) -> None:
         """Tell whoever waits for the decision that there will be none."""
@@ -97,11 +107,20 @@ class Attempt:
     async def _act(self, score: Score) -> None:
         async with aclosing(self._band.play(score)) as events:
             async for event in events:
-                await self._events.put(event)
+                if not await self._hand(event):
+                    return
 
     async def _fail(self, error: BatonError) -> None:
         self._refuse(error)
         origin = Origin(
             agent="conductor", task_id=f"{self.turn_id}.1", turn_id=self.turn_id, generation=self.generation
         )
-        await self._events.put(TaskFailed(origin=origin, fault=Fault.of(error)))
+        await self._hand(TaskFailed(origin=origin, fault=Fault.of(error)))
+
+    async def _hand(self, event: AgentEvent) -> bool:
+        if self._take is None and len(self._held) >= _HELD_EVENTS:
+            await self._taken_over.wait()
+        if self._take is not None:
+            return await self._take(event)
+        self._held.append(event)
+        return True
