@@ -1,0 +1,154 @@
+"""Earlier answers of each tenant, kept as text in which a new answer may find how it goes on.
+
+The store of "SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications" (Oliaro et al., arXiv:2411.04975), in
+a form that can also forget: an index of runs of four tokens leads to places, and the text before a place says how long the
+match is. Whole answers are dropped, the least recently used first.
+
+No tenant's text is ever seen through another tenant's index.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+RUN_TOKENS = 4
+
+# A match is told apart from a better one up to this length; further back, all are as good.
+LONGEST_MATCH = 32
+
+# Of places that go on alike, few are enough; and looking at each takes a microsecond or two.
+_PLACES = 4
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Answer:
+    """A stored text. It is its own key."""
+
+    tenant: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A place in an answer: the `matched` tokens before index `next` are also the end of the text that was asked about."""
+
+    answer: Answer
+    next: int
+    matched: int
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    index: dict[int, list[tuple[Answer, int]]] = field(default_factory=dict)
+    kept: OrderedDict[tuple[int, ...], Answer] = field(default_factory=OrderedDict)
+    tokens: int = 0
+
+
+class Answers:
+    """The store of all tenants.
+
+    What is added is read, and what is dropped is removed, a bounded number of tokens at a time (`work`).
+
+    Args:
+        tenant_tokens: how many tokens are kept of one tenant at most.
+        total_tokens: and of all: beyond it, the tenant who has not been here for the longest time loses answers first.
+            A token takes about 300 bytes.
+    """
+
+    def __init__(self, *, tenant_tokens: int = 32_768, total_tokens: int = 262_144) -> None:
+        self._tenant_tokens = min(tenant_tokens, total_tokens)
+        self._total_tokens = total_tokens
+        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._total = 0
+        self._jobs: deque[Iterator[None]] = deque()
+
+    def __len__(self) -> int:
+        """How many tokens are kept."""
+        return self._total
+
+    def add(self, name: str, tokens: Sequence[int]) -> None:
+        """Store an answer of tenant `name`. One too short to be found, or longer than a tenant may keep, is not stored."""
+        if not RUN_TOKENS < len(tokens) <= self._tenant_tokens:
+            return
+        tenant = self._tenants.setdefault(name, _Tenant())
+        self._tenants.move_to_end(name)
+        answer = Answer(tenant=name, tokens=tuple(tokens))
+        if answer.tokens in tenant.kept:
+            tenant.kept.move_to_end(answer.tokens)
+            return
+        tenant.kept[answer.tokens] = answer
+        tenant.tokens += len(tokens)
+        self._total += len(tokens)
+        self._jobs.append(self._enter(tenant, answer))
+        while tenant.tokens > self._tenant_tokens:
+            self._drop(tenant)
+        while self._total > self._total_tokens:
+            self._drop(next(idle for idle in self._tenants.values() if idle.kept))
+
+    def use(self, answer: Answer) -> None:
+        """Note that an answer was of use, so that it is dropped later than others."""
+        tenant = self._tenants.get(answer.tenant)
+        if tenant is not None and answer.tokens in tenant.kept:
+            tenant.kept.move_to_end(answer.tokens)
+
+    def work(self, tokens: int) -> int:
+        """Read or remove at most `tokens` tokens; return how many."""
+        done = 0
+        while self._jobs and done < tokens:
+            steps = sum(1 for _ in islice(self._jobs[0], tokens - done))
+            done += steps
+            if steps == 0:
+                self._jobs.popleft()
+        return done
+
+    def find(self, name: str, text: Sequence[int]) -> Found | None:
+        """Return the place in the answers of tenant `name` that matches the end of `text` longest; of equals the newest."""
+        tenant = self._tenants.get(name)
+        if tenant is None or (places := tenant.index.get(hash(tuple(text[-RUN_TOKENS:])))) is None:
+            return None
+        end = text[-LONGEST_MATCH:]
+        best: Found | None = None
+        for answer, after in reversed(places):
+            matched = _agreement(answer.tokens, after, end)
+            # Fewer than a run would be two runs with one hash.
+            if matched >= RUN_TOKENS and (best is None or matched > best.matched):
+                best = Found(answer=answer, next=after, matched=matched)
+        return best
+
+    def _drop(self, tenant: _Tenant) -> None:
+        _, answer = tenant.kept.popitem(last=False)
+        tenant.tokens -= len(answer.tokens)
+        self._total -= len(answer.tokens)
+        self._jobs.append(self._remove(tenant, answer))
+
+    # Jobs run one after another, so that an answer has been read before it is removed.
+
+    def _enter(self, tenant: _Tenant, answer: Answer) -> Iterator[None]:
+        for after in range(RUN_TOKENS, len(answer.tokens)):
+            places = tenant.index.setdefault(hash(answer.tokens[after - RUN_TOKENS : after]), [])
+            places.append((answer, after))
+            if len(places) > _PLACES:
+                del places[0]
+            yield
+
+    def _remove(self, tenant: _Tenant, answer: Answer) -> Iterator[None]:
+        for after in range(RUN_TOKENS, len(answer.tokens)):
+            run = hash(answer.tokens[after - RUN_TOKENS : after])
+            if run in tenant.index:
+                tenant.index[run] = [place for place in tenant.index[run] if place[0] is not answer]
+                if not tenant.index[run]:
+                    del tenant.index[run]
+            yield
+        if not tenant.kept and self._tenants.get(answer.tenant) is tenant:
+            del self._tenants[answer.tenant]
+
+
+def _agreement(tokens: Sequence[int], after: int, end: Sequence[int]) -> int:
+    """How many tokens before `after` are also the last ones of `end`."""
+    agreed = 0
+    for back in range(1, min(after, len(end)) + 1):
+        if tokens[after - back] != end[-back]:
+            break
+        agreed = back
+    return agreed
