@@ -24,11 +24,12 @@ class Fault:
     code: str
     message: str
     retryable: bool
+    field: str | None = None
 
     @classmethod
     def of(cls, error: BatonError) -> "Fault":
         """Return `error` as data."""
-        return cls(code=error.code, message=error.message, retryable=error.retryable)
+        return cls(code=error.code, message=error.message, retryable=error.retryable, field=error.field)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

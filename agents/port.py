@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agents.events import AgentEvent, Origin
 from models.content import Item
-from models.ports import Sampling, ToolConstraint
+from models.ports import Constraint, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Task:
     tenant: str
     card: str
     messages: tuple[Item, ...]
-    tools: ToolConstraint | None
+    constraint: Constraint | None
     sampling: Sampling
     budget: Budget
 

@@ -47,7 +47,7 @@ def _request(task: Task) -> GenerateRequest:
     return GenerateRequest(
         messages=task.messages,
         sampling=replace(task.sampling, max_output_tokens=most),
-        constraint=task.tools,
+        constraint=task.constraint,
         priority="interactive",
         deadline=task.budget.deadline_s,
         tenant=task.tenant,

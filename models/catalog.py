@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from models.content import Modality
 from models.engines import EngineSpec
 from models.errors import NotFound
+from models.ports import FormKind
 from models.sources import Source
 
 EMBEDDED = "embedded"
@@ -26,6 +27,7 @@ class Card:
         reads: modalities that it takes in.
         writes: modalities that it gives out.
         calls_tools: whether it can be offered tools.
+        forms: what its answers can be held to: a JSON schema, a regular expression, a grammar.
         context_tokens: the window.
         cost_per_million_tokens: in one currency for all cards, US dollars; what "cheapest" is measured by.
         temperature: of requests that name none; 0 is greedy.
@@ -43,6 +45,7 @@ class Card:
     calls_tools: bool
     context_tokens: int
     cost_per_million_tokens: float
+    forms: frozenset[FormKind] = frozenset()
     temperature: float = 0.0
     top_p: float = 1.0
     description: str = ""

@@ -8,6 +8,7 @@ options = { … }                    # the engine's own, as it documents them
 reads = ["text"]                   # text, image, audio, video, file
 writes = ["text"]
 calls_tools = false
+forms = ["json_schema"]            # what answers can be held to: json_schema, regex, grammar; if left out, the engine's
 context_tokens = 8192
 parameters = 134515008
 licence = "Apache-2.0"
@@ -43,8 +44,9 @@ from pydantic import (
 
 from models.catalog import Card, Catalog
 from models.content import Modality
-from models.engines import EngineSpec, runs_in_worker
+from models.engines import EngineSpec, forms_of, runs_in_worker
 from models.errors import BadInput, BatonError
+from models.ports import FormKind
 from models.sources import Source, SourceFile, parse_source
 
 _BUILT_IN = Path(__file__).with_name("catalog.toml")
@@ -81,6 +83,7 @@ class _CardEntry(_Entry):
     reads: list[Modality] = ["text"]
     writes: list[Modality] = ["text"]
     calls_tools: bool = False
+    forms: list[FormKind] | None = None
     context_tokens: PositiveInt
     parameters: PositiveInt | None = None
     licence: str | None = None
@@ -171,6 +174,7 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         reads=frozenset(entry.reads),
         writes=frozenset(entry.writes),
         calls_tools=entry.calls_tools,
+        forms=frozenset(forms_of(entry.engine) if entry.forms is None else entry.forms),
         context_tokens=entry.context_tokens,
         cost_per_million_tokens=cost,
         temperature=entry.temperature,

@@ -172,12 +172,36 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftUsage:
+    """What one drafter did for an answer.
+
+    Attributes:
+        drafter: its name.
+        drafted: tokens that it guessed.
+        accepted: those that were right.
+    """
+
+    drafter: str
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageDelta:
-    """Tokens used since the last `UsageDelta` of this request."""
+    """Tokens used since the last `UsageDelta` of this request.
+
+    Attributes:
+        input_tokens: of the prompt.
+        output_tokens: of the answer.
+        cached_tokens: those of the prompt that were found in a cache and did not have to be read.
+        drafts: what was guessed of the answer, and how much of it was right.
+    """
 
     kind: Literal["usage"] = "usage"
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
+    drafts: tuple["DraftUsage", ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 A GGUF is one file in llama.cpp's names and packed blocks. Unpacking it takes longer than everything else at a start, so it
 is done once, into the cache: `config.json`, `generation_config.json`, `model.safetensors`, `tokenizer.json` and
-`tokenizer_config.json`, which carries the chat template. It runs in a process of its own, because it needs torch, which the
+`tokenizer_config.json`, which carries the chat template; and, where the GGUF has blocks that a CPU multiplies with as they are,
+these too, as `packed.safetensors` (`models/decoding/packed.py`). It runs in a process of its own, because it needs torch, which the
 gateway never imports, and twice the model's memory, which so goes back.
 
 The folder exists and is empty; whoever asks for a conversion moves the folder into place. The process ends with 0, or with
@@ -21,9 +22,11 @@ from pathlib import Path
 import gguf
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
-from transformers.integrations.gguf.reader import read_gguf_metadata
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict, read_gguf_metadata
 
+from models.decoding.packed import KINDS, Blocks, write_packed
 from models.errors import BadInput, BatonError
 
 _DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"})
@@ -67,6 +70,46 @@ def convert(source: Path, folder: Path) -> None:
     )
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     model.save_pretrained(folder)
+    if blocks := _blocks(source, model):
+        write_packed(folder, blocks)
+
+
+def _blocks(source: Path, model: PreTrainedModel) -> dict[str, Blocks]:
+    """Return the blocks of the matrices of `model`, by its names: of those whose kind is kept, and which it agrees with."""
+    header = GgufHeader.from_file(str(source))
+    stored = load_gguf_state_dict(header)
+    architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
+    if header.architecture not in architectures:
+        return {}
+    names = gguf.get_tensor_name_map(architectures[header.architecture], model.config.num_hidden_layers)
+    blocks = {}
+    for name, weight in model.state_dict(keep_vars=True).items():
+        key = names.get_name(name, try_suffixes=(".weight",))
+        if key not in stored and weight is model.get_input_embeddings().weight:
+            key = "token_embd.weight"  # the head has no name of its own where it is the embedding
+        if name == "model.embed_tokens.weight" or key not in stored:
+            continue
+        kind = gguf.GGMLQuantizationType(stored[key].ggml_type).name
+        if kind not in KINDS:
+            continue
+        found = Blocks(kind=kind, data=stored[key][...])
+        for rows in _orders(name, model):
+            ordered = found if rows is None else Blocks(kind=kind, data=found.data[rows].contiguous())
+            # What transformers made of it says how the rows lie; where nothing fits, the matrix stays as it made it.
+            if torch.equal(ordered.dense().to(weight.dtype), weight):
+                blocks[name] = ordered
+                break
+    return blocks
+
+
+def _orders(name: str, model: PreTrainedModel) -> list[Tensor | None]:
+    """Return how the rows of a matrix may have to be ordered: as they are, or as llama.cpp interleaves rotary halves."""
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    if heads is None:
+        return [None]
+    rows = torch.arange(model.get_parameter(name).shape[0])
+    return [None, rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)]
 
 
 def main(arguments: list[str]) -> int:

@@ -61,24 +61,40 @@ class GrammarConstraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """A function that may be called; `parameters` is a JSON Schema as JSON text."""
+    """A function that may be called.
+
+    Attributes:
+        parameters: a JSON Schema as JSON text.
+        strict: a remote server, too, has to keep to it; an engine that constrains always does.
+    """
 
     name: str
     description: str
     parameters: str
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolConstraint:
-    """Functions on offer, and whether one has to be called: any (`required`), or the one that `function` names."""
+    """Functions on offer, and whether one has to be called: any (`required`), or the one that `function` names.
+
+    Attributes:
+        parallel: one answer may hold several calls.
+    """
 
     kind: Literal["tools"] = "tools"
     tools: tuple[ToolSpec, ...]
     choice: Literal["auto", "none", "required"] = "auto"
     function: str | None = None
+    parallel: bool = True
 
 
-Constraint = JsonSchemaConstraint | RegexConstraint | GrammarConstraint | ToolConstraint
+Form = JsonSchemaConstraint | RegexConstraint | GrammarConstraint
+"""What form an answer in words has."""
+
+FormKind = Literal["json_schema", "regex", "grammar"]
+
+Constraint = Form | ToolConstraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from models.sources import FileSource, Source
 _PARTIAL = ".partial-"
 
 # Raised when what conversion writes changes, so that nobody loads what an earlier one wrote.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Store:

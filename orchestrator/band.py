@@ -14,10 +14,10 @@ from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
-from models.errors import BatonError, Internal, Overloaded
+from models.errors import BatonError, Internal, Overloaded, Unsupported
 from models.fleet import Offer
 from models.ids import new_id
-from models.ports import Sampling
+from models.ports import Constraint, Sampling
 from orchestrator.decision import Decider
 from orchestrator.events import Decision, TurnInput
 from orchestrator.window import ITEM_TOKENS, count_tokens, most_tokens, newest_that_fit, pieces, said_now
@@ -148,7 +148,7 @@ class Band:
             tenant=tenant,
             card=decision.card,
             messages=messages(turn_input, shown),
-            tools=turn_input.tools,
+            constraint=_constraint(turn_input),
             sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
             budget=budget,
         )
@@ -203,6 +203,22 @@ class Band:
             stop=asked.stop,
             max_output_tokens=output_tokens,
         )
+
+
+def _constraint(turn_input: TurnInput) -> Constraint | None:
+    """Return what an engine is held to.
+
+    Raises:
+        Unsupported: it is both functions to call and a form to answer in.
+    """
+    tools, form = turn_input.tools, turn_input.form
+    if form is None or tools is None:
+        return form or tools
+    if tools.choice == "none" or not tools.tools:
+        return form
+    raise Unsupported(
+        "An answer cannot be held to a form while functions are on offer. Leave one of them out.", field="form"
+    )
 
 
 def messages(turn_input: TurnInput, history: Sequence[Item]) -> tuple[Item, ...]:

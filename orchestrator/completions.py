@@ -74,10 +74,7 @@ class Completion:
     def _note(self, event: AgentEvent) -> None:
         match event:
             case TaskProgress(delta=UsageDelta() as delta):
-                self._usage = Usage(
-                    input_tokens=self._usage.input_tokens + delta.input_tokens,
-                    output_tokens=self._usage.output_tokens + delta.output_tokens,
-                )
+                self._usage = self._usage.plus(delta)
             case TaskProgress():
                 now_s = self._band.clock.now_s()
                 self._watch.delta(now_s)

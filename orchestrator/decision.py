@@ -26,6 +26,7 @@ class Inputs(TypedDict):
     history_kinds: list[str]
     history_items: int
     tools: int
+    form: str | None
     model: str | None
     aliases: dict[str, str]
     cards: list[CardFacts]
@@ -63,6 +64,7 @@ def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer
         history_kinds=_kinds(history),
         history_items=len(history),
         tools=len(turn_input.tools.tools) if turn_input.tools else 0,
+        form=turn_input.form.kind if turn_input.form else None,
         model=turn_input.model,
         aliases=dict(offer.aliases),
         cards=[_facts(card, offer, texts, most, is_counted=is_counted) for card in offer.cards],
@@ -97,12 +99,13 @@ def gate(state: DecisionState) -> DecisionState:
 
 
 def perceive(state: DecisionState) -> DecisionState:
-    """Say what the task asks of a model: every modality in sight, tools, a name."""
+    """Say what the task asks of a model: every modality in sight, tools, a form, a name."""
     inputs = state["inputs"]
     reads = sorted({*inputs["input_kinds"], *inputs["history_kinds"]})
     asked = inputs["model"]
     model = None if asked is None else inputs["aliases"].get(asked, asked)
-    return {"needs": Needs(model=model, reads=reads, tools=inputs["tools"] > 0)}
+    # Turns that were logged before there were forms have none.
+    return {"needs": Needs(model=model, reads=reads, tools=inputs["tools"] > 0, form=inputs.get("form"))}
 
 
 def recall(state: DecisionState) -> DecisionState:
@@ -124,8 +127,10 @@ def control(state: DecisionState) -> DecisionState:
             message = f"This is more than a model's window holds ({why}). Send less."
             return {"refusal": Refusal(code="no_room", message=message, field="input")}
         is_tools = needs["tools"] and choose(inputs["cards"], {**needs, "tools": False})["card"] is not None
+        is_form = needs["form"] and choose(inputs["cards"], {**needs, "form": None})["card"] is not None
+        field = "tools" if is_tools else "form" if is_form else "input"
         message = f"No model here can take this turn ({why})."
-        return {"refusal": Refusal(code="no_model", message=message, field="tools" if is_tools else "input")}
+        return {"refusal": Refusal(code="no_model", message=message, field=field)}
     return {"agent": "writer", "route": route}
 
 

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from agents.events import Fault
 from memory.log import EndState
-from models.content import Item, Message, text_of
-from models.ports import ToolConstraint
+from models.content import DraftUsage, Item, Message, UsageDelta, text_of
+from models.ports import Form, ToolConstraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class TurnInput:
         instructions: the system message of this turn.
         model: the card asked for; None leaves the choice to the router.
         tools: functions on offer, which the client runs.
+        form: what form the answer has; not together with functions that may be called.
         max_output_tokens: the most tokens of the reply; None takes the server's.
         sampling: how tokens are chosen.
         metadata: the client's own pairs, given back with the turn.
@@ -45,6 +46,7 @@ class TurnInput:
     instructions: str | None = None
     model: str | None = None
     tools: ToolConstraint | None = None
+    form: Form | None = None
     max_output_tokens: int | None = None
     sampling: SamplingOverrides = SamplingOverrides()
     metadata: dict[str, str] | None = None
@@ -101,10 +103,21 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of a turn, all its tasks together."""
+    """Tokens of a turn, all its tasks together; see `models.content.UsageDelta`."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    drafts: tuple[DraftUsage, ...] = ()
+
+    def plus(self, used: UsageDelta) -> "Usage":
+        """Return it with what was used since."""
+        return Usage(
+            input_tokens=self.input_tokens + used.input_tokens,
+            output_tokens=self.output_tokens + used.output_tokens,
+            cached_tokens=self.cached_tokens + used.cached_tokens,
+            drafts=self.drafts + used.drafts,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from models.content import (
     TextPart,
     UsageDelta,
 )
-from orchestrator.events import TurnInput
+from orchestrator.events import TurnInput, Usage
 
 
 class OpenItem:
@@ -83,8 +83,7 @@ class LiveTurn:
         asked_s: when it was asked for.
         accepted_s: when it was accepted.
         open: the item that is being written.
-        input_tokens: used so far.
-        output_tokens: used so far.
+        usage: tokens so far.
         first_delta_s: when the first delta was taken.
     """
 
@@ -97,8 +96,7 @@ class LiveTurn:
     asked_s: float
     accepted_s: float
     open: OpenItem | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
+    usage: Usage = field(default_factory=Usage)
     first_delta_s: float | None = None
 
 
@@ -117,8 +115,7 @@ def take_delta(turn: LiveTurn, delta: Delta, item_id: str, now_s: float) -> bool
     """Let `delta` grow the turn. Return False, and change nothing, if it belongs to another item than the open one."""
     match delta:
         case UsageDelta():
-            turn.input_tokens += delta.input_tokens
-            turn.output_tokens += delta.output_tokens
+            turn.usage = turn.usage.plus(delta)
             return True
         case TextDelta() | AudioDelta() | CallDelta():
             if turn.open is None:

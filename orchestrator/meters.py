@@ -32,6 +32,15 @@ class Meters:
         self._tokens = Counter(
             "baton_tokens", "Tokens that turns have used.", ("tenant", "direction"), registry=registry
         )
+        self._cached = Counter(
+            "baton_cached_tokens", "Tokens of prompts that were found in a cache.", ("tenant",), registry=registry
+        )
+        self._drafted = Counter(
+            "baton_draft_tokens",
+            "Tokens that were drafted, by drafter and whether they were right.",
+            ("tenant", "drafter", "outcome"),
+            registry=registry,
+        )
         self._first_delta = Histogram(
             "baton_first_delta_seconds",
             "From when a turn was asked for to its first delta.",
@@ -73,6 +82,10 @@ class Meters:
         self._turns.labels(tenant, ended.state).inc()
         self._tokens.labels(tenant, "in").inc(ended.usage.input_tokens)
         self._tokens.labels(tenant, "out").inc(ended.usage.output_tokens)
+        self._cached.labels(tenant).inc(ended.usage.cached_tokens)
+        for draft in ended.usage.drafts:
+            self._drafted.labels(tenant, draft.drafter, "accepted").inc(draft.accepted)
+            self._drafted.labels(tenant, draft.drafter, "refused").inc(draft.drafted - draft.accepted)
         if ended.fault is not None:
             self._faults.labels(tenant, ended.fault.code).inc()
         if ended.first_delta_ms is not None:

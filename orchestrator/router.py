@@ -16,6 +16,7 @@ class CardFacts(TypedDict):
     name: str
     reads: list[str]
     calls_tools: bool
+    forms: list[str]
     context_tokens: int
     cost: float
     state: str
@@ -29,6 +30,7 @@ class Needs(TypedDict):
     model: str | None
     reads: list[str]
     tools: bool
+    form: str | None
 
 
 class Route(TypedDict):
@@ -37,6 +39,9 @@ class Route(TypedDict):
     card: str | None
     reasons: list[str]
     refused: dict[str, str]
+
+
+_FORMS = {"json_schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
 def card_facts(card: Card, standing: Standing, prompt_tokens: int) -> CardFacts:
@@ -48,6 +53,7 @@ def card_facts(card: Card, standing: Standing, prompt_tokens: int) -> CardFacts:
         name=card.name,
         reads=sorted(card.reads),
         calls_tools=card.calls_tools,
+        forms=sorted(card.forms),
         context_tokens=card.context_tokens,
         cost=card.cost_per_million_tokens,
         state=standing.state,
@@ -95,6 +101,8 @@ def _unfit(card: CardFacts, needs: Needs) -> str | None:
         return f"cannot read {' and '.join(missing)}"
     if needs["tools"] and not card["calls_tools"]:
         return "cannot call tools"
+    if needs["form"] is not None and needs["form"] not in card["forms"]:
+        return f"cannot hold an answer to a {_FORMS[needs['form']]}"
     if card["prompt_tokens"] >= card["context_tokens"]:
         return f"its window has {card['context_tokens']} tokens; this is {card['prompt_tokens']} or more"
     if card["state"] == "failed":

@@ -30,7 +30,6 @@ from orchestrator.events import (
     TurnAccepted,
     TurnEnded,
     TurnInput,
-    Usage,
     title_of,
 )
 from orchestrator.live import LiveTurn, Proposal, take_delta
@@ -397,7 +396,7 @@ class SessionState:
             state=state,
             reason=reason,
             fault=fault,
-            usage=Usage(input_tokens=turn.input_tokens, output_tokens=turn.output_tokens),
+            usage=turn.usage,
             decided_ms=_ms(turn.accepted_s - turn.asked_s),
             first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
             duration_ms=_ms(now_s - turn.asked_s),

@@ -7,10 +7,11 @@ libraries of the engines it runs and no others.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import get_args
 
 from models.clock import Clock
 from models.errors import Internal, NotFound
-from models.ports import Engine
+from models.ports import Engine, FormKind
 
 NOT_INSTALLED = (
     "Baton was installed without what runs models in this process: pip install 'baton[local]', or serve a remote model "
@@ -39,16 +40,20 @@ EngineFactory = Callable[[EngineSpec, Clock], Engine]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Where a factory is, and where it runs: what computes does so in a worker process, what only waits need not."""
+    """Where a factory is, and where it runs: what computes does so in a worker process, what only waits need not.
+
+    `forms` are those that it can hold answers to.
+    """
 
     path: str
     in_worker: bool
+    forms: tuple[FormKind, ...] = ()
 
 
 _FACTORIES: Mapping[str, _Entry] = {
-    "openai": _Entry("models.engines.openai:build", in_worker=False),
+    "openai": _Entry("models.engines.openai:build", in_worker=False, forms=("json_schema",)),
     "scripted": _Entry("models.engines.scripted:build", in_worker=True),
-    "transformers": _Entry("models.engines.transformers:build", in_worker=True),
+    "transformers": _Entry("models.engines.transformers:build", in_worker=True, forms=get_args(FormKind)),
 }
 
 
@@ -59,6 +64,15 @@ def runs_in_worker(name: str) -> bool:
         NotFound: there is no engine of that name; the message lists those there are.
     """
     return _entry(name).in_worker
+
+
+def forms_of(name: str) -> tuple[FormKind, ...]:
+    """Return the forms that the engine of that name can hold an answer to.
+
+    Raises:
+        NotFound: there is no engine of that name; the message lists those there are.
+    """
+    return _entry(name).forms
 
 
 def build_engine(spec: EngineSpec, clock: Clock) -> Engine:

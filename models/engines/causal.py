@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from tokenizers.decoders import DecodeStream
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     DynamicCache,
     LogitsProcessorList,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
@@ -17,11 +17,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from models.content import Delta, FinishDelta, TextDelta, UsageDelta
+from models.content import Delta, UsageDelta
 from models.engines.prompts import PromptWriter
-from models.engines.stopping import StopFilter
+from models.engines.writing import AnswerWriter
 from models.errors import LimitExceeded
-from models.ports import GenerateRequest, Sampling, Signal
+from models.ports import GenerateRequest, Sampling
 
 _GREEDY_BELOW = 1e-5
 """Dividing scores by a temperature below this one overflows before it says more than the likeliest token does."""
@@ -45,6 +45,12 @@ class CausalModel:
     ends: frozenset[int]
     window_tokens: int
     prefill_tokens: int
+
+
+def load_config(folder: str) -> PretrainedConfig:
+    """Return the configuration of the model in `folder`."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return config
 
 
 def load_causal_model(
@@ -94,7 +100,6 @@ class Answer:
 
     Attributes:
         prompt_tokens: the length of the prompt.
-        finished: whether the last step ended it.
 
     Raises:
         LimitExceeded: the conversation fills the window.
@@ -112,16 +117,22 @@ class Answer:
                 field="messages",
             )
         self.prompt_tokens = len(prompt)
-        self.finished = False
         self._causal = causal
-        self._signals = request.signals
-        self._limit = min(request.sampling.max_output_tokens, room)
-        self._written = 0
+        self._writer = AnswerWriter(
+            causal.tokenizer,
+            request.sampling,
+            ends=causal.ends,
+            limit=min(request.sampling.max_output_tokens, room),
+            signals=request.signals,
+        )
         self._unread = torch.tensor([prompt], device=causal.model.device)
         self._cache = DynamicCache(config=causal.model.config)
         self._chooser = _Chooser(request.sampling, causal.model.device)
-        self._words = DecodeStream(skip_special_tokens=True)
-        self._stops = StopFilter(request.sampling.stop)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step ended it."""
+        return self._writer.finished is not None
 
     @torch.inference_mode()
     def step(self) -> list[Delta]:
@@ -133,23 +144,11 @@ class Answer:
             return []
         scores = output.logits[0, -1].float()
         token = self._chooser.choose(scores)
-        if token in self._causal.ends:
-            return self._finish("stop")
-        self._written += 1
         self._unread = torch.tensor([[token]], device=scores.device)
-        text = self._stops.feed(self._words.step(self._causal.tokenizer.backend_tokenizer, token) or "")
-        deltas: list[Delta] = [_delta(text, token, scores, self._signals)] if text or self._signals else []
-        if self._stops.stopped:
-            deltas += self._finish("stop")
-        elif self._written >= self._limit:
-            deltas += self._finish("length")
+        deltas = self._writer.write(token, lambda: scores)
+        if self.finished:
+            deltas.insert(-1, UsageDelta(input_tokens=0, output_tokens=self._writer.written))
         return deltas
-
-    def _finish(self, reason: Literal["stop", "length"]) -> list[Delta]:
-        self.finished = True
-        rest = self._stops.flush()
-        text: list[Delta] = [TextDelta(text=rest)] if rest else []
-        return [*text, UsageDelta(input_tokens=0, output_tokens=self._written), FinishDelta(reason=reason)]
 
 
 class _Chooser:
@@ -174,19 +173,3 @@ class _Chooser:
             return int(scores.argmax())
         chances = self._warpers(_NO_TOKENS, scores[None]).softmax(-1)
         return int(torch.multinomial(chances, 1, generator=self._generator))
-
-
-def _delta(text: str, token: int, scores: torch.Tensor, signals: frozenset[Signal]) -> TextDelta:
-    """Say `text`, and what `signals` ask about its token, as the model itself saw it: before temperature and top-p."""
-    if not signals:
-        return TextDelta(text=text)
-    logprobs = scores.log_softmax(-1)
-    first, second = logprobs.exp().topk(2).values.tolist()
-    entropy = float(torch.special.entr(logprobs.exp()).sum())
-    return TextDelta(
-        text=text,
-        token_ids=(token,),
-        logprobs=(float(logprobs[token]),) if "logprobs" in signals else (),
-        entropies=(entropy,) if "entropies" in signals else (),
-        margins=(first - second,) if "margins" in signals else (),
-    )

@@ -94,8 +94,7 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         case ToolConstraint() as tools:
             fields.update(_tools(tools))
         case JsonSchemaConstraint(schema=schema):
-            answer = {"name": "answer", "schema": _json(schema, "constraint.json_schema"), "strict": True}
-            fields["response_format"] = {"type": "json_schema", "json_schema": answer}
+            fields["response_format"] = _response_format(_json(schema, "constraint.json_schema"))
         case _:
             pass  # the engine refuses the others
     return fields
@@ -139,11 +138,21 @@ def _tools(constraint: ToolConstraint) -> dict[str, Any]:
     for tool in constraint.tools:
         parameters = _json(tool.parameters, "tools")
         function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-        tools.append({"type": "function", "function": function})
+        tools.append({"type": "function", "function": function | ({"strict": True} if tool.strict else {})})
+    fields: dict[str, Any] = {"tools": tools}
+    if not constraint.parallel:
+        fields["parallel_tool_calls"] = False
     if constraint.function is not None and constraint.choice != "none":
-        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": constraint.function}}}
-    # "auto" is every server's default, and some refuse to hear it said.
-    return {"tools": tools} if constraint.choice == "auto" else {"tools": tools, "tool_choice": constraint.choice}
+        fields["tool_choice"] = {"type": "function", "function": {"name": constraint.function}}
+    elif constraint.choice != "auto":  # which is every server's default, and some refuse to hear it said
+        fields["tool_choice"] = constraint.choice
+    return fields
+
+
+def _response_format(schema: object) -> dict[str, Any]:
+    if schema == {"type": "object"}:  # any JSON: as a schema, it is refused where schemas have to name everything
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def _json(text: str, field: str) -> object:

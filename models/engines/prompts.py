@@ -10,7 +10,9 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
+from models.decoding.calls import CallFormat, format_of, offer_in_words, tools_for_template
 from models.errors import BadInput, Unsupported
+from models.ports import Constraint, ToolConstraint
 
 
 class PromptWriter:
@@ -24,6 +26,10 @@ class PromptWriter:
         tokenizer: of the model.
         template: what its chat template is told besides the conversation, such as `enable_thinking`.
 
+    Attributes:
+        tokenizer: the same.
+        calls: how the model writes calls.
+
     Raises:
         BadInput: the tokenizer has no chat template.
     """
@@ -31,14 +37,15 @@ class PromptWriter:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Mapping[str, Any] = MappingProxyType({})) -> None:
         if not isinstance(tokenizer.chat_template, str):
             raise BadInput("The model has no chat template, so it cannot hold a conversation. Choose one that has.")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template
+        self.calls: CallFormat = format_of(tokenizer.chat_template)
         self._knows_calls = "tool_calls" in tokenizer.chat_template
         special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
 
-    def tokens(self, items: tuple[Item, ...]) -> list[int]:
-        """Return the prompt that asks for the answer to `items`, as token ids.
+    def tokens(self, items: tuple[Item, ...], constraint: Constraint | None = None) -> list[int]:
+        """Return the prompt that asks for the answer to `items`, as token ids; it offers the functions of `constraint`.
 
         Raises:
             Unsupported: there is something other than text in it.
@@ -46,13 +53,26 @@ class PromptWriter:
         """
         if not items:
             raise BadInput("The conversation is empty. Say something first.", field="messages")
+        entries = [self._entry(item) for item in items]
+        told: dict[str, Any] = {}
+        if isinstance(constraint, ToolConstraint) and (tools := tools_for_template(constraint)):
+            tools = [self._plain_value(tool) for tool in tools]
+            if self.calls.native:
+                told["tools"] = tools
+            else:
+                _instruct(entries, offer_in_words(constraint, tools))
         try:
-            text = self._tokenizer.apply_chat_template(
-                [self._entry(item) for item in items], add_generation_prompt=True, tokenize=False, **self._template
+            text = self.tokenizer.apply_chat_template(
+                entries, add_generation_prompt=True, tokenize=False, **told, **self._template
             )
         except TemplateError as exc:
             raise BadInput(f"The model's chat template refuses this conversation: {exc}", field="messages") from exc
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def words(self, text: str) -> list[int]:
+        """Return words of an answer as token ids; what is spelled like a special token is words, too."""
+        ids: list[int] = self.tokenizer(self._plain(text), add_special_tokens=False)["input_ids"]
         return ids
 
     def _entry(self, item: Item) -> dict[str, Any]:
@@ -66,7 +86,7 @@ class PromptWriter:
                 call = {"id": self._plain(item.call_id), "type": "function", "function": function}
                 return {"role": "assistant", "content": "", "tool_calls": [call]}
             case Call():
-                return {"role": "assistant", "content": self._plain(f"{item.name}({text})")}
+                return {"role": "assistant", "content": self.calls.write(self._plain(item.name), self._arguments(text))}
             case CallResult():
                 self._refuse_media(item)
                 return {"role": "tool", "content": self._plain(text), "tool_call_id": self._plain(item.call_id)}
@@ -79,7 +99,7 @@ class PromptWriter:
         except (ValueError, RecursionError):  # the latter if it is nested too deep to be followed
             return self._plain(text)
 
-    def _plain_value(self, value: object) -> object:
+    def _plain_value(self, value: Any) -> Any:
         match value:
             case str():
                 return self._plain(value)
@@ -102,3 +122,10 @@ class PromptWriter:
                 "choose another model.",
                 field="messages",
             )
+
+
+def _instruct(entries: list[dict[str, Any]], words: str) -> None:
+    """Add `words` to the instructions of a conversation, which begin it if there are any."""
+    if entries[0]["role"] == "system":
+        words = f"{entries.pop(0)['content']}\n\n{words}"
+    entries.insert(0, {"role": "system", "content": words})

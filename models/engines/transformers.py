@@ -1,76 +1,38 @@
 """The transformers engine: a model in this process, on a GPU where there is one.
 
-An answer is a series of *steps*, each one run of the model: over a chunk of the prompt, then over one token after another.
-Steps run in one thread, so that the event loop stays free, one at a time and by turns, so that answers written at the same
-time advance together. A request that is closed ends between two steps, and its cache goes with it.
+A model of the Llama family is served by the decoding engine, which serves all requests at once; any other one by transformers'
+own code, an answer's step at a time.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal, TypeVar, get_args
 
-import torch
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError
 
 from models.clock import Clock
-from models.content import Delta, Message, TextPart, UsageDelta
+from models.decoding.build import build_loop
+from models.decoding.engine import DecodingEngine
+from models.decoding.loading import is_known
 from models.engines import EngineSpec
-from models.engines.causal import Answer, CausalModel, load_causal_model
-from models.engines.turns import Turns
-from models.errors import BadInput, DeadlineExceeded, Internal, Overloaded
-from models.ports import GenerateRequest, Sampling, Signal, refuse_unsupported
-
-_T = TypeVar("_T")
-
-_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal))
+from models.engines.causal import load_causal_model, load_config
+from models.engines.options import options_of
+from models.engines.sequential import SequentialEngine
+from models.errors import BadInput, Internal
+from models.ports import Engine
 
 
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformersOptions:
-    """Options of the engine.
-
-    Attributes:
-        device: a device of torch; `auto` is CUDA where there is one, else the CPU.
-        dtype: of the weights in memory; `auto` is float32 on a CPU, and on a GPU what they were saved in.
-        threads: CPU threads of a step; None leaves it to torch.
-        prefill_tokens: the most tokens of a prompt that a step reads; a stop, and every other request, waits for one step.
-            None is what suits the device.
-        max_requests: how many are written at the same time, each with its cache; the others wait for their turn.
-        context_tokens: the window; None is the model's own.
-        template: what the model's chat template is told besides the conversation, such as `enable_thinking`.
-    """
-
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    prefill_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
-    max_requests: Annotated[int, Field(ge=1)] = 16
-    context_tokens: Annotated[int, Field(ge=1)] | None = None
-    template: Mapping[str, JsonValue] = field(default_factory=dict)
-
-
-_OPTIONS = TypeAdapter(TransformersOptions)
-
-
-def build(spec: EngineSpec, clock: Clock) -> "TransformersEngine":
+def build(spec: EngineSpec, clock: Clock) -> Engine:
     """Load the model in the spec's folder; the options have the fields of `TransformersOptions`.
 
     Raises:
         BadInput: the options do not fit, the spec names no folder, or the model is not one that converses.
         Internal: what lies in the folder cannot be loaded.
     """
-    try:
-        options = _OPTIONS.validate_json(spec.options)
-    except ValidationError as exc:
-        raise BadInput(f"The options of the transformers engine do not fit: {exc}") from exc
+    options = options_of(spec.options)
     if spec.folder is None:
         raise BadInput("The transformers engine needs weights, and the card names no source of any.")
     try:
+        if is_known(load_config(spec.folder)):
+            return DecodingEngine(partial(build_loop, spec.folder, options), clock, threads=options.threads)
         causal = load_causal_model(
             spec.folder,
             device=options.device,
@@ -81,75 +43,4 @@ def build(spec: EngineSpec, clock: Clock) -> "TransformersEngine":
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
         raise Internal(f"The model in {spec.folder} cannot be loaded: {exc}") from exc
-    return TransformersEngine(causal, options, clock)
-
-
-class TransformersEngine:
-    """Writes answers with a model of transformers; see the module."""
-
-    def __init__(self, causal: CausalModel, options: TransformersOptions, clock: Clock) -> None:
-        self._causal: CausalModel | None = causal
-        self._clock = clock
-        self._room = Turns(options.max_requests)
-        self._turns = Turns(1)
-        # The setting holds for the thread that makes it.
-        setting = partial(torch.set_num_threads, options.threads) if options.threads else None
-        self._thread = ThreadPoolExecutor(1, "transformers", initializer=setting)
-        self._thread.submit(self._warm_up).result()
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the answer a token at a time.
-
-        Signals are of the model's own distribution, before temperature and top-p.
-
-        Raises:
-            LimitExceeded: the conversation fills the model's window.
-        """
-        refuse_unsupported(request, _HONOURED, "transformers")
-        await self._in_time(request, self._room.take(request.priority))
-        try:
-            answer = await self._step(request, partial(self._begin, request))
-            yield UsageDelta(input_tokens=answer.prompt_tokens, output_tokens=0)
-            while not answer.finished:
-                for delta in await self._step(request, answer.step):
-                    yield delta
-        finally:
-            self._room.give()
-
-    async def aclose(self) -> None:
-        """Let the running step end and let go of the model; an answer still being written fails at its next step."""
-        self._causal = None
-        await asyncio.to_thread(self._thread.shutdown)
-
-    def _begin(self, request: GenerateRequest) -> Answer:
-        if self._causal is None:
-            raise Internal("The model has been closed.")
-        return Answer(self._causal, request)
-
-    def _warm_up(self) -> None:
-        """Write two tokens: what is done once is then done before the first request, and a broken model fails here."""
-        greeting = Message(item_id="item_0", role="user", parts=(TextPart(text="Hello"),))
-        sampling = Sampling(temperature=1.0, top_p=0.9, max_output_tokens=2)
-        answer = self._begin(GenerateRequest(messages=(greeting,), sampling=sampling, tenant="local"))
-        while not answer.finished:
-            answer.step()
-
-    async def _step(self, request: GenerateRequest, work: Callable[[], _T]) -> _T:
-        await self._in_time(request, self._turns.take(request.priority))
-        try:
-            if self._causal is None:
-                raise Internal("The model has been closed.")
-            # Whoever leaves meanwhile gives up the turn at once; the thread ends this step before it begins another.
-            running = asyncio.get_running_loop().run_in_executor(self._thread, work)
-            return await self._in_time(request, running)
-        except torch.OutOfMemoryError as exc:
-            raise Overloaded("The GPU has no memory left for this request. Try again, or make it shorter.") from exc
-        finally:
-            self._turns.give()
-
-    async def _in_time(self, request: GenerateRequest, awaited: Awaitable[_T]) -> _T:
-        try:
-            async with self._clock.timeout_at(request.deadline):
-                return await awaited
-        except TimeoutError as exc:
-            raise DeadlineExceeded("The deadline passed before the answer was whole.") from exc
+    return SequentialEngine(causal, options, clock)

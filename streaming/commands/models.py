@@ -147,6 +147,7 @@ def _facts(card: Card, catalog: Catalog, store: Store) -> Iterator[tuple[str, st
     yield "reads", ", ".join(sorted(card.reads))
     yield "writes", ", ".join(sorted(card.writes))
     yield "calls tools", "yes" if card.calls_tools else "no"
+    yield "forms", ", ".join(sorted(card.forms)) or "none"
     yield "context", f"{card.context_tokens:,} tokens"
     yield "parameters", "not stated" if card.parameters is None else f"{card.parameters:,}"
     yield "licence", card.licence or "not stated"

@@ -321,6 +321,7 @@ def ended_fields(ended: TurnEnded) -> dict[str, Any]:
             "total_tokens": usage.input_tokens + usage.output_tokens,
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
+            "input_token_details": {"cached_tokens": usage.cached_tokens},
         },
     }
 

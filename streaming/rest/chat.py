@@ -125,14 +125,16 @@ async def _stored(
     raise AssertionError("a session's events end only by an error")
 
 
+_FIELDS = {"input": "messages", "item": "messages", "form": "response_format"}
+
+
 @contextmanager
 def _in_chats_words() -> Iterator[None]:
-    """Name the field of an error as this request has it: what the conductor calls an input is its messages."""
+    """Name the field of an error as this request has it, not as the conductor calls it."""
     try:
         yield
     except BatonError as exc:
-        if exc.field in {"input", "item"}:
-            exc.field = "messages"
+        exc.field = _FIELDS.get(exc.field or "", exc.field)
         raise
 
 

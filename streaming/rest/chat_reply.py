@@ -218,7 +218,8 @@ def raise_fault(end: TurnEnded) -> None:
             fault = end.fault
             if fault is None:
                 raise Internal("The turn failed. Try again.")
-            raise _KINDS.get(fault.code, Internal)(fault.message, code=fault.code)
+            field = "response_format" if (fault.field or "").startswith("constraint.") else fault.field
+            raise _KINDS.get(fault.code, Internal)(fault.message, code=fault.code, field=field)
         case _:
             assert_never(end.state)
 
@@ -227,10 +228,17 @@ def _finish_reason(end: TurnEnded) -> str:
     return {"calls": "tool_calls", "length": "length"}.get(end.reason or "", "stop")
 
 
-def _usage(end: TurnEnded) -> dict[str, int]:
+def _usage(end: TurnEnded) -> dict[str, Any]:
     usage = end.usage
-    return {
+    fields: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    if usage.drafts:
+        fields["baton_drafts"] = {
+            draft.drafter: {"drafted_tokens": draft.drafted, "accepted_tokens": draft.accepted}
+            for draft in usage.drafts
+        }
+    return fields

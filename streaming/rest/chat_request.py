@@ -15,7 +15,7 @@ from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Item, Message, TextPart
 from models.errors import BadInput, Unsupported
 from models.ids import new_id
-from models.ports import ToolConstraint, ToolSpec
+from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
 from orchestrator.events import SamplingOverrides, TurnInput
 from streaming.realtime.events import JsonObject, Metadata
 
@@ -133,10 +133,71 @@ class StreamOptions(_Strict):
     include_obfuscation: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    """The answer's form."""
+class TextFormat(_Strict):
+    """Words, as they come."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text"]
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to."""
+        return None
+
+
+class JsonObjectFormat(_Strict):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to."""
+        return JsonSchemaConstraint(schema='{"type": "object"}')
+
+
+class JsonSchema(_Strict):
+    """A schema with the name that it goes by. What it is called changes nothing here; that it is kept to is certain."""
+
+    name: str
+    schema_: Annotated[JsonObject, Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Strict):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to."""
+        return JsonSchemaConstraint(schema=json.dumps(self.json_schema.schema_))
+
+
+class RegexFormat(_Strict):
+    """Text that a regular expression matches as a whole. Not OpenAI's."""
+
+    type: Literal["regex"]
+    pattern: Annotated[str, Field(min_length=1)]
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to."""
+        return RegexConstraint(pattern=self.pattern)
+
+
+class GrammarFormat(_Strict):
+    """Text that a grammar derives. Not OpenAI's."""
+
+    type: Literal["grammar"]
+    grammar: Annotated[str, Field(min_length=1)]
+
+    def form(self) -> Form | None:
+        """Return what the answer is held to."""
+        return GrammarConstraint(grammar=self.grammar)
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat, Discriminator("type")
+]
 
 
 class ChatRequest(_Strict):
@@ -160,10 +221,11 @@ class ChatRequest(_Strict):
     ) = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
 
     # Honoured only at the value that changes nothing; see `_refuse`.
     n: int | None = None
-    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     presence_penalty: float | None = None
@@ -171,7 +233,6 @@ class ChatRequest(_Strict):
     logit_bias: dict[str, float] | None = None
     modalities: list[str] | None = None
     audio: JsonValue = None
-    parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
 
     # These change nothing here.
@@ -212,6 +273,7 @@ class ChatRequest(_Strict):
             instructions=instructions or defaults.instructions,
             model=self.model or defaults.model,
             tools=self._tools(),
+            form=None if self.response_format is None else self.response_format.form(),
             max_output_tokens=defaults.max_output_tokens if asked is None else asked,
             sampling=SamplingOverrides(
                 temperature=self.temperature,
@@ -226,7 +288,6 @@ class ChatRequest(_Strict):
     def _refuse(self) -> None:
         wanted: dict[str, Any] = {
             "n": self.n not in {None, 1},
-            "response_format": self.response_format is not None and self.response_format.type != "text",
             "logprobs": self.logprobs,
             "top_logprobs": self.top_logprobs,
             "presence_penalty": self.presence_penalty,
@@ -234,9 +295,7 @@ class ChatRequest(_Strict):
             "logit_bias": self.logit_bias,
             "modalities": self.modalities not in (None, ["text"]),
             "audio": self.audio,
-            "parallel_tool_calls": self.parallel_tool_calls is False,
             "reasoning_effort": self.reasoning_effort not in {None, "none", "minimal"},
-            **{f"tools.{at}.function.strict": tool.function.strict for at, tool in enumerate(self.tools or ())},
         }
         for field, is_wanted in wanted.items():
             if is_wanted:
@@ -255,11 +314,13 @@ class ChatRequest(_Strict):
                     name=tool.function.name,
                     description=tool.function.description,
                     parameters=json.dumps(tool.function.parameters),
+                    strict=tool.function.strict or False,
                 )
                 for tool in self.tools
             ),
             choice="required" if isinstance(choice, NamedTool) else choice or "auto",
             function=named,
+            parallel=self.parallel_tool_calls is not False,
         )
 
 

@@ -45,6 +45,7 @@ def _about(card: Card, state: str) -> dict[str, Any]:
         "reads": sorted(card.reads),
         "writes": sorted(card.writes),
         "calls_tools": card.calls_tools,
+        "forms": sorted(card.forms),
         "context_tokens": card.context_tokens,
         "parameters": card.parameters,
         "licence": card.licence,

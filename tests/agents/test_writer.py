@@ -51,7 +51,7 @@ def task() -> Task:
         tenant="local",
         card="scripted",
         messages=(Message(item_id="item_1", role="user", parts=(TextPart(text="hello"),)),),
-        tools=None,
+        constraint=None,
         sampling=Sampling(temperature=0.7, top_p=0.8, seed=5, stop=("END",), max_output_tokens=9),
         budget=Budget(deadline_s=7.0, output_tokens=3),
     )
@@ -80,7 +80,7 @@ async def test_a_reply_is_wrapped_delta_by_delta(task: Task) -> None:
 async def test_the_engine_is_asked_within_the_tasks_budget(task: Task) -> None:
     engine = Engine((FinishDelta(reason="stop"),))
     tools = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="{}"),))
-    assert [event async for event in Writer({"scripted": engine}).run(replace(task, tools=tools))]
+    assert [event async for event in Writer({"scripted": engine}).run(replace(task, constraint=tools))]
     request = engine.request
     assert request is not None
     assert (request.tenant, request.deadline, request.priority) == ("local", 7.0, "interactive")
@@ -113,7 +113,7 @@ async def test_an_error_of_the_engine_becomes_the_tasks_failure_after_what_was_w
     started, progress, failed = [event async for event in play(engine)]
     assert isinstance(started, TaskStarted)
     assert isinstance(progress, TaskProgress)
-    fault = Fault(code=error.code, message=error.message, retryable=error.retryable)
+    fault = Fault(code=error.code, message=error.message, retryable=error.retryable, field=error.field)
     assert failed == TaskFailed(origin=ORIGIN, fault=fault)
     assert engine.closed
 

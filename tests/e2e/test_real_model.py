@@ -9,11 +9,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 import httpx
 import openai
 import pytest
 from playwright.sync_api import expect
+from pydantic import BaseModel, Field
 from support.browser import BATON, Server, Visit, answers, say, whole
 from support.wire import OrderChecker
 from websockets.sync.client import connect
@@ -23,6 +25,11 @@ _READY_S = 240  # fetched, converted and loaded, beside other tests on a small m
 _WAIT_MS = 90_000
 
 pytestmark = pytest.mark.timeout(_READY_S + 120)
+
+
+class _Capital(BaseModel):
+    country: Annotated[str, Field(max_length=20)]
+    capital: Annotated[str, Field(max_length=20)]
 
 
 class RealServer(Server):
@@ -76,6 +83,42 @@ def test_the_official_async_client_gets_the_capital_of_france(server: RealServer
     assert completion.choices[0].finish_reason == "stop"
     assert completion.usage is not None
     assert completion.usage.completion_tokens > 3
+
+
+def test_an_answer_is_held_to_the_schema_of_a_pydantic_model(server: RealServer) -> None:
+    with openai.OpenAI(base_url=f"{server.address}v1", api_key="-", timeout=120) as client:
+        completion = client.chat.completions.parse(
+            model="default", messages=[{"role": "user", "content": _QUESTION}], response_format=_Capital
+        )
+        with pytest.raises(openai.BadRequestError, match="not") as refused:
+            client.chat.completions.create(
+                model="default",
+                messages=[{"role": "user", "content": _QUESTION}],
+                response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}},
+            )
+    assert completion.choices[0].message.parsed is not None
+    assert completion.choices[0].finish_reason == "stop"
+    assert refused.value.param == "response_format"
+
+
+def test_a_function_that_has_to_be_called_is_called_and_its_result_answered(server: RealServer) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "description": "Get the weather of a city", "parameters": parameters}
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    tools: Any = [{"type": "function", "function": function}]
+    with openai.OpenAI(base_url=f"{server.address}v1", api_key="-", timeout=120) as client:
+        asked = client.chat.completions.create(
+            model="default", messages=messages, tools=tools, tool_choice="required", parallel_tool_calls=False
+        )
+        message = asked.choices[0].message
+        assert asked.choices[0].finish_reason == "tool_calls"
+        assert message.tool_calls is not None
+        (call,) = message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+        messages += [message, {"role": "tool", "tool_call_id": call.id, "content": "Rain, 12 degrees."}]
+        answered = client.chat.completions.create(model="default", messages=messages, tools=tools, tool_choice="none")
+    assert answered.choices[0].finish_reason == "stop"
+    assert answered.choices[0].message.content
 
 
 def test_a_websocket_client_that_validates_every_event_hears_the_capital_of_france(server: RealServer) -> None:

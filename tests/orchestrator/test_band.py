@@ -15,9 +15,9 @@ from agents.port import Task
 from models.catalog import Card
 from models.clock import ManualClock
 from models.content import Message, TextPart, text_of
-from models.errors import BadInput, LimitExceeded, NotFound, Overloaded
+from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.fleet import FixedOffer, Standing
-from models.ports import Sampling, ToolConstraint, ToolSpec
+from models.ports import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from models.tokens import PIECE_CHARACTERS, TokenCounter
 from orchestrator.band import Band, BandLimits, Score
 from orchestrator.decision import Decider
@@ -80,9 +80,18 @@ def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card,
     score = decide(new_band(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
     task = score.task
     assert task.origin == Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
-    assert (task.tenant, task.card, task.tools) == ("local", "small", TOOLS)
+    assert (task.tenant, task.card, task.constraint) == ("local", "small", TOOLS)
     assert (task.budget.deadline_s, task.budget.output_tokens) == (clock.now_s() + 30.0, 20)
     assert score.decision.card == "small"
+
+
+def test_an_answer_is_held_to_a_form_or_offered_functions_but_not_both(new_band: Any, small: Card) -> None:
+    band, form = new_band(WordsOffer(replace(small, forms=frozenset({"regex"})))), RegexConstraint(pattern="a+")
+    assert decide(band, asking(form=form)).task.constraint == form
+    assert decide(band, asking(form=form, tools=replace(TOOLS, choice="none"))).task.constraint == form
+    with pytest.raises(Unsupported) as refused:
+        decide(band, asking(form=form, tools=TOOLS))
+    assert refused.value.field == "form"
 
 
 def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:

@@ -15,7 +15,7 @@ from models.content import AudioPart, BlobRef, Call, CallResult, ImagePart, Mess
 from models.engines import EngineSpec
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound
 from models.fleet import FixedOffer, Standing
-from models.ports import ToolConstraint, ToolSpec
+from models.ports import RegexConstraint, ToolConstraint, ToolSpec
 from orchestrator.decision import Decider, decision_inputs
 from orchestrator.events import Decision, TurnInput, canonical
 from orchestrator.graph import DecisionGraph
@@ -97,6 +97,7 @@ def _offers(draw: st.DrawFn) -> FixedOffer:
             reads=draw(st.sampled_from((frozenset({"text"}), frozenset({"text", "image"})))),
             writes=frozenset({"text"}),
             calls_tools=draw(st.booleans()),
+            forms=draw(st.sampled_from((frozenset(), frozenset({"regex"})))),
             context_tokens=draw(st.sampled_from((20, 40, 1_000))),
             cost_per_million_tokens=draw(st.sampled_from((0.0, 1.5))),
         )
@@ -115,6 +116,7 @@ def _turns(draw: st.DrawFn) -> TurnInput:
         instructions=draw(st.sampled_from((None, "", "Be brief."))),
         model=draw(st.sampled_from((None, None, *_NAMES, "default", "nonesuch"))),
         tools=draw(st.sampled_from((None, None, _TOOLS))),
+        form=draw(st.sampled_from((None, None, RegexConstraint(pattern="a+")))),
     )
 
 
@@ -241,6 +243,23 @@ def test_where_only_the_tools_are_too_much_to_ask_they_are_the_field_at_fault(ne
     with pytest.raises(BadInput, match="cannot call tools") as refused:
         decider.decide(says("hello", tools=_TOOLS), ())
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
+
+
+def test_where_only_the_form_is_too_much_to_ask_it_is_the_field_at_fault(new_card: Any, says: Any) -> None:
+    decider = Decider(FixedOffer((new_card("free"),)), max_characters=20)
+    with pytest.raises(BadInput, match="cannot hold an answer to a regular expression") as refused:
+        decider.decide(says("hello", form=RegexConstraint(pattern="a+")), ())
+    assert (refused.value.code, refused.value.field) == ("no_capable_model", "form")
+
+
+async def test_a_decision_that_was_logged_before_there_were_forms_is_replayed(
+    graph: DecisionGraph, decider: Decider, says: Any
+) -> None:
+    inputs = json.loads(decider.decide(says("hello"), ()).inputs)
+    del inputs["form"]
+    for card in inputs["cards"]:
+        del card["forms"]
+    assert (await graph.replay(("sess_2", "turn_9", 4), inputs)).card == "mute"
 
 
 def test_inputs_count_what_is_said_now_and_name_what_was_said_before(says: Any, new_card: Callable[..., Card]) -> None:

@@ -18,6 +18,7 @@ def facts(
     cost: float = 1.0,
     reads: tuple[str, ...] = ("text",),
     calls_tools: bool = True,
+    forms: tuple[str, ...] = (),
     state: CardState = "ready",
     prompt_tokens: int = 10,
 ) -> CardFacts:
@@ -25,6 +26,7 @@ def facts(
         name=name,
         reads=list(reads),
         calls_tools=calls_tools,
+        forms=list(forms),
         context_tokens=1_000,
         cost=cost,
         state=state,
@@ -33,8 +35,8 @@ def facts(
     )
 
 
-def needs(*reads: str, model: str | None = None, tools: bool = False) -> Needs:
-    return Needs(model=model, reads=list(reads), tools=tools)
+def needs(*reads: str, model: str | None = None, tools: bool = False, form: str | None = None) -> Needs:
+    return Needs(model=model, reads=list(reads), tools=tools, form=form)
 
 
 def test_the_cheapest_card_that_can_is_chosen() -> None:
@@ -61,6 +63,14 @@ def test_a_card_that_cannot_is_not_taken_even_by_name() -> None:
     assert route["refused"] == {"mute": "cannot call tools"}
 
 
+def test_a_card_that_cannot_hold_its_answer_to_the_form_is_not_taken() -> None:
+    cards = [facts("free", 0.1), facts("strict", 9.0, forms=("json_schema", "regex"))]
+    route = choose(cards, needs("text", form="regex"))
+    assert route["card"] == "strict"
+    assert route["refused"] == {"free": "cannot hold an answer to a regular expression"}
+    assert choose(cards, needs("text", form="grammar"))["card"] is None
+
+
 def test_without_cards_there_is_no_route() -> None:
     assert choose([], needs("text"))["card"] is None
 
@@ -78,13 +88,16 @@ def test_equal_costs_go_by_name() -> None:
             st.sampled_from((0.0, 1.0, 2.0)),
             st.sampled_from((("text",), ("image", "text"), ())),
             st.booleans(),
+            st.sampled_from(((), ("json_schema",))),
             st.sampled_from(get_args(CardState)),
             st.sampled_from((10, 999, 1_000)),
         ),
         max_size=6,
         unique_by=lambda card: card["name"],
     ),
-    st.builds(needs, st.sampled_from(("text", "image")), tools=st.booleans()),
+    st.builds(
+        needs, st.sampled_from(("text", "image")), tools=st.booleans(), form=st.sampled_from((None, "json_schema"))
+    ),
     st.randoms(use_true_random=False),
 )
 def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
@@ -96,6 +109,7 @@ def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
         for card in cards
         if set(asked["reads"]) <= set(card["reads"])
         and (card["calls_tools"] or not asked["tools"])
+        and asked["form"] in {None, *card["forms"]}
         and card["prompt_tokens"] < 1_000
         and card["state"] != "failed"
     ]
@@ -120,6 +134,7 @@ def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) ->
         "name": "seeing",
         "reads": ["image", "text"],
         "calls_tools": True,
+        "forms": [],
         "context_tokens": 32_768,
         "cost": 2.0,
         "state": "failed",

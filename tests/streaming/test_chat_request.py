@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
 from models.errors import BadInput, Unsupported
+from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
 from orchestrator.events import SamplingOverrides, TurnInput
 from streaming.rest.chat_request import ChatRequest
 
@@ -44,6 +45,8 @@ _HONOURED: dict[str, Any] = {
     "stream_options": {"include_usage": True},
     "tools": [_TOOL],
     "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
 }
 _HARMLESS: dict[str, Any] = {
     "user": "me",
@@ -57,7 +60,6 @@ _HARMLESS: dict[str, Any] = {
 }
 _REFUSED: dict[str, Any] = {
     "n": 2,
-    "response_format": {"type": "json_object"},
     "logprobs": True,
     "top_logprobs": 3,
     "presence_penalty": 0.5,
@@ -65,7 +67,6 @@ _REFUSED: dict[str, Any] = {
     "logit_bias": {"50256": -100},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
-    "parallel_tool_calls": False,
     "reasoning_effort": "low",
 }
 _UNKNOWN: dict[str, Any] = {
@@ -101,13 +102,6 @@ def test_a_field_that_would_change_the_answer_and_cannot_be_honoured_is_refused_
         _turn(**{field: _REFUSED[field]})
     assert refused.value.field == field
     assert field in refused.value.message
-
-
-def test_a_function_that_is_to_be_called_strictly_is_refused_where_it_stands() -> None:
-    strict = {**_TOOL, "function": {**_TOOL["function"], "strict": True}}
-    with pytest.raises(Unsupported) as refused:
-        _turn(tools=[_TOOL, strict])
-    assert refused.value.field == "tools.1.function.strict"
 
 
 def test_a_call_of_what_no_function_can_be_named_is_refused() -> None:
@@ -226,6 +220,32 @@ def test_tools_reach_the_turn_with_the_choice_of_them() -> None:
     assert _turn(tool_choice="none").tools is None
 
 
+def test_that_functions_are_called_strictly_and_one_at_a_time_reaches_the_turn() -> None:
+    strict = {**_TOOL, "function": {"name": "listen", "strict": True}}
+    tools = _turn(tools=[_TOOL, strict], parallel_tool_calls=False).tools
+    assert tools is not None
+    assert ([tool.strict for tool in tools.tools], tools.parallel) == ([False, True], False)
+    assert _turn(tools=[_TOOL]).tools == ToolConstraint(tools=tools.tools[:1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "form"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, JsonSchemaConstraint(schema='{"type": "object"}')),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"type": "integer"}}},
+            JsonSchemaConstraint(schema='{"type": "integer"}'),
+        ),
+        ({"type": "regex", "pattern": "a+"}, RegexConstraint(pattern="a+")),
+        ({"type": "grammar", "grammar": 'start: "a"'}, GrammarConstraint(grammar='start: "a"')),
+    ],
+    ids=lambda asked: asked["type"] if isinstance(asked, dict) else "",
+)
+def test_the_answers_form_reaches_the_turn(asked: dict[str, Any], form: Form | None) -> None:
+    assert _turn(response_format=asked).form == form
+
+
 def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
     with pytest.raises(BadInput) as refused:
         _turn(tools=[_TOOL], tool_choice={"type": "function", "function": {"name": "listen"}})
@@ -252,6 +272,10 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
         {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": float("inf")}}}]},
         {"tool_choice": "sometimes"},
+        {"response_format": {"type": "xml"}},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        {"response_format": {"type": "regex", "pattern": ""}},
         {"messages": []},
         {"messages": [{"role": "nobody", "content": "x"}]},
         {"messages": [{"role": "user", "content": []}]},

@@ -24,7 +24,7 @@ async def test_models_are_listed_in_openais_shape_with_what_there_is_to_know(ser
         check_model(model)
         assert (model["id"], model["object"], model["owned_by"]) == ("scripted", "model", "baton")
         assert set(model["baton"]) == {
-            *("description", "reads", "writes", "calls_tools", "context_tokens", "parameters", "licence"),
+            *("description", "reads", "writes", "calls_tools", "forms", "context_tokens", "parameters", "licence"),
             *("cost_per_million_tokens", "engine", "state"),
         }
         assert model["baton"]["reads"] == ["text"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from support.openai_engine import asks, calls_in, collect, fails, text_in, until, user
@@ -61,6 +62,12 @@ async def test_the_choice_of_a_tool_is_sent(engine, server, wanted, sent):
     assert server.body["tool_choice"] == sent
 
 
+async def test_that_a_tool_is_called_strictly_and_once_is_sent(engine, server):
+    await collect(engine, asks(constraint=ToolConstraint(tools=(replace(_WEATHER, strict=True),), parallel=False)))
+    assert server.body["tools"][0]["function"]["strict"] is True
+    assert server.body["parallel_tool_calls"] is False
+
+
 async def test_no_tools_are_no_tools(engine, server):
     await collect(engine, asks(constraint=ToolConstraint(tools=())))
     assert "tools" not in server.body
@@ -100,10 +107,15 @@ async def test_calls_whose_fragments_take_turns_are_an_error(engine, server):
 
 
 async def test_an_answer_may_have_to_fit_a_schema(engine, server):
-    await collect(engine, asks(constraint=JsonSchemaConstraint(schema='{"type": "object"}')))
-    answer = {"name": "answer", "schema": {"type": "object"}, "strict": True}
+    await collect(engine, asks(constraint=JsonSchemaConstraint(schema='{"type": "integer"}')))
+    answer = {"name": "answer", "schema": {"type": "integer"}, "strict": True}
     assert server.body["response_format"] == {"type": "json_schema", "json_schema": answer}
     assert isinstance(await fails(engine, asks(constraint=JsonSchemaConstraint(schema="{"))), BadInput)
+
+
+async def test_an_answer_may_have_to_be_any_json(engine, server):
+    await collect(engine, asks(constraint=JsonSchemaConstraint(schema='{"type": "object"}')))
+    assert server.body["response_format"] == {"type": "json_object"}
 
 
 async def test_log_probabilities_and_margins_come_with_each_token_if_they_are_asked_for(engine):

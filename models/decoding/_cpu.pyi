@@ -1,0 +1,33 @@
+def supported() -> bool: ...
+def multiply(
+    bits: int,
+    prepare: int,
+    add: bool,
+    x: int,
+    tokens: int,
+    inner: int,
+    weights: int,
+    outer: int,
+    out: int,
+    norm: int,
+    eps: float,
+    /,
+) -> None: ...
+def attend(
+    qkv: int,
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    cosine: int,
+    sine: int,
+    norm: int,
+    slots: int,
+    starts: int,
+    lengths: int,
+    keys: int,
+    values: int,
+    out: int,
+    eps: float,
+    /,
+) -> None: ...

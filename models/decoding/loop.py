@@ -1,0 +1,331 @@
+"""The loop: takes requests in, runs the model once a step for all of them, and lets them go. Without threads or waiting.
+
+A step: whoever there is room for is let in; every row that is writing gives its last token and perhaps a draft of what follows,
+rows whose prompt is still being read give a piece of it; one run of the model; each row chooses its tokens and is told.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.content import Delta, DraftUsage, UsageDelta
+from models.decoding.adapters import Adapters
+from models.decoding.cache import Cache
+from models.decoding.constrain import masked
+from models.decoding.decoder import Batch, Decoder, Span
+from models.decoding.rows import Row
+from models.decoding.scheduler import ChunkSize, Lengths, Queue, chunks
+from models.decoding.speculation import Speculation
+from models.decoding.verify import verified
+from models.errors import BatonError, Internal, Overloaded
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """What a row does in this step: run so many of its unread tokens, and the draft behind them."""
+
+    row: Row
+    count: int
+    draft: list[int] = field(default_factory=list)
+    drafter: str = ""
+    offset: int = 0
+    scores: int = -1
+    """Where the scores behind its last token are; -1 if tokens are left unread."""
+    masks: NDArray[np.int32] | None = None
+    """What its guide allows after its last token, and after each of the draft."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopLimits:
+    """Bounds of a loop.
+
+    Attributes:
+        rows: how many requests are at work at a time; others wait.
+        prefill_tokens: the most tokens of prompts that a step reads.
+        tolerance: how much less likely than the model's own choice a drafted token may be and still stay, in nats; 0 is
+            none, and what is written is what the model alone would write.
+    """
+
+    rows: int
+    prefill_tokens: int
+    tolerance: float = 0.0
+
+
+class Loop:
+    """Serves requests with one model. Used by one thread."""
+
+    def __init__(
+        self, decoder: Decoder, cache: Cache, speculation: Speculation, adapters: Adapters, limits: LoopLimits
+    ) -> None:
+        """Take the model, its cache and its adapters; the caller steps."""
+        self._decoder = decoder
+        self._lora = adapters
+        self._cache = cache
+        self._speculation = speculation
+        self._limits = limits
+        self._waiting: Queue[Row] = Queue()
+        self._rows: list[Row] = []
+        self._lengths = Lengths()
+        self._chunk = ChunkSize(most=limits.prefill_tokens)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many are at work."""
+        return len(self._rows)
+
+    def submit(self, row: Row) -> None:
+        """Take a request in. It waits until there is room."""
+        self._waiting.put(row.rank, row)
+
+    def cancel(self, row: Row) -> None:
+        """Let a request go, wherever it is; its cache is free at once. Nothing more is told."""
+        if not self._waiting.remove(row) and row in self._rows:
+            self._release(row)
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Run the model once; return False if there was nothing to run, and will not be until something changes."""
+        self._admit()
+        admitted = len(self._rows)
+        works: list[_Work] = []
+        with self._failing(self._rows):
+            works = self._plan()
+        if not works:
+            return len(self._rows) < admitted  # who was let go or sent back has left room for those who wait
+        begun_s = time.perf_counter()
+        with self._failing([work.row for work in works]):
+            self._run(works)
+        self._learn(works, (time.perf_counter() - begun_s) * 1000)
+        return True
+
+    # Who runs
+
+    def _admit(self) -> None:
+        while len(self._rows) < self._limits.rows and (row := self._waiting.first()) is not None:
+            tokens = row.context.tokens
+            room = len(tokens) + self._lengths.predict(row.limit - row.writer.written)
+            reusable = tokens if row.prompt.plain else ()
+            opened = self._cache.open(row.scope, reusable, min(room, self._cache.capacity))
+            if opened is None:
+                return
+            self._waiting.remove(row)
+            row.lease, row.fed = opened
+            self._rows.append(row)
+            if not row.begun:
+                row.begun = True
+                row.tally.cached = row.fed
+                usage = UsageDelta(input_tokens=row.context.prompt_length, output_tokens=0, cached_tokens=row.fed)
+                row.tell([usage], None)
+            self._speculation.join(row)
+
+    def _plan(self) -> list[_Work]:
+        ready = [row for row in self._rows if not row.stalled()]
+        writing = [_Work(row=row, count=1) for row in ready if row.unread == 1]
+        reading = [row for row in ready if row.unread > 1]
+        budget = self._chunk.size(len(writing))
+        shares = chunks([(row.rank, row.unread) for row in reading], budget)
+        works = writing + [_Work(row=row, count=share) for row, share in zip(reading, shares, strict=True) if share]
+        self._speculation.draft(works, reading=sum(shares))
+        works.sort(key=lambda work: work.row.adapter)  # adapters are applied run by run
+        works = [work for work in works if self._has_room(work) and self._is_guided(work)]
+        return [work for work in works if work.row.lease is not None]  # it may have had to make room for a later one
+
+    def _is_guided(self, work: _Work) -> bool:
+        """Ask a row's guide what it allows, and cut the draft where it refuses; return False if there is no going on."""
+        row = work.row
+        if row.guide is None or work.count < row.unread:
+            return True
+        with self._failing([row]):
+            work.masks = row.guide.masks(work.draft)
+            work.draft = work.draft[: len(work.masks) - 1]
+        return work.masks is not None
+
+    def _has_room(self, work: _Work) -> bool:
+        """Make room in the cache for what a row is about to run; if there is none, somebody less urgent has to wait again."""
+        row = work.row
+        while row in self._rows:
+            assert row.lease is not None
+            if self._cache.grow(row.lease, row.fed + work.count + len(work.draft)):
+                return True
+            if work.draft:
+                work.draft = []
+                continue
+            self._send_back(max(self._rows, key=lambda other: other.rank))
+        return False
+
+    def _send_back(self, row: Row) -> None:
+        """Have a row give its room up and wait. What it has written stands, and is read again when it comes back."""
+        self._release(row)
+        self._waiting.put(row.rank, row)
+
+    # The run
+
+    def _run(self, works: list[_Work]) -> None:
+        batch = self._batch(works)
+        adapters = batch.adapters
+        mask = self._lora.mask(adapters if adapters is None else adapters.to(self._decoder.device))
+        hidden = self._decoder.run(batch, self._cache.arena, mask=mask)
+        wanted: list[int] = []
+        for work in works:
+            if work.count == work.row.unread:
+                work.scores = len(wanted)
+                end = work.offset + work.count
+                wanted += range(end - 1, end + len(work.draft))
+        if not wanted:
+            for work in works:
+                work.row.fed += work.count
+            return
+        scores = self._decoder.logits(hidden if len(wanted) == len(hidden) else hidden[wanted])
+        likeliest: list[int] = scores.argmax(-1).tolist()
+        for work in works:
+            if work.scores < 0:
+                work.row.fed += work.count
+                continue
+            with self._failing([work.row]):
+                self._write(work, scores, likeliest)
+
+    def _batch(self, works: Sequence[_Work]) -> Batch:
+        tokens: list[int] = []
+        slots: list[torch.Tensor] = []
+        positions: list[torch.Tensor] = []
+        spans: list[Span] = []
+        for work in works:
+            row, lease = work.row, work.row.lease
+            assert lease is not None
+            work.offset = len(tokens)
+            begin, end = row.fed, row.fed + work.count + len(work.draft)
+            tokens += row.context.tokens[begin : begin + work.count] + work.draft
+            slots.append(torch.arange(lease.start + begin, lease.start + end))
+            positions.append(row.positions(begin, end))
+            spans.append(Span(offset=work.offset, count=end - begin, start=lease.start, length=end))
+        if any(each.ndim == 2 for each in positions):
+            positions = [each.expand(3, -1) for each in positions]
+        packed = torch.tensor(tokens)
+        return Batch(
+            tokens=packed,
+            positions=torch.cat(positions, -1),
+            slots=torch.cat(slots),
+            spans=tuple(spans),
+            adapters=self._adapters(works),
+            embeddings=self._embeddings(works, packed),
+        )
+
+    @staticmethod
+    def _adapters(works: Sequence[_Work]) -> torch.Tensor | None:
+        if not any(work.row.adapter for work in works):
+            return None
+        each = [work.row.adapter for work in works for _ in range(work.count + len(work.draft))]
+        return torch.tensor(each)
+
+    def _embeddings(self, works: Sequence[_Work], tokens: torch.Tensor) -> torch.Tensor | None:
+        """Return what stands for the tokens, if a prompt with pictures is among what is read; else None."""
+        embeddings: torch.Tensor | None = None
+        for work in works:
+            given = work.row.prompt.embeddings
+            if given is None or work.row.fed >= len(given):
+                continue
+            if embeddings is None:
+                embeddings = self._decoder.embed(tokens.to(self._decoder.device))
+            part = given[work.row.fed : work.row.fed + work.count]
+            embeddings[work.offset : work.offset + len(part)] = part
+        return embeddings
+
+    def _write(self, work: _Work, scores: torch.Tensor, likeliest: Sequence[int]) -> None:
+        """Choose a row's next tokens, and tell whoever asked."""
+        row, base = work.row, work.scores
+        place = row.writer.written
+
+        # The statistics are of what the model said by itself, so what a guide leaves of it is a copy.
+        seen = scores[base : base + 1 + len(work.draft)]
+        allowed = seen if work.masks is None else masked(seen, work.masks)
+
+        def chosen(after: int) -> int:
+            if row.chooser.greedy and work.masks is None:
+                return likeliest[base + after]
+            return row.chooser.choose(allowed[after], place + after)
+
+        def tolerated(after: int, guess: int) -> bool:
+            return float(allowed[after].max() - allowed[after, guess]) <= self._limits.tolerance
+
+        written = verified(work.draft, chosen, tolerated if self._limits.tolerance else None)
+        if row.guide is not None:
+            row.guide.accept(written)
+        row.fed += work.count + len(written) - 1
+        row.context.tokens.extend(written)
+        self._speculation.observe(work.row, work.drafter, len(work.draft), len(written) - 1)
+        deltas: list[Delta] = []
+        for after, token in enumerate(written):
+            deltas += row.writer.write(token, lambda at=base + after: scores[at])  # type: ignore[misc]
+            if row.writer.finished is not None:
+                # What was written behind the end was never said.
+                del row.context.tokens[len(row.context.tokens) - (len(written) - after - 1) :]
+                row.fed = min(row.fed, len(row.context.tokens))
+                break
+        if row.writer.finished is None and row.guide is not None and row.guide.stopped:
+            deltas += row.writer.finish("stop")
+        if row.writer.finished is not None:
+            self._lengths.observe(row.writer.written)
+            deltas.insert(-1, usage_of(row))
+            self._release(row)
+        if deltas:
+            row.tell(deltas, None)
+
+    # The end
+
+    def _release(self, row: Row) -> None:
+        self._rows.remove(row)
+        self._speculation.leave(row)
+        if row.lease is not None:
+            held = row.context.tokens[: row.fed] if row.prompt.plain else ()
+            self._cache.close(row.lease, held)
+            row.lease, row.fed = None, 0
+
+    @contextmanager
+    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Have what goes wrong within fail `rows`; the others, and the loop, go on."""
+        try:
+            yield
+        except BatonError as exc:
+            error = exc
+        except torch.OutOfMemoryError:
+            error = Overloaded("The GPU has no memory left for this request. Try again, or make it shorter.")
+        except Exception:  # noqa: BLE001  # a defect of ours
+            _log.exception("a step of the model failed")
+            error = Internal("The engine failed. Try again; the server's log has the cause.")
+        else:
+            return
+        for row in list(rows):
+            if row in self._rows:
+                self._release(row)
+                row.tell((), error)
+
+    def _learn(self, works: Sequence[_Work], ms: float) -> None:
+        writing = sum(work.count == 1 for work in works)
+        read = sum(work.count for work in works if work.count > 1)
+        drafted = sum(len(work.draft) for work in works)
+        self._chunk.observe(writing, read, ms)
+        if writing:
+            self._speculation.observe_step(writing + read + drafted, writing, ms, drafted)
+
+
+def usage_of(row: Row) -> UsageDelta:
+    """Return what a finished request has used, besides its prompt."""
+    drafts = tuple(
+        DraftUsage(drafter=name, drafted=drafted, accepted=row.tally.accepted[name])
+        for name, drafted in row.tally.drafted.items()
+        if drafted
+    )
+    return UsageDelta(input_tokens=0, output_tokens=row.writer.written, drafts=drafts)

@@ -1,0 +1,472 @@
+"""The loop, step by step: who is let in, what is reused, and who pays for what goes wrong."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from support.tiny_decoding import Ask, Bench, Guesser, RandomPolicy, Tiny, Told, liar, oracle
+
+from models.content import DraftUsage, UsageDelta
+from models.decoding.constrain import Guide
+from models.decoding.decoder import Batch, Decoder
+from models.decoding.drafters.suffix import SuffixDrafter
+from models.decoding.rows import Prompt
+from models.decoding.speculation import FixedPolicy
+from models.errors import BadInput, BatonError, Internal, Overloaded
+from models.ports import RegexConstraint
+
+SHORT = tuple(range(10, 17))
+LONG = tuple(random.Random(6).randrange(3, 300) for _ in range(90))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+class Spy:
+    """Notes the batches that a decoder runs."""
+
+    def __init__(self, decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+        self.batches: list[Batch] = []
+        self.fault: Exception | None = None
+        run = decoder.run
+
+        def noted(batch: Batch, *args: object, **kwargs: object) -> torch.Tensor:
+            self.batches.append(batch)
+            if self.fault is not None:
+                raise self.fault
+            return run(batch, *args, **kwargs)  # type: ignore[arg-type]
+
+        patch.setattr(decoder, "run", noted)
+
+
+@pytest.fixture
+def spy(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(tiny.decoder, monkeypatch)
+
+
+def _nothing_is_left(bench: Bench) -> None:
+    cache = bench.cache
+    assert (bench.loop.running, bench.loop.waiting, cache.leased_blocks) == (0, 0, 0)
+    assert cache._prefixes.blocks + cache._blocks.free_blocks == cache._blocks.total_blocks
+
+
+# What is told
+
+
+def test_a_request_is_told_its_prompt_first_and_what_it_used_before_the_end(tiny: Tiny) -> None:
+    told = tiny.alone(Ask(prompt=SHORT, limit=5))
+    assert told.deltas[0] == UsageDelta(input_tokens=7, output_tokens=0)
+    assert told.deltas[-2] == UsageDelta(input_tokens=0, output_tokens=5)
+    assert told.reason == "length"
+
+
+def test_what_each_drafter_did_is_in_the_usage(tiny: Tiny) -> None:
+    ask = Ask(prompt=SHORT, limit=9)
+    bench = tiny.bench(drafters=[oracle(lambda _: tiny.alone(ask).tokens, errs=0)], policy=FixedPolicy("pair", 3))
+    told = bench.ask(ask)
+    bench.finish()
+    # The prompt's last token gives one; then three and one more, twice; and what is drafted leaves room for the last.
+    assert told.usages[-1].drafts == (DraftUsage(drafter="pair", drafted=6, accepted=6),)
+    assert told.usages[-1].output_tokens == 9
+
+
+def test_a_draft_that_is_right_saves_its_steps(tiny: Tiny) -> None:
+    ask = Ask(prompt=SHORT, limit=16)
+    guesser = oracle(lambda _: tiny.alone(ask).tokens, errs=0)
+    bench = tiny.bench(drafters=[guesser], policy=FixedPolicy("pair", 4))
+    bench.ask(ask)
+    assert bench.finish() == 1 + 15 // 5
+
+
+# Prefixes
+
+
+def _cached(bench: Bench, ask: Ask, prompt: Prompt | None = None) -> int:
+    told = bench.ask(ask, prompt=prompt)
+    bench.finish()
+    return told.usages[0].cached_tokens
+
+
+def test_the_next_turn_of_a_conversation_reads_only_what_is_new(tiny: Tiny) -> None:
+    bench, turn = tiny.bench(), Ask(prompt=LONG, limit=8)
+    first = bench.ask(turn)
+    bench.finish()
+    answered = LONG + tuple(first.tokens)
+    later = Ask(prompt=(*answered, *SHORT), limit=8)
+    second = bench.ask(later)
+    bench.finish()
+    # The last token was written, but never run.
+    assert second.usages[0] == UsageDelta(
+        input_tokens=len(later.prompt), output_tokens=0, cached_tokens=len(answered) - 1
+    )
+    assert second.tokens == tiny.alone(later).tokens
+
+
+def test_a_prompt_that_begins_alike_is_read_from_where_it_differs(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    _cached(bench, Ask(prompt=LONG, limit=2))
+    assert _cached(bench, Ask(prompt=(*LONG[:70], 5, 6), limit=2)) == 70
+    assert _cached(bench, Ask(prompt=LONG, limit=2)) == len(LONG) - 1
+
+
+def test_another_tenant_finds_nothing(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    _cached(bench, Ask(prompt=LONG))
+    assert _cached(bench, Ask(prompt=LONG, tenant="bob")) == 0
+    assert _cached(bench, Ask(prompt=LONG, tenant="bob")) == len(LONG) - 1
+
+
+def test_what_was_read_of_a_cancelled_request_is_kept_as_well(tiny: Tiny) -> None:
+    bench = tiny.bench(prefill_tokens=40)
+    told = bench.ask(Ask(prompt=LONG))
+    bench.loop.step()
+    bench.cancel(told)
+    assert _cached(bench, Ask(prompt=LONG)) == 40
+
+
+def test_a_prompt_in_embeddings_neither_finds_nor_leaves_anything(tiny: Tiny) -> None:
+    bench, seen = tiny.bench(), Prompt(tokens=LONG, embeddings=tiny.decoder.embed(torch.tensor(LONG)))
+    assert _cached(bench, Ask(prompt=LONG), seen) == 0
+    assert bench.cache.kept_blocks == 0
+    assert _cached(bench, Ask(prompt=LONG)) == 0
+    assert _cached(bench, Ask(prompt=LONG), seen) == 0
+
+
+def test_a_prompt_at_positions_of_its_own_neither_finds_nor_leaves_anything(tiny: Tiny) -> None:
+    bench, apart = tiny.bench(), Prompt(tokens=LONG, positions=2 * torch.arange(len(LONG)))
+    assert _cached(bench, Ask(prompt=LONG), apart) == 0
+    assert _cached(bench, Ask(prompt=LONG)) == 0
+    assert _cached(bench, Ask(prompt=LONG), apart) == 0
+
+
+# Pictures
+
+
+def test_embeddings_of_words_are_answered_as_the_words_are(tiny: Tiny) -> None:
+    ask, other = Ask(prompt=LONG, limit=12, temperature=1.0), Ask(prompt=SHORT, limit=20)
+    bench = tiny.bench(drafters=[liar(300)], policy=RandomPolicy(0))
+    words = bench.ask(other)
+    # What stands in their place may be any token.
+    seen = Prompt(tokens=(0,) * len(LONG), embeddings=tiny.decoder.embed(torch.tensor(LONG)))
+    told = bench.ask(replace(ask, prompt=seen.tokens), prompt=seen)
+    bench.finish()
+    assert told.tokens == tiny.alone(ask).tokens
+    assert words.tokens == tiny.alone(other).tokens
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1)], ids=["one axis", "three"])
+def test_rotary_positions_go_on_from_where_a_prompts_end(tiny: Tiny, shape: tuple[int, ...]) -> None:
+    # Only differences of positions matter, so that all of them may be moved.
+    ask = Ask(prompt=LONG, limit=12, temperature=1.0)
+    away = (torch.arange(len(LONG)) + 100).expand(*shape[:-1], -1)
+    bench = tiny.bench(drafters=[liar(300)], policy=RandomPolicy(0))
+    plain, moved, apart = (
+        bench.ask(ask, prompt=prompt)
+        for prompt in (
+            None,
+            Prompt(tokens=LONG, positions=away, offset=100),
+            Prompt(tokens=LONG, positions=away, offset=0),
+        )
+    )
+    bench.finish()
+    assert moved.tokens == plain.tokens == tiny.alone(ask).tokens
+    assert apart.tokens[0] == plain.tokens[0]
+    assert apart.tokens != plain.tokens
+
+
+def test_a_picture_that_is_sent_back_is_seen_again(tiny: Tiny) -> None:
+    ask = Ask(prompt=LONG, limit=60, temperature=1.0)
+    bench = tiny.bench(blocks=6)
+    bench.foresee_nothing()
+    urgent = bench.ask(Ask(prompt=SHORT, limit=80))
+    positions = (torch.arange(len(LONG)) + 9).expand(3, -1)
+    seen = Prompt(
+        tokens=(0,) * len(LONG), embeddings=tiny.decoder.embed(torch.tensor(LONG)), positions=positions, offset=9
+    )
+    told = bench.ask(replace(ask, prompt=seen.tokens), prompt=seen)
+    assert _sent_back(bench, told)
+    assert told.tokens == tiny.alone(ask).tokens
+    assert urgent.reason == "length"
+
+
+# Room
+
+
+def _sent_back(bench: Bench, told: Told) -> bool:
+    """Step to the end; return whether a request that had begun had to wait again."""
+    waited = False
+    while bench.loop.step():
+        waited |= bool(told.deltas) and not told.over and bench.rows[told].lease is None
+    return waited
+
+
+def test_who_is_sent_back_writes_the_same_and_is_told_nothing_twice(tiny: Tiny) -> None:
+    bench = tiny.bench(blocks=5)
+    bench.foresee_nothing()
+    asks = [Ask(prompt=LONG[:20], limit=70), Ask(prompt=LONG[30:50], limit=70, temperature=1.0, seed=3)]
+    first, second = [bench.ask(ask) for ask in asks]
+    assert _sent_back(bench, second)
+    assert [first.tokens, second.tokens] == [tiny.alone(ask).tokens for ask in asks]
+    assert len(second.usages) == 2
+    _nothing_is_left(bench)
+
+
+def test_a_row_alone_that_outgrows_its_place_comes_again_by_itself(tiny: Tiny) -> None:
+    bench = tiny.bench(blocks=4)
+    bench.foresee_nothing()
+    bench.ask(Ask(prompt=SHORT, limit=2))  # which lies at the arena's beginning
+    ask = Ask(prompt=LONG[:30], limit=90)
+    told = bench.ask(ask)
+    assert _sent_back(bench, told)
+    assert told.tokens == tiny.alone(ask).tokens
+
+
+def test_load_makes_requests_wait_and_fails_none(tiny: Tiny) -> None:
+    bench = tiny.bench(blocks=4)
+    asks = [Ask(prompt=LONG[at : at + 40], limit=20, tenant=str(at)) for at in range(12)]
+    told = [bench.ask(ask) for ask in asks]
+    bench.loop.step()
+    assert (bench.loop.running, bench.loop.waiting) == (2, 10)
+    bench.finish()
+    assert [each.tokens for each in told] == [tiny.alone(ask).tokens for ask in asks]
+    _nothing_is_left(bench)
+
+
+def test_an_answer_may_fill_the_cache_to_its_last_slot(tiny: Tiny) -> None:
+    ask = Ask(prompt=SHORT, limit=64 - len(SHORT))
+    bench = tiny.bench(blocks=2, drafters=[liar(300)], policy=RandomPolicy(0))
+    told = bench.ask(ask)
+    bench.finish()
+    assert told.tokens == tiny.alone(ask).tokens
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4], ids=["waiting", "reading", "writing"])
+def test_a_cancelled_request_frees_its_room_at_once_and_is_told_nothing_more(tiny: Tiny, steps: int) -> None:
+    bench = tiny.bench(prefill_tokens=60)
+    told = bench.ask(Ask(prompt=LONG))
+    for _ in range(steps):
+        bench.loop.step()
+    said = len(told.deltas)
+    bench.cancel(told)
+    _nothing_is_left(bench)
+    assert not bench.loop.step()
+    assert len(told.deltas) == said
+    bench.cancel(told)  # harmless
+
+
+# Turns
+
+
+def _order(bench: Bench, asks: Sequence[Ask]) -> list[int]:
+    told = [bench.ask(ask) for ask in asks]
+    order: list[int] = []
+    while bench.loop.step():
+        order += [at for at, each in enumerate(told) if each.over and at not in order]
+    return order
+
+
+def test_the_more_urgent_is_served_first(tiny: Tiny) -> None:
+    asks = [
+        Ask(prompt=SHORT, limit=2, priority=priority, deadline_s=deadline)
+        for priority, deadline in (("batch", None), ("normal", None), ("interactive", None), ("batch", -1.0))
+    ]
+    assert _order(tiny.bench(rows=1), asks) == [3, 2, 1, 0]
+
+
+def test_a_batch_job_gets_its_turn_under_a_constant_stream_of_urgent_ones(tiny: Tiny) -> None:
+    bench = tiny.bench(rows=1)
+    job = bench.ask(Ask(prompt=SHORT, limit=2, priority="batch"))
+    for second in range(60):
+        bench.ask(Ask(prompt=SHORT, limit=2, priority="interactive", came_s=float(second)))
+        bench.loop.step()
+        bench.loop.step()
+        if job.over:
+            break
+    assert job.over
+    assert second <= 32
+
+
+def test_a_step_reads_no_more_of_a_prompt_than_it_may_and_everybody_writes_meanwhile(tiny: Tiny, spy: Spy) -> None:
+    bench = tiny.bench(rows=9, prefill_tokens=12)
+    writers = [bench.ask(Ask(prompt=(token,) * 3, limit=60)) for token in range(5, 13)]
+    while not all(told.tokens for told in writers):
+        bench.loop.step()
+    late = bench.ask(Ask(prompt=LONG, limit=2))
+    spy.batches.clear()
+    written = [len(told.tokens) for told in writers]
+    while not late.over:
+        bench.loop.step()
+    for batch in spy.batches:
+        assert sum(span.count for span in batch.spans if span.count > 1) <= 12
+    assert [len(told.tokens) for told in writers] == [count + len(spy.batches) for count in written]
+
+
+def test_who_is_not_read_rests_while_others_go_on_and_goes_on_himself_later(tiny: Tiny) -> None:
+    bench, behind = tiny.bench(), [False]
+    asks = [Ask(prompt=SHORT, limit=30), Ask(prompt=LONG[:9], limit=10)]
+    slow, other = bench.ask(asks[0], stalled=lambda: behind[0]), bench.ask(asks[1])
+    for _ in range(5):
+        bench.loop.step()
+    behind[0], said = True, len(slow.tokens)
+    bench.finish()  # which ends, since there is nothing to do but wait
+    assert other.tokens == tiny.alone(asks[1]).tokens
+    assert len(slow.tokens) == said < 30
+    assert bench.loop.running == 1
+    behind[0] = False
+    bench.finish()
+    assert slow.tokens == tiny.alone(asks[0]).tokens
+
+
+# Hints
+
+
+@pytest.mark.parametrize(("right", "accepted"), [(16, 15), (10, 10), (3, 3), (0, 0)])
+def test_an_answer_begun_by_another_is_kept_as_far_as_it_is_right(tiny: Tiny, right: int, accepted: int) -> None:
+    plain = tiny.alone(Ask(prompt=SHORT, limit=16)).tokens
+    hint = plain[:right] + [5] * (20 - right)
+    assert plain[right : right + 1] != [5]
+    bench = tiny.bench()
+    told = bench.ask(Ask(prompt=SHORT, limit=16, hint=tuple(hint)))
+    steps = bench.finish()
+    assert told.tokens == plain
+    assert told.usages[-1].drafts == (DraftUsage(drafter="hint", drafted=15, accepted=accepted),)
+    assert steps == 16 - accepted
+
+
+def test_a_hint_longer_than_a_step_is_taken_piece_by_piece(tiny: Tiny) -> None:
+    plain = tiny.alone(Ask(prompt=SHORT, limit=150)).tokens
+    bench = tiny.bench()
+    told = bench.ask(Ask(prompt=SHORT, limit=150, hint=tuple(plain)))
+    assert bench.finish() == 3
+    assert told.tokens == plain
+
+
+def test_a_hint_that_a_grammar_refuses_is_dropped(tiny: Tiny) -> None:
+    ask = Ask(prompt=SHORT, limit=16, constraint=RegexConstraint(pattern="[0-9]{12}"), hint=tiny.words("one two three"))
+    bench = tiny.bench()
+    told = bench.ask(ask)
+    bench.loop.step()
+    assert not bench.rows[told].hint
+    bench.finish()
+    assert told.tokens == tiny.alone(ask).tokens
+    assert told.usages[-1].drafts == ()
+
+
+# What goes wrong
+
+
+class _Faulty:
+    """A guide that fails after some steps."""
+
+    def __init__(self, guide: Guide, fault: Exception, *, steps: int, choosing: bool) -> None:
+        self._guide, self._fault, self._steps, self._choosing = guide, fault, steps, choosing
+
+    @property
+    def stopped(self) -> bool:
+        return self._guide.stopped
+
+    def masks(self, drafts: Sequence[int] = ()) -> NDArray[np.int32]:
+        self._steps -= 1
+        if self._steps < 0 and not self._choosing:
+            raise self._fault
+        return self._guide.masks(drafts)
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        if self._steps < 0:
+            raise self._fault
+        self._guide.accept(tokens)
+
+    def forced(self) -> list[int]:
+        return self._guide.forced()
+
+
+@pytest.mark.parametrize("choosing", [False, True], ids=["before the model runs", "afterwards"])
+@pytest.mark.parametrize("fault", [BadInput("It is at fault."), ZeroDivisionError()], ids=["at fault", "a defect"])
+def test_a_grammar_that_fails_costs_nobody_else(tiny: Tiny, fault: Exception, choosing: bool) -> None:
+    bench = tiny.bench()
+    ask, other = Ask(prompt=SHORT, constraint=RegexConstraint(pattern="[a-z ]{60}")), Ask(prompt=LONG[:9], limit=20)
+    beside = bench.ask(other)
+    told = Told()
+    row = bench.row(ask, told)
+    assert row.guide is not None
+    row.guide = _Faulty(row.guide, fault, steps=3, choosing=choosing)  # type: ignore[assignment]
+    bench.loop.submit(row)
+    bench.finish()
+    assert told.error is fault if isinstance(fault, BatonError) else isinstance(told.error, Internal)
+    assert len(told.tokens) == 3
+    assert beside.tokens == tiny.alone(other).tokens
+    _nothing_is_left(bench)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(RuntimeError("a kernel"), Internal), (torch.OutOfMemoryError(), Overloaded)]
+)
+def test_a_step_that_fails_fails_its_requests_and_those_that_waited_are_served(
+    tiny: Tiny, spy: Spy, fault: Exception, error: type[BatonError]
+) -> None:
+    bench = tiny.bench(rows=2)
+    first, second, third = [bench.ask(Ask(prompt=SHORT, limit=limit)) for limit in (4, 5, 6)]
+    bench.loop.step()
+    spy.fault = fault
+    assert bench.loop.step()
+    assert isinstance(first.error, error)
+    assert isinstance(second.error, error)
+    spy.fault = None
+    bench.finish()
+    assert third.tokens == tiny.alone(Ask(prompt=SHORT, limit=6)).tokens
+    _nothing_is_left(bench)
+
+
+def test_a_drafter_that_fails_does_not_stop_the_loop(tiny: Tiny) -> None:
+    def fails(*_: object) -> list[int]:
+        raise ZeroDivisionError
+
+    bench = tiny.bench(rows=1, drafters=[Guesser("pair", fails)], policy=FixedPolicy("pair", 2))
+    first, second = bench.ask(Ask(prompt=SHORT, limit=4)), bench.ask(Ask(prompt=SHORT, limit=1))
+    bench.finish()
+    assert isinstance(first.error, Internal)
+    assert second.reason == "length"
+    _nothing_is_left(bench)
+
+
+# Many
+
+
+def test_of_a_thousand_requests_each_is_served_or_cancelled_and_nothing_is_left_of_them(tiny: Tiny) -> None:
+    chance = random.Random(0)
+    guessers = [oracle(lambda context: context.tokens[context.prompt_length :], errs=0.5), liar(300)]
+    bench = tiny.bench(blocks=12, prefill_tokens=48, drafters=[SuffixDrafter(), *guessers], policy=RandomPolicy(0))
+    bench.foresee_nothing()
+    asked: list[Told] = []
+    cancelled: set[Told] = set()
+    steps = 0
+    while len(asked) < 1000 or bench.loop.running or bench.loop.waiting:
+        for _ in range(min(chance.randint(0, 4), 1000 - len(asked))):
+            begin, length = chance.randrange(40), chance.randint(1, 50)
+            ask = Ask(
+                prompt=LONG[begin : begin + length],
+                limit=chance.randint(1, 12),
+                temperature=chance.choice((0.0, 1.0)),
+                seed=len(asked),
+                tenant=chance.choice(("ada", "bob")),
+                priority=chance.choice(("interactive", "normal", "batch")),
+                came_s=float(steps),
+            )
+            asked.append(bench.ask(ask))
+        if chance.random() < 0.3 and asked and not (told := chance.choice(asked[-30:])).over:
+            bench.cancel(told)
+            cancelled.add(told)
+        bench.loop.step()
+        steps += 1
+        assert steps < 5000
+    assert len(cancelled) > 50
+    assert all(told.over != (told in cancelled) for told in asked)
+    assert all(told.error is None for told in asked)
+    assert not any(guesser.here for guesser in guessers)
+    _nothing_is_left(bench)

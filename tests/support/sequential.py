@@ -1,0 +1,22 @@
+"""The engine of models that the decoding engine does not know, for any model, so that the two can be compared."""
+
+from models.clock import Clock
+from models.engines import EngineSpec
+from models.engines.causal import load_causal_model
+from models.engines.options import options_of
+from models.engines.sequential import SequentialEngine
+
+
+def build_sequential(spec: EngineSpec, clock: Clock) -> SequentialEngine:
+    """Build it as `models.engines.transformers.build` would."""
+    options = options_of(spec.options)
+    assert spec.folder is not None
+    causal = load_causal_model(
+        spec.folder,
+        device=options.device,
+        dtype=options.dtype,
+        window_tokens=options.context_tokens,
+        prefill_tokens=options.prefill_tokens,
+        template=options.template,
+    )
+    return SequentialEngine(causal, options, clock)
