@@ -134,6 +134,8 @@ class _LlamaCpp:
         import numpy as np
 
         self._np, self._llama = np, llama_cpp
+        self._quiet = llama_cpp.llama_log_callback(lambda *_: None)  # it is told of every tensor, and must outlive them
+        llama_cpp.llama_log_set(self._quiet, None)
         llama_cpp.llama_backend_init()
         source = str(folder / "source.gguf").encode()
         model = llama_cpp.llama_model_load_from_file(source, llama_cpp.llama_model_default_params())

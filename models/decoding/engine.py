@@ -128,11 +128,8 @@ class DecodingEngine:
             row = await stream.first(prepared)
             self._inbox.put(lambda row=row: self._submit(row, stream))  # type: ignore[misc]
             self._refuse_if_closed()  # after it was put: now either the thread finds it, or it is refused here
-            while True:
-                for delta in await stream.next():
-                    yield delta
-                    if isinstance(delta, FinishDelta):
-                        return
+            while not stream.ended:
+                yield await stream.next()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -288,7 +285,7 @@ class _Stream:
         self._taken = 0
         self._resting = False
         self._wake = wake
-        self._deltas: list[Delta] = []
+        self._deltas: deque[Delta] = deque()
         self._error: BatonError | None = None
         self._arrived = asyncio.Event()
 
@@ -299,11 +296,13 @@ class _Stream:
         return self.given - self._taken >= _UNREAD_DELTAS  # it may have been read before it could be seen to rest
 
     def receive(self, deltas: Sequence[Delta], error: BatonError | None) -> None:
-        self._deltas += deltas
-        self._error = self._error or error
-        self._arrived.set()
+        if self._error is None:
+            self._deltas += deltas
+            self._error = error
+            self._arrived.set()
 
     def expire(self) -> None:
+        self._deltas.clear()  # what is late is not told
         self.receive((), DeadlineExceeded("The deadline passed before the answer was whole."))
 
     async def first(self, prepared: "asyncio.Future[Row]") -> Row:
@@ -322,8 +321,8 @@ class _Stream:
             waiting.cancel()
             prepared.cancel()
 
-    async def next(self) -> list[Delta]:
-        """Return what has come since, at least one delta.
+    async def next(self) -> Delta:
+        """Return the next delta.
 
         Raises:
             BatonError: the request failed.
@@ -333,13 +332,13 @@ class _Stream:
                 raise self._error
             self._arrived.clear()
             await self._arrived.wait()
-        deltas, self._deltas = self._deltas, []
-        self._taken += len(deltas)
-        if self._resting:
+        delta = self._deltas.popleft()
+        self._taken += 1
+        if self._resting and not self._deltas:
             self._resting = False
             self._wake()
-        self.ended = isinstance(deltas[-1], FinishDelta)
-        return deltas
+        self.ended = isinstance(delta, FinishDelta)
+        return delta
 
 
 def _receive(told: Sequence[tuple[_Stream, Sequence[Delta], BatonError | None]]) -> None:

@@ -102,7 +102,8 @@ async def test_an_answer_ends_at_a_token_that_ends_answers_without_showing_it(bu
     async with building(folder) as engine:
         deltas = await collect(engine, asks(signals=ALL))
     assert tokens_of(deltas) == first[: first.index(end)]
-    assert deltas[-2:] == [UsageDelta(input_tokens=0, output_tokens=first.index(end)), FinishDelta(reason="stop")]
+    assert deltas[-2].output_tokens == first.index(end)
+    assert deltas[-1] == FinishDelta(reason="stop")
 
 
 async def test_seeds_differ_and_no_seed_is_a_new_one(building):
@@ -169,7 +170,8 @@ async def test_an_answer_gets_what_the_conversation_leaves_of_the_window(buildin
     tokens = len(PromptWriter(tokenizer).tokens((says(LONG),)))
     async with building(context_tokens=tokens + 3) as engine:
         deltas = await collect(engine, asks(LONG))
-    assert deltas[-2:] == [UsageDelta(input_tokens=0, output_tokens=3), FinishDelta(reason="length")]
+    assert deltas[-2].output_tokens == 3
+    assert deltas[-1] == FinishDelta(reason="length")
 
 
 async def test_no_more_are_written_at_a_time_than_may_be(building):
@@ -186,12 +188,13 @@ async def test_no_more_are_written_at_a_time_than_may_be(building):
 
 async def test_an_engine_that_is_closed_fails_what_runs_and_takes_nothing_more(building):
     async with building() as engine:
-        answer = engine.generate(asks())
+        answer = engine.generate(asks(limit=400))
         await anext(answer)
         await engine.aclose()
         for late in (answer, engine.generate(asks())):
             with pytest.raises(Internal, match="closed"):
-                await anext(late)
+                async for _ in late:
+                    pass
 
 
 async def test_a_picture_is_refused_on_the_first_step(building):

@@ -109,8 +109,7 @@ async def test_a_deadline_that_passes_while_it_is_written_ends_a_request_and_fre
             break
     clock.advance(6)
     with pytest.raises(DeadlineExceeded):
-        async for _ in deltas:
-            pass
+        await anext(deltas)  # whatever was written in time and not read
     assert await _leased(engine) == (0, 0, 0)
 
 
@@ -164,7 +163,7 @@ async def test_every_deadline_is_kept_or_reported_and_nothing_is_left_of_the_lat
         else:
             assert isinstance(deltas[-1], FinishDelta)
             ends.append("kept")
-        if cancelled and chance.random() < 0.3:
+        if cancelled and cancelled[-1] is not asyncio.current_task():
             cancelled.pop().cancel()
 
     async with building(max_requests=4, cache_tokens=512) as engine:
