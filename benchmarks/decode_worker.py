@@ -44,6 +44,7 @@ Run = Callable[[dict[str, Any]], Result]
 
 
 def _baton(speculation: str, folder: Path, threads: int) -> Run:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/worker/child.py)
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from models.clock import SystemClock
     from models.content import Message, TextDelta, TextPart

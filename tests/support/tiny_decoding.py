@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import pytest
 import torch
 
 from models.content import Delta, FinishDelta, TextDelta, UsageDelta
@@ -15,7 +16,7 @@ from models.decoding.adapters import Adapters
 from models.decoding.cache import BLOCK_TOKENS, Cache
 from models.decoding.calls import LISTED
 from models.decoding.constrain import Constrainer
-from models.decoding.decoder import Decoder
+from models.decoding.decoder import Batch, Decoder
 from models.decoding.drafters import Context, Drafter, DrafterName
 from models.decoding.loading import decoder_of
 from models.decoding.loop import Loop, LoopLimits
@@ -223,12 +224,36 @@ class Bench:
         self.steps += 1
         return self.loop.step()
 
+    def has_nothing_left(self) -> None:
+        """Fail if a request is left, or a block that is neither kept nor free."""
+        cache = self.cache
+        assert (self.loop.running, self.loop.waiting, cache.leased_blocks) == (0, 0, 0)
+        assert cache._prefixes.blocks + cache._blocks.free_blocks == cache._blocks.total_blocks
+
     def finish(self, most: int = 5000) -> int:
         """Step until nothing is left to do; return how many steps that took."""
         begun = self.steps
         while self.step():
             assert self.steps - begun < most, "it does not come to an end"
         return self.steps - begun - 1
+
+
+class Spy:
+    """Notes the batches that a decoder runs."""
+
+    def __init__(self, decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+        """Note from now on until the patch is taken back; `fault` is raised instead, if one is set."""
+        self.batches: list[Batch] = []
+        self.fault: Exception | None = None
+        run = decoder.run
+
+        def noted(batch: Batch, *args: object, **kwargs: object) -> torch.Tensor:
+            self.batches.append(batch)
+            if self.fault is not None:
+                raise self.fault
+            return run(batch, *args, **kwargs)  # type: ignore[arg-type]
+
+        patch.setattr(decoder, "run", noted)
 
 
 # Who guesses

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from support.asking import asks, collect, says, text_of
 
 from models.clock import ManualClock
-from models.content import Delta, FinishDelta, Message, Role, TextDelta, TextPart, UsageDelta
+from models.content import Delta, FinishDelta, TextDelta, UsageDelta
 from models.decoding.engine import DecodingEngine
 from models.decoding.loop import Loop
 from models.engines import EngineSpec
@@ -22,12 +23,9 @@ from models.engines.transformers import build
 from models.errors import BadInput, DeadlineExceeded, Internal, NotFound
 from models.ports import (
     Constraint,
-    GenerateRequest,
     GrammarConstraint,
-    Item,
     JsonSchemaConstraint,
     RegexConstraint,
-    Sampling,
 )
 
 _T = TypeVar("_T")
@@ -61,25 +59,6 @@ async def engine(building: Building) -> AsyncIterator[DecodingEngine]:
         yield engine
 
 
-def _says(text: str, role: Role = "user") -> Message:
-    return Message(item_id=f"item_{role}", role=role, parts=(TextPart(text=text),))
-
-
-def _asks(*items: Item | str, limit: int = 16, **fields: object) -> GenerateRequest:
-    sampling = {name: fields.pop(name) for name in ("temperature", "top_p", "seed", "stop") if name in fields}
-    messages = tuple(_says(item) if isinstance(item, str) else item for item in items or ("Hello",))
-    fields = {"tenant": "ada", **fields}
-    return GenerateRequest(messages=messages, sampling=Sampling(max_output_tokens=limit, **sampling), **fields)  # type: ignore[arg-type]
-
-
-async def _all(engine: DecodingEngine, request: GenerateRequest) -> list[Delta]:
-    return [delta async for delta in engine.generate(request)]
-
-
-def _text(deltas: list[Delta]) -> str:
-    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
-
-
 async def _in_thread(engine: DecodingEngine, function: Callable[[Loop], _T]) -> _T:
     """Have the engine's thread call `function` between two steps."""
     loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
@@ -103,7 +82,7 @@ async def _somebody_waits(engine: DecodingEngine) -> None:
 async def test_a_deadline_that_passes_while_it_is_written_ends_a_request_and_frees_its_room(
     engine: DecodingEngine, clock: ManualClock
 ) -> None:
-    deltas = engine.generate(_asks(limit=400, deadline=clock.now_s() + 5))
+    deltas = engine.generate(asks(limit=400, deadline=clock.now_s() + 5))
     async for delta in deltas:
         if isinstance(delta, TextDelta):
             break
@@ -117,9 +96,9 @@ async def test_a_deadline_that_passes_while_it_waits_for_room_ends_a_request(
     building: Building, clock: ManualClock
 ) -> None:
     async with building(max_requests=1) as engine:
-        first = engine.generate(_asks(limit=400))
+        first = engine.generate(asks(limit=400))
         await anext(first)
-        second = asyncio.create_task(_all(engine, _asks(deadline=clock.now_s() + 5)))
+        second = asyncio.create_task(collect(engine, asks(deadline=clock.now_s() + 5)))
         await _somebody_waits(engine)
         clock.advance(6)
         with pytest.raises(DeadlineExceeded):
@@ -134,7 +113,7 @@ async def test_a_deadline_that_passes_while_its_prompt_is_prepared_ends_a_reques
     held = threading.Event()
     engine._words.submit(held.wait)
     try:
-        answer = asyncio.create_task(_all(engine, _asks(deadline=clock.now_s() + 5)))
+        answer = asyncio.create_task(collect(engine, asks(deadline=clock.now_s() + 5)))
         await asyncio.sleep(0)
         clock.advance(6)
         with pytest.raises(DeadlineExceeded):
@@ -151,7 +130,7 @@ async def test_every_deadline_is_kept_or_reported_and_nothing_is_left_of_the_lat
 
     async def ask(engine: DecodingEngine, number: int) -> None:
         deadline = clock.now_s() + chance.randint(1, 20)
-        request = _asks(f"Tell {number}", limit=chance.randint(1, 40), deadline=deadline, seed=number, temperature=1.0)
+        request = asks(f"Tell {number}", limit=chance.randint(1, 40), deadline=deadline, seed=number, temperature=1.0)
         deltas: list[Delta] = []
         try:
             async for delta in engine.generate(request):
@@ -181,34 +160,34 @@ async def test_every_deadline_is_kept_or_reported_and_nothing_is_left_of_the_lat
 
 
 async def test_a_reader_who_stops_holds_up_nobody_and_misses_nothing(engine: DecodingEngine) -> None:
-    request = _asks(limit=300, temperature=1.0, seed=1)
-    whole = _text(await _all(engine, request))
+    request = asks(limit=300, temperature=1.0, seed=1)
+    whole = text_of(await collect(engine, request))
     slow = engine.generate(request)
     said = [await anext(slow)]
     for seed in range(3):
-        await _all(engine, _asks(limit=100, seed=seed))
+        await collect(engine, asks(limit=100, seed=seed))
     running, _, _ = await _leased(engine)
     assert running == 1
     [stream] = engine._streams
     assert stream.given < 100
     said += [delta async for delta in slow]
-    assert _text(said) == whole
+    assert text_of(said) == whole
 
 
 async def test_a_reader_who_is_behind_all_the_time_gets_everything(engine: DecodingEngine) -> None:
-    request = _asks(limit=400, temperature=1.0, seed=2)
-    whole = _text(await _all(engine, request))
+    request = asks(limit=400, temperature=1.0, seed=2)
+    whole = text_of(await collect(engine, request))
     said: list[Delta] = []
     async for delta in engine.generate(request):
         said.append(delta)
         if len(said) % 40 == 0:  # let it run into its bound
             await asyncio.to_thread(lambda: None)
             await _leased(engine)
-    assert _text(said) == whole
+    assert text_of(said) == whole
 
 
 async def test_who_leaves_frees_his_room(engine: DecodingEngine) -> None:
-    async with aclosing(engine.generate(_asks(limit=400))) as deltas:
+    async with aclosing(engine.generate(asks(limit=400))) as deltas:
         await anext(deltas)
         assert (await _leased(engine))[0] == 1
     assert await _leased(engine) == (0, 0, 0)
@@ -217,14 +196,14 @@ async def test_who_leaves_frees_his_room(engine: DecodingEngine) -> None:
 async def test_who_leaves_before_his_prompt_is_prepared_was_never_there(engine: DecodingEngine) -> None:
     held = threading.Event()
     engine._words.submit(held.wait)
-    answer = asyncio.create_task(_all(engine, _asks()))
+    answer = asyncio.create_task(collect(engine, asks()))
     await asyncio.sleep(0)
     answer.cancel()
     await asyncio.wait([answer])
     held.set()
     assert await asyncio.get_running_loop().run_in_executor(engine._words, lambda: True)
     assert await _leased(engine) == (0, 0, 0)
-    assert _text(await _all(engine, _asks())) != ""
+    assert text_of(await collect(engine, asks())) != ""
 
 
 # What is reused
@@ -233,33 +212,33 @@ async def test_who_leaves_before_his_prompt_is_prepared_was_never_there(engine: 
 async def test_the_next_turn_is_read_from_where_the_last_one_ended_but_by_no_other_tenant(
     engine: DecodingEngine,
 ) -> None:
-    first = await _all(engine, _asks("Hello there, who are you?"))
-    turn = ("Hello there, who are you?", _says(_text(first), "assistant"), "And who am I?")
+    first = await collect(engine, asks("Hello there, who are you?", tenant="ada"))
+    turn = ("Hello there, who are you?", says(text_of(first), "assistant"), "And who am I?")
     for tenant, known in (("bob", False), ("ada", True), ("bob", True)):
-        usage = (await _all(engine, _asks(*turn, tenant=tenant)))[0]
+        usage = (await collect(engine, asks(*turn, tenant=tenant)))[0]
         assert isinstance(usage, UsageDelta)
         assert (usage.cached_tokens > usage.input_tokens // 3) == known
 
 
 async def test_guesses_change_nothing_but_time(building: Building) -> None:
     requests = [
-        _asks(f"one two three {seed}", limit=60, temperature=temperature, seed=seed)
+        asks(f"one two three {seed}", limit=60, temperature=temperature, seed=seed)
         for seed in range(3)
         for temperature in (0.0, 0.4)
     ]
     async with building(speculation="off") as engine:
-        plain = [_text(await _all(engine, request)) for request in requests]
+        plain = [text_of(await collect(engine, request)) for request in requests]
     async with building(speculation="suffix") as engine:
-        together = await asyncio.gather(*(_all(engine, request) for request in requests))
-        again = [await _all(engine, request) for request in requests]
-    assert [_text(deltas) for deltas in together] == plain
-    assert [_text(deltas) for deltas in again] == plain
+        together = await asyncio.gather(*(collect(engine, request) for request in requests))
+        again = [await collect(engine, request) for request in requests]
+    assert [text_of(deltas) for deltas in together] == plain
+    assert [text_of(deltas) for deltas in again] == plain
 
 
 async def test_an_answer_begun_by_another_is_gone_on_with(engine: DecodingEngine) -> None:
-    plain = _text(await _all(engine, _asks(limit=30)))
-    deltas = await _all(engine, _asks(limit=30, draft_prefix=plain))
-    assert _text(deltas) == plain
+    plain = text_of(await collect(engine, asks(limit=30)))
+    deltas = await collect(engine, asks(limit=30, draft_prefix=plain))
+    assert text_of(deltas) == plain
     usage = deltas[-2]
     assert isinstance(usage, UsageDelta)
     [draft] = [draft for draft in usage.drafts if draft.drafter == "hint"]
@@ -285,16 +264,16 @@ async def test_an_answer_begun_by_another_is_gone_on_with(engine: DecodingEngine
 )
 async def test_an_answer_keeps_to_its_form(engine: DecodingEngine, constraint: Constraint, fits: str) -> None:
     for temperature in (0.0, 5.0):
-        deltas = await _all(engine, _asks(limit=64, temperature=temperature, seed=1, constraint=constraint))
-        assert re.fullmatch(fits, _text(deltas))
+        deltas = await collect(engine, asks(limit=64, temperature=temperature, seed=1, constraint=constraint))
+        assert re.fullmatch(fits, text_of(deltas))
         assert deltas[-1] == FinishDelta(reason="stop")
 
 
 async def test_what_cannot_be_served_is_said_before_anything_runs(engine: DecodingEngine) -> None:
     with pytest.raises(BadInput, match="regular expression"):
-        await _all(engine, _asks(constraint=RegexConstraint(pattern="(")))
+        await collect(engine, asks(constraint=RegexConstraint(pattern="(")))
     with pytest.raises(NotFound, match="no adapter 'french'"):
-        await _all(engine, _asks(adapter="french"))
+        await collect(engine, asks(adapter="french"))
     assert await _leased(engine) == (0, 0, 0)
 
 
@@ -303,13 +282,13 @@ async def test_what_cannot_be_served_is_said_before_anything_runs(engine: Decodi
 
 async def test_closing_fails_what_is_written_what_waits_and_what_comes_later(building: Building) -> None:
     async with building(max_requests=1) as engine:
-        running = engine.generate(_asks(limit=400))
+        running = engine.generate(asks(limit=400))
         await anext(running)
-        waiting = asyncio.create_task(_all(engine, _asks()))
+        waiting = asyncio.create_task(collect(engine, asks()))
         await _somebody_waits(engine)
         held = threading.Event()
         engine._words.submit(held.wait)
-        preparing = asyncio.create_task(_all(engine, _asks()))
+        preparing = asyncio.create_task(collect(engine, asks()))
         await asyncio.sleep(0)
         closing = asyncio.create_task(engine.aclose())
         await asyncio.sleep(0)
@@ -324,7 +303,7 @@ async def test_closing_fails_what_is_written_what_waits_and_what_comes_later(bui
         await engine.aclose()
         assert not engine._thread.is_alive()
         with pytest.raises(Internal, match="closed"):
-            await _all(engine, _asks())
+            await collect(engine, asks())
 
 
 async def test_an_engine_that_cannot_be_built_says_why(clock: ManualClock) -> None:
@@ -338,7 +317,7 @@ async def test_an_engine_that_cannot_be_built_says_why(clock: ManualClock) -> No
 async def test_a_thread_that_dies_leaves_nobody_waiting(
     engine: DecodingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = engine.generate(_asks(limit=400))
+    answer = engine.generate(asks(limit=400))
     await anext(answer)
 
     def dies() -> bool:
@@ -349,4 +328,4 @@ async def test_a_thread_that_dies_leaves_nobody_waiting(
         async for _ in answer:
             pass
     with pytest.raises(Internal, match="closed"):
-        await _all(engine, _asks())
+        await collect(engine, asks())

@@ -4,19 +4,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from support.tiny_decoding import Ask, Bench, Guesser, RandomPolicy, Tiny, Told, liar, oracle
+from support.tiny_decoding import Ask, Bench, RandomPolicy, Spy, Tiny, Told, liar, oracle
 
 from models.content import DraftUsage, UsageDelta
-from models.decoding.constrain import Guide
-from models.decoding.decoder import Batch, Decoder
-from models.decoding.drafters.suffix import SuffixDrafter
 from models.decoding.rows import Prompt
 from models.decoding.speculation import FixedPolicy
-from models.errors import BadInput, BatonError, Internal, Overloaded
 from models.ports import RegexConstraint
 
 SHORT = tuple(range(10, 17))
@@ -28,32 +22,9 @@ def tiny() -> Tiny:
     return Tiny()
 
 
-class Spy:
-    """Notes the batches that a decoder runs."""
-
-    def __init__(self, decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
-        self.batches: list[Batch] = []
-        self.fault: Exception | None = None
-        run = decoder.run
-
-        def noted(batch: Batch, *args: object, **kwargs: object) -> torch.Tensor:
-            self.batches.append(batch)
-            if self.fault is not None:
-                raise self.fault
-            return run(batch, *args, **kwargs)  # type: ignore[arg-type]
-
-        patch.setattr(decoder, "run", noted)
-
-
 @pytest.fixture
 def spy(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Spy:
     return Spy(tiny.decoder, monkeypatch)
-
-
-def _nothing_is_left(bench: Bench) -> None:
-    cache = bench.cache
-    assert (bench.loop.running, bench.loop.waiting, cache.leased_blocks) == (0, 0, 0)
-    assert cache._prefixes.blocks + cache._blocks.free_blocks == cache._blocks.total_blocks
 
 
 # What is told
@@ -214,7 +185,7 @@ def test_who_is_sent_back_writes_the_same_and_is_told_nothing_twice(tiny: Tiny) 
     assert _sent_back(bench, second)
     assert [first.tokens, second.tokens] == [tiny.alone(ask).tokens for ask in asks]
     assert len(second.usages) == 2
-    _nothing_is_left(bench)
+    bench.has_nothing_left()
 
 
 def test_a_row_alone_that_outgrows_its_place_comes_again_by_itself(tiny: Tiny) -> None:
@@ -235,7 +206,7 @@ def test_load_makes_requests_wait_and_fails_none(tiny: Tiny) -> None:
     assert (bench.loop.running, bench.loop.waiting) == (2, 10)
     bench.finish()
     assert [each.tokens for each in told] == [tiny.alone(ask).tokens for ask in asks]
-    _nothing_is_left(bench)
+    bench.has_nothing_left()
 
 
 def test_an_answer_may_fill_the_cache_to_its_last_slot(tiny: Tiny) -> None:
@@ -254,7 +225,7 @@ def test_a_cancelled_request_frees_its_room_at_once_and_is_told_nothing_more(tin
         bench.loop.step()
     said = len(told.deltas)
     bench.cancel(told)
-    _nothing_is_left(bench)
+    bench.has_nothing_left()
     assert not bench.loop.step()
     assert len(told.deltas) == said
     bench.cancel(told)  # harmless
@@ -356,117 +327,3 @@ def test_a_hint_that_a_grammar_refuses_is_dropped(tiny: Tiny) -> None:
     bench.finish()
     assert told.tokens == tiny.alone(ask).tokens
     assert told.usages[-1].drafts == ()
-
-
-# What goes wrong
-
-
-class _Faulty:
-    """A guide that fails after some steps."""
-
-    def __init__(self, guide: Guide, fault: Exception, *, steps: int, choosing: bool) -> None:
-        self._guide, self._fault, self._steps, self._choosing = guide, fault, steps, choosing
-
-    @property
-    def stopped(self) -> bool:
-        return self._guide.stopped
-
-    def masks(self, drafts: Sequence[int] = ()) -> NDArray[np.int32]:
-        self._steps -= 1
-        if self._steps < 0 and not self._choosing:
-            raise self._fault
-        return self._guide.masks(drafts)
-
-    def accept(self, tokens: Sequence[int]) -> None:
-        if self._steps < 0:
-            raise self._fault
-        self._guide.accept(tokens)
-
-    def forced(self) -> list[int]:
-        return self._guide.forced()
-
-
-@pytest.mark.parametrize("choosing", [False, True], ids=["before the model runs", "afterwards"])
-@pytest.mark.parametrize("fault", [BadInput("It is at fault."), ZeroDivisionError()], ids=["at fault", "a defect"])
-def test_a_grammar_that_fails_costs_nobody_else(tiny: Tiny, fault: Exception, choosing: bool) -> None:
-    bench = tiny.bench()
-    ask, other = Ask(prompt=SHORT, constraint=RegexConstraint(pattern="[a-z ]{60}")), Ask(prompt=LONG[:9], limit=20)
-    beside = bench.ask(other)
-    told = Told()
-    row = bench.row(ask, told)
-    assert row.guide is not None
-    row.guide = _Faulty(row.guide, fault, steps=3, choosing=choosing)  # type: ignore[assignment]
-    bench.loop.submit(row)
-    bench.finish()
-    assert told.error is fault if isinstance(fault, BatonError) else isinstance(told.error, Internal)
-    assert len(told.tokens) == 3
-    assert beside.tokens == tiny.alone(other).tokens
-    _nothing_is_left(bench)
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"), [(RuntimeError("a kernel"), Internal), (torch.OutOfMemoryError(), Overloaded)]
-)
-def test_a_step_that_fails_fails_its_requests_and_those_that_waited_are_served(
-    tiny: Tiny, spy: Spy, fault: Exception, error: type[BatonError]
-) -> None:
-    bench = tiny.bench(rows=2)
-    first, second, third = [bench.ask(Ask(prompt=SHORT, limit=limit)) for limit in (4, 5, 6)]
-    bench.loop.step()
-    spy.fault = fault
-    assert bench.loop.step()
-    assert isinstance(first.error, error)
-    assert isinstance(second.error, error)
-    spy.fault = None
-    bench.finish()
-    assert third.tokens == tiny.alone(Ask(prompt=SHORT, limit=6)).tokens
-    _nothing_is_left(bench)
-
-
-def test_a_drafter_that_fails_does_not_stop_the_loop(tiny: Tiny) -> None:
-    def fails(*_: object) -> list[int]:
-        raise ZeroDivisionError
-
-    bench = tiny.bench(rows=1, drafters=[Guesser("pair", fails)], policy=FixedPolicy("pair", 2))
-    first, second = bench.ask(Ask(prompt=SHORT, limit=4)), bench.ask(Ask(prompt=SHORT, limit=1))
-    bench.finish()
-    assert isinstance(first.error, Internal)
-    assert second.reason == "length"
-    _nothing_is_left(bench)
-
-
-# Many
-
-
-def test_of_a_thousand_requests_each_is_served_or_cancelled_and_nothing_is_left_of_them(tiny: Tiny) -> None:
-    chance = random.Random(0)
-    guessers = [oracle(lambda context: context.tokens[context.prompt_length :], errs=0.5), liar(300)]
-    bench = tiny.bench(blocks=12, prefill_tokens=48, drafters=[SuffixDrafter(), *guessers], policy=RandomPolicy(0))
-    bench.foresee_nothing()
-    asked: list[Told] = []
-    cancelled: set[Told] = set()
-    steps = 0
-    while len(asked) < 1000 or bench.loop.running or bench.loop.waiting:
-        for _ in range(min(chance.randint(0, 4), 1000 - len(asked))):
-            begin, length = chance.randrange(40), chance.randint(1, 50)
-            ask = Ask(
-                prompt=LONG[begin : begin + length],
-                limit=chance.randint(1, 12),
-                temperature=chance.choice((0.0, 1.0)),
-                seed=len(asked),
-                tenant=chance.choice(("ada", "bob")),
-                priority=chance.choice(("interactive", "normal", "batch")),
-                came_s=float(steps),
-            )
-            asked.append(bench.ask(ask))
-        if chance.random() < 0.3 and asked and not (told := chance.choice(asked[-30:])).over:
-            bench.cancel(told)
-            cancelled.add(told)
-        bench.loop.step()
-        steps += 1
-        assert steps < 5000
-    assert len(cancelled) > 50
-    assert all(told.over != (told in cancelled) for told in asked)
-    assert all(told.error is None for told in asked)
-    assert not any(guesser.here for guesser in guessers)
-    _nothing_is_left(bench)

@@ -244,9 +244,7 @@ def _of_layers(tiny: Tiny, name: DrafterName, layers: int) -> TrainedDrafter:
 def _check(tiny: Tiny, bench: Bench, schedule: Sequence[Visit]) -> None:
     for visit, told in _serve(tiny, bench, schedule):
         _alike(tiny, visit, told)
-    cache = bench.cache
-    assert cache.leased_blocks == 0
-    assert cache._prefixes.blocks + cache._blocks.free_blocks == cache._blocks.total_blocks
+    bench.has_nothing_left()
 
 
 @settings(max_examples=40, derandomize=True)
