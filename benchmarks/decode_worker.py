@@ -153,20 +153,23 @@ class _LlamaCpp:
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
         prompts, watch = job["prompts"], _Watch(len(job["prompts"]))
         writing: dict[int, int] = {}
+
+        def take(n: int, token: int) -> None:
+            ended = self._llama.llama_vocab_is_eog(self._vocabulary, token)
+            if not ended:
+                watch.note(n, [token])
+            writing[n] = token
+            if ended or len(watch.result.tokens[n]) == job["new_tokens"]:
+                del writing[n]
+
         for n, prompt in enumerate(prompts):
-            (writing[n],) = self._decode([(token, at, n, at == len(prompt) - 1) for at, token in enumerate(prompt)])
-        while True:
-            for n, token in tuple(writing.items()):
-                ended = self._llama.llama_vocab_is_eog(self._vocabulary, token)
-                if not ended:
-                    watch.note(n, [token])
-                if ended or len(watch.result.tokens[n]) == job["new_tokens"]:
-                    del writing[n]
-            if not writing:
-                return watch.result
+            take(n, *self._decode([(token, at, n, at == len(prompt) - 1) for at, token in enumerate(prompt)]))
+        while writing:
             places = {n: len(prompts[n]) + len(watch.result.tokens[n]) - 1 for n in writing}
             followed = self._decode([(token, places[n], n, True) for n, token in writing.items()])
-            writing = dict(zip(writing, followed, strict=True))
+            for n, token in zip(places, followed, strict=True):
+                take(n, token)
+        return watch.result
 
     def _decode(self, entries: list[tuple[int, int, int, bool]]) -> list[int]:
         """Run tokens, as (token, position, sequence, whether it is followed); return the likeliest next of those."""
