@@ -9,7 +9,7 @@ from models.decoding.adapters import load_adapters
 from models.decoding.cache import BLOCK_TOKENS, Cache
 from models.decoding.constrain import Constrainer
 from models.decoding.decoder import Decoder
-from models.decoding.drafters import Drafter
+from models.decoding.drafters import Drafter, DrafterName
 from models.decoding.drafters.suffix import SuffixDrafter
 from models.decoding.drafters.trained import shipped_for
 from models.decoding.engine import Language
@@ -23,9 +23,9 @@ from models.engines.causal import CausalModel, load_causal_model
 from models.engines.options import TransformersOptions
 
 # The early exit of a model that has a draft as well guesses worse and takes longer: only who asks for it gets it.
-_MAY_DRAFT = {
+_MAY_DRAFT: dict[str, set[DrafterName]] = {
     "auto": {"suffix", "pair"},
-    "off": set[str](),
+    "off": set(),
     "suffix": {"suffix"},
     "pair": {"pair"},
     "early_exit": {"early_exit"},
@@ -52,7 +52,7 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
     cache = Cache(decoder.arena(slots // BLOCK_TOKENS * BLOCK_TOKENS))
     if decoder.device.type == "cuda":
         _warm_up(decoder, cache, options.max_requests)
-    drafters = [each for each in _drafters(decoder, options) if each.name in _MAY_DRAFT[options.speculation]]
+    drafters = _drafters(decoder, options)
     language = Language(
         prompts=causal.prompts,
         ends=causal.ends,
@@ -90,7 +90,9 @@ def _warm_up(decoder: Decoder, cache: Cache, rows: int) -> None:
 
 
 def _drafters(decoder: Decoder, options: TransformersOptions) -> list[Drafter]:
-    return [SuffixDrafter(), *shipped_for(decoder, rows=options.max_requests)]
+    names = _MAY_DRAFT[options.speculation]
+    suffix: list[Drafter] = [SuffixDrafter()] if "suffix" in names else []
+    return [*suffix, *shipped_for(decoder, names, rows=options.max_requests)]
 
 
 def _slots_that_fit(decoder: Decoder, most: int) -> int:

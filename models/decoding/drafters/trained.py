@@ -9,7 +9,7 @@ How far to draft is the stop head's say (SpecDec++, arXiv:2405.19715): a guess t
 draft is refused is not made any more. So a draft is short, or none, exactly where it would not hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.decoding.decoder import Batch, Decoder, Layer, Product, Span
 from models.decoding.drafters import Context, DrafterName
-from models.decoding.drafters.weights import DraftWeights, LayerWeights, StopHead, fits, load_draft, shipped
+from models.decoding.drafters.weights import DraftWeights, LayerWeights, StopHead, fits, kind_of, load_draft, shipped
 from models.decoding.linear import GROUP, dense, eight_bit
 
 PLACE_TOKENS = 512
@@ -177,9 +177,13 @@ class TrainedDrafter:
         return self._vocabulary[place].tolist(), refusal.tolist()
 
 
-def shipped_for(target: Decoder, *, rows: int) -> list[TrainedDrafter]:
-    """Return the drafters that come with Baton and fit the model that `target` runs; see `load_trained`."""
-    return [load_trained(path, target, rows=rows) for path in shipped() if fits(path, target.embedding)]
+def shipped_for(target: Decoder, names: Set[DrafterName], *, rows: int) -> list[TrainedDrafter]:
+    """Return those of the drafters of these names that come with Baton and fit the model that `target` runs.
+
+    Others are not loaded: each takes a part of a second of every start. See `load_trained`.
+    """
+    paths = [path for path in shipped() if kind_of(path) in names]
+    return [load_trained(path, target, rows=rows) for path in paths if fits(path, target.embedding)]
 
 
 def load_trained(path: Path, target: Decoder, *, rows: int) -> TrainedDrafter:

@@ -116,6 +116,12 @@ def shipped() -> list[Path]:
     return sorted((Path(__file__).parents[2] / "pretrained").glob("*/*.safetensors"))
 
 
+def kind_of(path: Path) -> str:
+    """Return which kind of drafter is in a file: `pair` or `early_exit`."""
+    with safe_open(path, "pt") as file:
+        return str(json.loads(file.metadata()["draft"])["kind"])
+
+
 def fits(path: Path, embedding: Tensor) -> bool:
     """Return whether the drafter in a file is one for the model that `embedding` belongs to."""
     with safe_open(path, "pt") as file:
