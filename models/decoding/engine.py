@@ -30,8 +30,8 @@ from models.decoding.rows import Prompt, Row
 from models.decoding.sampling import Chooser
 from models.decoding.scheduler import Rank
 from models.engines.prompts import PromptWriter
-from models.engines.writing import AnswerWriter
-from models.errors import BatonError, DeadlineExceeded, Internal, LimitExceeded
+from models.engines.writing import AnswerWriter, answer_limit
+from models.errors import BatonError, DeadlineExceeded, Internal
 from models.ports import GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
 
 _log = logging.getLogger(__name__)
@@ -154,15 +154,7 @@ class DecodingEngine:
         tools = request.constraint if isinstance(request.constraint, ToolConstraint) else None
         adapter = language.adapters.index(request.adapter)
         tokens = language.prompts.tokens(request.messages, tools)
-        room = language.window_tokens - len(tokens)
-        if room < 1:
-            raise LimitExceeded(
-                f"The conversation is {len(tokens)} tokens long, and this model's window is {language.window_tokens}, the "
-                "answer included. Shorten the conversation or choose a model with a larger window.",
-                code="context_length_exceeded",
-                field="messages",
-            )
-        limit = min(sampling.max_output_tokens, room)
+        limit = answer_limit(len(tokens), language.window_tokens, sampling)
         hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)
         return Row(
             prompt=Prompt(tokens=tuple(tokens)),

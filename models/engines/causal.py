@@ -19,8 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from models.content import Delta, UsageDelta
 from models.engines.prompts import PromptWriter
-from models.engines.writing import AnswerWriter
-from models.errors import LimitExceeded
+from models.engines.writing import AnswerWriter, answer_limit
 from models.ports import GenerateRequest, Sampling
 
 _GREEDY_BELOW = 1e-5
@@ -108,21 +107,14 @@ class Answer:
     @torch.inference_mode()
     def __init__(self, causal: CausalModel, request: GenerateRequest) -> None:
         prompt = causal.prompts.tokens(request.messages)
-        room = causal.window_tokens - len(prompt)
-        if room < 1:
-            raise LimitExceeded(
-                f"The conversation is {len(prompt)} tokens long, and this model's window is {causal.window_tokens}, the "
-                "answer included. Shorten the conversation or choose a model with a larger window.",
-                code="context_length_exceeded",
-                field="messages",
-            )
+        limit = answer_limit(len(prompt), causal.window_tokens, request.sampling)
         self.prompt_tokens = len(prompt)
         self._causal = causal
         self._writer = AnswerWriter(
             causal.tokenizer,
             request.sampling,
             ends=causal.ends,
-            limit=min(request.sampling.max_output_tokens, room),
+            limit=limit,
             signals=request.signals,
         )
         self._unread = torch.tensor([prompt], device=causal.model.device)
