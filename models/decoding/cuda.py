@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -270,7 +271,7 @@ class _Inputs:
         count = len(batch.tokens)
         stage[:2, count:size] = 0
         stage[2, count:size] = scratch
-        stage[3:, : len(pieces)] = torch.tensor(pieces, dtype=torch.int64).T
+        stage[3:, : len(pieces)] = torch.from_numpy(np.array(pieces, np.int64)).T
         stage[4, len(pieces) : rows] = 0
         given = (batch.tokens, batch.positions, batch.slots)
         for row, values in enumerate(given):

@@ -33,6 +33,8 @@ PIECE_TOKENS = 16
 _ROWS, _COLUMNS = 64, 128
 # Of attention: how many keys a program looks at at a time, how many programs are made by splitting the keys, and the most parts.
 _KEYS, _PROGRAMS, _SPLITS = 64, 512, 32
+# A part has at least this many times `_KEYS` where there are so many programs without splitting, and fewer in proportion.
+_LEAST, _BUSY = 4, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,23 +181,25 @@ def _rotate_kernel(
         tl.store(target + DIM // 2, high.to(dtype))
 
 
-@triton.jit(do_not_specialize=["tokens", "splits"])
+@triton.jit(do_not_specialize=["tokens", "splits", "least"])
 def _attend_kernel(
-    queries, keys, values, out, weights, offsets, counts, starts, lengths, tokens, splits, stride, scale,
+    queries, keys, values, out, parts, weights, offsets, counts, starts, lengths, tokens, splits, least, stride, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
 ):  # fmt: skip
     piece, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     count = tl.load(counts + piece).to(tl.int32)
     if count == 0:
         return
     first, start, length = tl.load(offsets + piece), tl.load(starts + piece), tl.load(lengths + piece).to(tl.int32)
+    share = tl.maximum(tl.cdiv(tl.cdiv(length, splits), BLOCK), least) * BLOCK
+    whole = share >= length  # the first part is all
+    if whole & (split > 0):
+        return
     group: tl.constexpr = HEADS // KV_HEADS
     row, dim = tl.arange(0, QUERIES), tl.arange(0, DIM)
     token, head = row // group, kv_head * group + row % group  # queries that share keys are rows of one matrix
     live = token < count
     position = length - count + token
-    share = tl.cdiv(tl.cdiv(length, splits), BLOCK) * BLOCK
     begin = split * share
     end = tl.minimum(begin + share, length)
     at = (first + token) * HEADS + head
@@ -219,14 +223,16 @@ def _attend_kernel(
         total = tl.dot(chance.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
         best = top
     total = total / tl.where(mass > 0, mass, 1.0)[:, None]
-    if WHOLE:
+    if whole:
         tl.store(out + at[:, None] * DIM + dim[None, :], total.to(out.dtype.element_ty), mask=live[:, None])
+        if splits > 1:
+            tl.store(weights + at, float("inf"), mask=live)  # nothing to merge
     else:
         at += split.to(tl.int64) * tokens * HEADS
         weight = best + tl.log2(tl.where(mass > 0, mass, 1.0))  # -inf where no key was seen
         tl.store(weights + at, weight, mask=live)
         if begin < end:
-            tl.store(out + at[:, None] * DIM + dim[None, :], total, mask=live[:, None])
+            tl.store(parts + at[:, None] * DIM + dim[None, :], total, mask=live[:, None])
 
 
 @triton.jit(do_not_specialize=["heads", "splits"])
@@ -235,6 +241,8 @@ def _merge_kernel(parts, weights, out, heads, splits, DIM: tl.constexpr, MOST: t
     split, dim = tl.arange(0, MOST), tl.arange(0, DIM)
     where = split * heads + at
     weight = tl.load(weights + where, mask=split < splits, other=float("-inf"))
+    if tl.sum(tl.where(split == 0, weight, 0.0), 0) == float("inf"):
+        return
     weight = tl.exp2(weight - tl.max(weight, 0))
     part = tl.load(parts + where[:, None] * DIM + dim[None, :], mask=weight[:, None] > 0, other=0.0)
     total = tl.sum(part * weight[:, None], 0) / tl.sum(weight, 0)
@@ -383,11 +391,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, pieces: Pieces, *, sca
     if splits > 1:
         parts = torch.empty((splits, tokens, heads, dim), dtype=torch.float32, device=queries.device)
         weights = torch.empty((splits, tokens, heads), dtype=torch.float32, device=queries.device)
+    # Where rows alone make programs enough, a part is long before it is worth a merge.
+    least = max(1, min(_LEAST, rows * kv_heads * _LEAST // _BUSY))
     _attend_kernel[(rows, kv_heads, splits)](
-        queries, keys, values, parts, weights, pieces.offsets, pieces.counts, pieces.starts, pieces.lengths, tokens,
-        splits, keys.stride(0), scale * 1.4426950408889634, heads, kv_heads, dim, block, _KEYS, splits == 1,
+        queries, keys, values, out, parts, weights, pieces.offsets, pieces.counts, pieces.starts, pieces.lengths, tokens,
+        splits, least, keys.stride(0), scale * 1.4426950408889634, heads, kv_heads, dim, block, _KEYS,
         num_warps=8 if block > 64 else 4, num_stages=2,
     )  # fmt: skip
     if splits > 1:
-        _merge_kernel[(tokens * heads,)](parts, weights, out, tokens * heads, splits, dim, _SPLITS, num_warps=4)
+        most = triton.next_power_of_2(splits)
+        warps = max(1, most // 8)
+        _merge_kernel[(tokens * heads,)](parts, weights, out, tokens * heads, splits, dim, most, num_warps=warps)
     return out

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.content import Delta, DraftUsage, UsageDelta
+from models.content import DraftUsage, UsageDelta
 from models.decoding.adapters import Adapters
 from models.decoding.cache import Cache
 from models.decoding.constrain import masked
 from models.decoding.decoder import Batch, Decoder, Span
 from models.decoding.rows import Row
+from models.decoding.sampling import Chooser, choose
 from models.decoding.scheduler import ChunkSize, Lengths, Queue, chunks
 from models.decoding.speculation import Speculation
 from models.decoding.verify import verified
@@ -41,6 +42,12 @@ class _Work:
     """Where the scores behind its last token are; -1 if tokens are left unread."""
     masks: NDArray[np.int32] | None = None
     """What its guide allows after its last token, and after each of the draft."""
+
+    @property
+    def places(self) -> list[tuple[Chooser, int]]:
+        """Where in its answer the tokens are that it may write, as `sampling.choose` asks."""
+        written = self.row.writer.written
+        return [(self.row.chooser, written + after) for after in range(1 + len(self.draft))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,18 +196,30 @@ class Loop:
                 work.row.fed += work.count
             return
         scores = self._decoder.logits(hidden if len(wanted) == len(hidden) else hidden[wanted])
-        likeliest: list[int] = scores.argmax(-1).tolist()
+        choosing = [work for work in works if work.scores >= 0]
+        allowed = self._allowed(choosing, scores)
+        chosen = choose(allowed, [place for work in choosing for place in work.places])
         for work in works:
             if work.scores < 0:
                 work.row.fed += work.count
                 continue
             with self._failing([work.row]):
-                self._write(work, scores, likeliest)
+                self._write(work, scores, allowed, chosen)
+
+    @staticmethod
+    def _allowed(works: Sequence[_Work], scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of what may be written; the statistics are of what the model said by itself."""
+        masks = [work.masks for work in works if work.masks is not None]
+        if not masks:
+            return scores
+        places = [work.scores + after for work in works if work.masks is not None for after in range(len(work.masks))]
+        where = torch.tensor(places, device=scores.device)
+        return scores.index_copy(0, where, masked(scores[where], np.concatenate(masks)))
 
     def _batch(self, works: Sequence[_Work]) -> Batch:
         tokens: list[int] = []
-        slots: list[torch.Tensor] = []
-        positions: list[torch.Tensor] = []
+        slots: list[int] = []
+        places: list[int] = []
         spans: list[Span] = []
         for work in works:
             row, lease = work.row, work.row.lease
@@ -208,27 +227,36 @@ class Loop:
             work.offset = len(tokens)
             begin, end = row.fed, row.fed + work.count + len(work.draft)
             tokens += row.context.tokens[begin : begin + work.count] + work.draft
-            slots.append(torch.arange(lease.start + begin, lease.start + end))
-            positions.append(row.positions(begin, end))
+            slots += range(lease.start + begin, lease.start + end)
+            places += range(begin, end)
             spans.append(Span(offset=work.offset, count=end - begin, start=lease.start, length=end))
-        if any(each.ndim == 2 for each in positions):
-            positions = [each.expand(3, -1) for each in positions]
-        packed = torch.tensor(tokens)
+        packed = _column(tokens)
         return Batch(
             tokens=packed,
-            positions=torch.cat(positions, -1),
-            slots=torch.cat(slots),
+            positions=self._positions(works, _column(places)),
+            slots=_column(slots),
             spans=tuple(spans),
             adapters=self._adapters(works),
             embeddings=self._embeddings(works, packed),
         )
 
     @staticmethod
+    def _positions(works: Sequence[_Work], places: torch.Tensor) -> torch.Tensor:
+        """Return the rotary positions of tokens at these places of their rows."""
+        if all(work.row.prompt.positions is None for work in works):
+            return places
+        ends = [(work.row.fed, work.row.fed + work.count + len(work.draft)) for work in works]
+        positions = [work.row.positions(*each) for work, each in zip(works, ends, strict=True)]
+        if any(each.ndim == 2 for each in positions):
+            positions = [each.expand(3, -1) for each in positions]
+        return torch.cat(positions, -1)
+
+    @staticmethod
     def _adapters(works: Sequence[_Work]) -> torch.Tensor | None:
         if not any(work.row.adapter for work in works):
             return None
         each = [work.row.adapter for work in works for _ in range(work.count + len(work.draft))]
-        return torch.tensor(each)
+        return _column(each)
 
     def _embeddings(self, works: Sequence[_Work], tokens: torch.Tensor) -> torch.Tensor | None:
         """Return what stands for the tokens, if a prompt with pictures is among what is read; else None."""
@@ -243,37 +271,24 @@ class Loop:
             embeddings[work.offset : work.offset + len(part)] = part
         return embeddings
 
-    def _write(self, work: _Work, scores: torch.Tensor, likeliest: Sequence[int]) -> None:
-        """Choose a row's next tokens, and tell whoever asked."""
+    def _write(self, work: _Work, scores: torch.Tensor, allowed: torch.Tensor, chosen: Sequence[int]) -> None:
+        """Verify a row's draft, and tell whoever asked."""
         row, base = work.row, work.scores
-        place = row.writer.written
-
-        # The statistics are of what the model said by itself, so what a guide leaves of it is a copy.
-        seen = scores[base : base + 1 + len(work.draft)]
-        allowed = seen if work.masks is None else masked(seen, work.masks)
-
-        def chosen(after: int) -> int:
-            if row.chooser.greedy and work.masks is None:
-                return likeliest[base + after]
-            return row.chooser.choose(allowed[after], place + after)
 
         def tolerated(after: int, guess: int) -> bool:
-            return float(allowed[after].max() - allowed[after, guess]) <= self._limits.tolerance
+            return float(allowed[base + after].max() - allowed[base + after, guess]) <= self._limits.tolerance
 
-        written = verified(work.draft, chosen, tolerated if self._limits.tolerance else None)
+        own = chosen[base : base + 1 + len(work.draft)]
+        written = verified(work.draft, own, tolerated if self._limits.tolerance else None)
         if row.guide is not None:
             row.guide.accept(written)
         row.fed += work.count + len(written) - 1
         row.context.tokens.extend(written)
         self._speculation.observe(work.row, work.drafter, len(work.draft), len(written) - 1)
-        deltas: list[Delta] = []
-        for after, token in enumerate(written):
-            deltas += row.writer.write(token, lambda at=base + after: scores[at])  # type: ignore[misc]
-            if row.writer.finished is not None:
-                # What was written behind the end was never said.
-                del row.context.tokens[len(row.context.tokens) - (len(written) - after - 1) :]
-                row.fed = min(row.fed, len(row.context.tokens))
-                break
+        said, deltas = row.writer.write(written, lambda after: scores[base + after])
+        if said < len(written):  # what was written behind the end was never said
+            del row.context.tokens[said - len(written) :]
+            row.fed = min(row.fed, len(row.context.tokens))
         if row.writer.finished is None and row.guide is not None and row.guide.stopped:
             deltas += row.writer.finish("stop")
         if row.writer.finished is not None:
@@ -319,6 +334,10 @@ class Loop:
         self._chunk.observe(writing, read, ms)
         if writing:
             self._speculation.observe_step(writing + read + drafted, writing, ms, drafted)
+
+
+def _column(numbers: Sequence[int]) -> torch.Tensor:
+    return torch.from_numpy(np.array(numbers, np.int64))  # a tenth of the time of `torch.tensor`
 
 
 def usage_of(row: Row) -> UsageDelta:

@@ -6,6 +6,7 @@ what plain decoding would have been told.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,16 +50,26 @@ class Chooser:
 
     def choose(self, scores: Tensor, place: int) -> int:
         """Return the token at `place` of the answer, given the scores of all, (vocabulary,) float32."""
-        if self.greedy:
-            return int(scores.argmax())
-        chances = (scores / self.temperature).softmax(-1)
-        order: Tensor | None = None
-        if self.top_p < 1:
-            chances, order = _nucleus(chances, self.top_p)
-        totals = chances.double().cumsum(-1)
-        drawn = uniform(self.seed, place) * float(totals[-1])
-        at = min(int(torch.searchsorted(totals, drawn, right=True)), len(totals) - 1)
-        return at if order is None else int(order[at])
+        return choose(scores[None], [(self, place)])[0]
+
+
+def choose(scores: Tensor, asked: Sequence[tuple[Chooser, int]]) -> list[int]:
+    """Return the token of each of many places, of any answers. None depends on what else is asked.
+
+    Args:
+        scores: (places, vocabulary) float32.
+        asked: whose place each is, and where in their answer.
+    """
+    chosen: list[int] = scores.argmax(-1).tolist() if any(each.greedy for each, _ in asked) else [0] * len(asked)
+    wholly = [at for at, (each, _) in enumerate(asked) if not each.greedy and each.top_p >= 1]
+    partly = [at for at, (each, _) in enumerate(asked) if not each.greedy and each.top_p < 1]
+    for drawing, draw in ((wholly, _draw), (partly, _draw_from_nucleus)):
+        if drawing:
+            choosers = [asked[at] for at in drawing]
+            given = scores if len(drawing) == len(scores) else scores[drawing]
+            for at, token in zip(drawing, draw(given, choosers), strict=True):
+                chosen[at] = token
+    return chosen
 
 
 def uniform(seed: int, place: int) -> float:
@@ -69,12 +80,40 @@ def uniform(seed: int, place: int) -> float:
     return ((mixed ^ (mixed >> 31)) >> 11) / 2**53
 
 
-def _nucleus(chances: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Return the likeliest tokens that have `mass` together, the fewest, and which they are."""
-    first = min(_NUCLEUS_FIRST, len(chances))
-    best, order = chances.topk(first)
-    if first < len(chances) and float(best.sum()) < mass:
-        best, order = chances.sort(descending=True)
+def _draw(scores: Tensor, asked: Sequence[tuple[Chooser, int]]) -> list[int]:
+    drawn: list[int] = _drawn(_chances(scores, asked), asked).tolist()
+    return drawn
+
+
+def _draw_from_nucleus(scores: Tensor, asked: Sequence[tuple[Chooser, int]]) -> list[int]:
+    chances = _chances(scores, asked)
+    masses = torch.tensor([each.top_p for each, _ in asked], device=scores.device)
+    best, order = chances.topk(min(_NUCLEUS_FIRST, chances.shape[-1]))
+    drawn: list[int] = order.gather(-1, _drawn(_kept(best, masses), asked)[:, None])[:, 0].tolist()
+    wider = (best.sum(-1) < masses).nonzero()[:, 0].tolist() if best.shape[-1] < chances.shape[-1] else []
+    for at in wider:
+        every, order = chances[at : at + 1].sort(descending=True)
+        drawn[at] = int(order[0, _drawn(_kept(every, masses[at : at + 1]), asked[at : at + 1])])
+    return drawn
+
+
+def _chances(scores: Tensor, asked: Sequence[tuple[Chooser, int]]) -> Tensor:
+    temperatures = torch.tensor([each.temperature for each, _ in asked], device=scores.device)
+    return (scores / temperatures[:, None]).softmax(-1)
+
+
+def _kept(best: Tensor, masses: Tensor) -> Tensor:
+    """Return chances, which fall, of which all are 0 but the fewest that have their row's mass together."""
     before = best.cumsum(-1) - best
-    keep = max(int((before < mass).sum()), 1)
-    return best[:keep], order[:keep]
+    before[:, 0] = 0
+    return best.where(before < masses[:, None], 0)
+
+
+def _drawn(chances: Tensor, asked: Sequence[tuple[Chooser, int]]) -> Tensor:
+    """Return where each row's number falls, (rows,) int64."""
+    totals = chances.double().cumsum(-1)
+    numbers = torch.tensor([uniform(each.seed, place) for each, place in asked], dtype=torch.double)
+    numbers = numbers.to(chances.device) * totals[:, -1]
+    # What has no chance is not drawn, even where a product has rounded up to the total.
+    last = (totals < totals[:, -1:]).sum(-1)
+    return torch.minimum(torch.searchsorted(totals, numbers[:, None], right=True)[:, 0], last)

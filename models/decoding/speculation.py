@@ -60,6 +60,7 @@ class Speculation:
     def __init__(self, drafters: Sequence[Drafter], policy: Chooses) -> None:
         """Take the drafters, and who chooses among them."""
         self._drafters = {drafter.name: drafter for drafter in drafters}
+        self._forecasts = {drafter.name: drafter for drafter in drafters if isinstance(drafter, Forecasts)}
         self._policy = policy
         self._seen: list[tuple[Row, DrafterName, int, int]] = []
 
@@ -126,15 +127,14 @@ class Speculation:
         asks = [(work.row.context, room) for work, room in asking]
         offers: list[dict[DrafterName, Sequence[float] | None]] = [{} for _ in asks]
         looked_at = self._policy.may_pay(len(asks), other_tokens=reading)
-        for name, drafter in self._drafters.items() if looked_at else ():
-            begun_s = time.perf_counter()
-            told: Sequence[Sequence[float] | None] = (
-                drafter.forecast(asks) if isinstance(drafter, Forecasts) else [None] * len(asks)
-            )
+        for name in self._drafters if looked_at else ():
+            told: Sequence[Sequence[float] | None] = [None] * len(asks)
+            if name in self._forecasts:
+                begun_s = time.perf_counter()
+                told = self._forecasts[name].forecast(asks)
+                self._policy.observe_draft(name, 0, 0, _since_ms(begun_s))
             for offer, chances in zip(offers, told, strict=True):
                 offer[name] = chances
-            if isinstance(drafter, Forecasts):
-                self._policy.observe_draft(name, 0, 0, _since_ms(begun_s))
         states = [
             RowState(key=context, limit=room, offers=offer) for (context, room), offer in zip(asks, offers, strict=True)
         ]

@@ -13,21 +13,16 @@ from collections.abc import Callable, Sequence
 
 
 def verified(
-    draft: Sequence[int], chosen: Callable[[int], int], tolerated: Callable[[int, int], bool] | None = None
+    draft: Sequence[int], chosen: Sequence[int], tolerated: Callable[[int, int], bool] | None = None
 ) -> list[int]:
     """Return what is written: the drafted tokens that are accepted, and one more of the target's own.
 
     Args:
         draft: the tokens guessed, in order.
-        chosen: the target's token after the first so many of the draft, from 0 to all of them; asked in order, and no
-            further than it matters.
+        chosen: the target's token after the first so many of the draft, from 0 to all of them.
         tolerated: whether a token of the draft, by its place, stays although the target would have chosen another.
     """
-    written: list[int] = []
-    for place, guess in enumerate(draft):
-        own = chosen(place)
+    for place, (guess, own) in enumerate(zip(draft, chosen, strict=False)):
         if own != guess and (tolerated is None or not tolerated(place, guess)):
-            return [*written, own]
-        written.append(guess)
-    written.append(chosen(len(draft)))
-    return written
+            return [*draft[:place], own]
+    return [*draft, chosen[len(draft)]]

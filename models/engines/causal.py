@@ -137,7 +137,7 @@ class Answer:
         scores = output.logits[0, -1].float()
         token = self._chooser.choose(scores)
         self._unread = torch.tensor([[token]], device=scores.device)
-        deltas = self._writer.write(token, lambda: scores)
+        _, deltas = self._writer.write([token], lambda _: scores)
         if self.finished:
             deltas.insert(-1, UsageDelta(input_tokens=0, output_tokens=self._writer.written))
         return deltas

@@ -18,8 +18,8 @@ class StopFilter:
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what is certain to come before any stop string."""
-        if self.stopped:
-            return ""
+        if not self._stops or self.stopped:
+            return "" if self.stopped else text
         self._held += text
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:

@@ -1,6 +1,6 @@
 """From tokens to deltas: the words of an answer, its statistics, and its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +32,7 @@ def answer_limit(prompt_tokens: int, window_tokens: int, sampling: Sampling) -> 
 
 
 class AnswerWriter:
-    """Writes one answer, token by token.
+    """Writes one answer, from the tokens of each step.
 
     Attributes:
         written: how many tokens it has.
@@ -61,7 +61,7 @@ class AnswerWriter:
         """
         self.written = 0
         self.finished: Literal["stop", "length", "calls"] | None = None
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer.backend_tokenizer
         self._ends = ends
         self._limit = limit
         self._signals = signals
@@ -69,43 +69,48 @@ class AnswerWriter:
         self._words = DecodeStream(skip_special_tokens=True)
         self._stops = StopFilter(sampling.stop)
 
-    def write(self, token: int, scores: Callable[[], torch.Tensor]) -> list[Delta]:
-        """Add a token; return what can be said now, the end included.
+    def write(self, tokens: Sequence[int], scores: Callable[[int], torch.Tensor]) -> tuple[int, list[Delta]]:
+        """Add tokens, as far as the answer goes; return how many that are, and what can be said now, the end included.
 
         Args:
-            token: the next.
-            scores: what it was chosen from, (vocabulary,) float32, of the model itself; asked for only if signals are.
+            tokens: the next.
+            scores: what each was chosen from, by its place among them, (vocabulary,) float32, of the model itself; asked for
+                only if signals are.
         """
-        if token in self._ends:
-            return self.finish("stop")
-        self.written += 1
-        text = self._stops.feed(self._words.step(self._tokenizer.backend_tokenizer, token) or "")
-        text, called = (text, []) if self._calls is None else self._calls.feed(text)
-        deltas: list[Delta] = [self._delta(text, token, scores)] if text or self._signals else []
-        deltas += called
-        if self._stops.stopped:
-            deltas += self.finish("stop")
-        elif self.written >= self._limit:
-            deltas += self.finish("length")
-        return deltas
+        deltas: list[Delta] = []
+        text = ""
+        for place, token in enumerate(tokens):
+            if token in self._ends:
+                return place + 1, deltas + self.finish("stop", text)
+            self.written += 1
+            text += self._stops.feed(self._words.step(self._tokenizer, token) or "")
+            if self._signals:
+                words, called = self._parted(text)
+                deltas += [self._signalled(words, token, scores, place), *called]
+                text = ""
+            if self._stops.stopped:
+                return place + 1, deltas + self.finish("stop", text)
+            if self.written >= self._limit:
+                return place + 1, deltas + self.finish("length", text)
+        words, called = self._parted(text)
+        return len(tokens), [*deltas, *([TextDelta(text=words)] if words else []), *called]
 
-    def finish(self, reason: Literal["stop", "length"]) -> list[Delta]:
-        """End the answer; return what was held back, and the end."""
-        rest = self._stops.flush()
-        called: list[CallDelta] = []
+    def finish(self, reason: Literal["stop", "length"], text: str = "") -> list[Delta]:
+        """End the answer after `text`; return that, what was held back, and the end."""
+        words, called = self._parted(text + self._stops.flush())
         self.finished = reason
         if self._calls is not None:
-            words, called = self._calls.feed(rest)
             held, self.finished = self._calls.finish(reason)
-            rest = words + held
-        return [*([TextDelta(text=rest)] if rest else []), *called, FinishDelta(reason=self.finished)]
+            words += held
+        return [*([TextDelta(text=words)] if words else []), *called, FinishDelta(reason=self.finished)]
 
-    def _delta(self, text: str, token: int, scores: Callable[[], torch.Tensor]) -> TextDelta:
-        if not self._signals:
-            return TextDelta(text=text)
+    def _parted(self, text: str) -> tuple[str, list[CallDelta]]:
+        return (text, []) if self._calls is None else self._calls.feed(text)
+
+    def _signalled(self, text: str, token: int, scores: Callable[[int], torch.Tensor], place: int) -> TextDelta:
         if self._signals == {"token_ids"}:
             return TextDelta(text=text, token_ids=(token,))
-        logprobs = scores().log_softmax(-1)
+        logprobs = scores(place).log_softmax(-1)
         chances = logprobs.exp()
         first, second = chances.topk(2).values.tolist()
         return TextDelta(

@@ -90,6 +90,19 @@ def test_a_nucleus_wider_than_what_is_looked_at_first_is_found_all_the_same(seed
         assert [_chooser(1.0, top_p).choose(scores, place) for place in range(50)] == wide
 
 
+@settings(max_examples=30)
+@given(data=st.data())
+def test_what_is_drawn_for_one_does_not_depend_on_who_else_is_asked_for(data: st.DataObject) -> None:
+    chance = random.Random(data.draw(st.integers(0, 99)))
+    scores = torch.tensor([[chance.gauss(0, 2) for _ in range(60)] for _ in range(5)])
+    settings_of = st.tuples(st.sampled_from([0.0, 0.5, 1.0, 4.0]), st.sampled_from([0.3, 0.9, 1.0]), st.integers(0, 9))
+    asked = [(_chooser(*data.draw(settings_of)), data.draw(st.integers(0, 9))) for _ in scores]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_NUCLEUS_FIRST", 8)  # so that some are found there, and some are not
+        together = sampling.choose(scores, asked)
+        assert together == [each.choose(row, place) for row, (each, place) in zip(scores, asked, strict=True)]
+
+
 def test_a_request_without_a_seed_gets_one_of_its_own_and_a_negative_one_is_one() -> None:
     assert Chooser.of(Sampling(temperature=1.0)).seed != Chooser.of(Sampling(temperature=1.0)).seed
     assert Chooser.of(Sampling(temperature=1.0, seed=-1)).seed == 2**64 - 1
