@@ -1,14 +1,17 @@
 """What does a long prompt cost those who are being answered?
 
-Eight answers are written by SmolLM2-135M. Then somebody comes with a prompt of 6,000 tokens. The gaps between two deltas of an
-answer are compared: before, and while the prompt is read.
+SmolLM2-135M writes eight answers at a time; whoever has an answer asks for the next, so that the load stays what it is. Then
+somebody comes with a prompt of 6,000 tokens. The gaps between two deltas of an answer are compared: while the prompt is read,
+and before and after.
 """
 
 import asyncio
 import json as jsons
+import os
 import random
 import time
 from collections import deque
+from itertools import count
 
 import typer
 
@@ -23,32 +26,32 @@ from orchestrator.settings import Settings
 
 _CARD = "smollm2-135m"
 _STREAMS = 8
-_LONG_WORDS = 4_600
+_ANSWER_TOKENS = 96
+_LONG_WORDS = 5_960
 """About 6,000 tokens of them."""
 
 
-def _asks(text: str, tokens: int) -> GenerateRequest:
+def _asks(text: str, tokens: int, seed: int = 0) -> GenerateRequest:
     message = Message(item_id="item_0", role="user", parts=(TextPart(text=text),))
-    return GenerateRequest(messages=(message,), sampling=Sampling(max_output_tokens=tokens), tenant="bench")
+    sampling = Sampling(max_output_tokens=tokens, temperature=0.8, seed=seed)
+    return GenerateRequest(messages=(message,), sampling=sampling, tenant="bench")
 
 
-async def _write(engine: Engine, text: str, gaps: list[tuple[float, float]], tokens: int) -> None:
-    """Follow an answer; note when each delta came, and how long after the one before."""
-    last_s: float | None = None
-    async for delta in engine.generate(_asks(text, tokens)):
-        now_s = time.perf_counter()
-        if isinstance(delta, TextDelta):
-            if last_s is not None:
-                gaps.append((now_s, (now_s - last_s) * 1000))
-            last_s = now_s
+async def _write(engine: Engine, stream: int, gaps: list[tuple[float, float]]) -> None:
+    """Ask for answer after answer; note when each delta came, and how long after the one before."""
+    for number in count(stream, _STREAMS):
+        last_s: float | None = None
+        async for delta in engine.generate(_asks(f"Write a story about the number {number}.", _ANSWER_TOKENS, number)):
+            now_s = time.perf_counter()
+            if isinstance(delta, TextDelta):
+                if last_s is not None:
+                    gaps.append((now_s, (now_s - last_s) * 1000))
+                last_s = now_s
 
 
 async def _measure(engine: Engine, alone_s: float) -> list[Row]:
     gaps: list[tuple[float, float]] = []
-    writers = [
-        asyncio.create_task(_write(engine, f"Write a long story about the number {n}.", gaps, 4_000))
-        for n in range(_STREAMS)
-    ]
+    writers = [asyncio.create_task(_write(engine, stream, gaps)) for stream in range(_STREAMS)]
     await asyncio.sleep(alone_s / 2)  # until all write
     began_s = time.perf_counter()
     await asyncio.sleep(alone_s)
@@ -62,10 +65,11 @@ async def _measure(engine: Engine, alone_s: float) -> list[Row]:
         if isinstance(delta, UsageDelta):
             read = read or delta.input_tokens
     read_s = time.perf_counter()
+    await asyncio.sleep(alone_s)
     for writer in writers:
         writer.cancel()
     await asyncio.wait(writers)
-    alone = [ms for at_s, ms in gaps if began_s < at_s <= came_s]
+    alone = [ms for at_s, ms in gaps if began_s < at_s <= came_s or at_s > read_s + 1]
     beside = [ms for at_s, ms in gaps if came_s < at_s <= read_s]
     p99 = quantile(alone, 0.99), quantile(beside, 0.99)
     return [
@@ -93,6 +97,7 @@ async def _run(alone_s: float) -> list[Row]:
 
 def main(quick: Quick = False, json: Json = None) -> None:
     """Measure the gaps between the tokens of eight answers, alone and beside a long prompt."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/worker/child.py)
     report(asyncio.run(_run(6.0 if quick else 20.0)), json)
 
 

@@ -331,75 +331,169 @@ WITH_INLINE(AVX512) __m128 four_sums(const __m512 of[4])
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* One head of one token. `chances` has room for as many floats as it sees keys, and 15 more. */
-WITH(AVX512) static void attend_head(const Attention *a, size_t t, size_t h, float *chances)
+/*
+ * Attention goes through a row's keys in tiles that the first cache holds, and past each tile with all queries that see it:
+ * the tokens of one row, as a draft or a piece of a prompt has them, and the heads that share a key head. The tiles begin at
+ * the row's first key and what is done with one query is done whatever the others are, so that its result does not depend
+ * on them. The softmax is the online one (Milakov and Gimelshein 2018).
+ */
+enum { TILE_KEYS = 48, TILE_TOKENS = 16, CHUNK = 64 };
+
+/* What is known of a query so far. */
+typedef struct {
+    float most, sum;
+} Softmax;
+
+/* Queries of one row that share keys: tokens `first` to `first + count`, heads `head` to `head + heads`. */
+typedef struct {
+    size_t first, count, head, heads;
+} Queries;
+
+WITH_INLINE(AVX512) void weigh(const float *values, size_t stride, const float *chances, size_t keys, __m512 fade,
+                               float *out, const size_t width)
 {
-    const size_t size = a->size, stride = a->kv_heads * size, length = (size_t)a->lengths[t];
-    const size_t from = (size_t)a->starts[t] * stride + h / (a->heads / a->kv_heads) * size;
-    const float *query = a->qkv + (t * (a->heads + 2 * a->kv_heads) + h) * size;
-    const float *keys = a->keys + from, *values = a->values + from;
+    __m512 even[CHUNK / 16], odd[CHUNK / 16];
+    for (size_t i = 0; i < width / 16; i++) {
+        even[i] = _mm512_mul_ps(_mm512_loadu_ps(out + 16 * i), fade);
+        odd[i] = _mm512_setzero_ps();
+    }
+    size_t j = 0;
+    for (; j + 1 < keys; j += 2) {
+        const __m512 first = _mm512_set1_ps(chances[j]), second = _mm512_set1_ps(chances[j + 1]);
+        for (size_t i = 0; i < width / 16; i++) {
+            even[i] = _mm512_fmadd_ps(first, _mm512_loadu_ps(values + j * stride + 16 * i), even[i]);
+            odd[i] = _mm512_fmadd_ps(second, _mm512_loadu_ps(values + (j + 1) * stride + 16 * i), odd[i]);
+        }
+    }
+    for (; j < keys; j++)
+        for (size_t i = 0; i < width / 16; i++)
+            even[i] = _mm512_fmadd_ps(_mm512_set1_ps(chances[j]), _mm512_loadu_ps(values + j * stride + 16 * i), even[i]);
+    for (size_t i = 0; i < width / 16; i++)
+        _mm512_storeu_ps(out + 16 * i, _mm512_add_ps(even[i], odd[i]));
+}
+
+/* Let one query see `count` more keys, TILE_KEYS at most. */
+WITH_INLINE(AVX512) void see_n(const float *query, const float *keys, const float *values, size_t stride, const size_t size,
+                             size_t count, Softmax *softmax, float *out)
+{
     const __m512 by = _mm512_set1_ps(1.0f / sqrtf((float)size));
-    __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-    for (size_t j = 0; j < length; j += 4) {
+    float chances[TILE_KEYS];
+    for (size_t j = 0; j < count; j += 4) {
         __m512 dots[4];
         for (size_t k = 0; k < 4; k++) {
-            const float *key = keys + (j + k < length ? j + k : length - 1) * stride;
+            const float *key = keys + (j + k < count ? j + k : count - 1) * stride;
             dots[k] = _mm512_setzero_ps();
             for (size_t i = 0; i < size; i += 16)
                 dots[k] = _mm512_fmadd_ps(_mm512_loadu_ps(query + i), _mm512_loadu_ps(key + i), dots[k]);
         }
         _mm_storeu_ps(chances + j, four_sums(dots));
     }
-    for (size_t j = length; j % 16; j++)
+    for (size_t j = count; j % 16; j++)
         chances[j] = -INFINITY;
-    for (size_t j = 0; j < length; j += 16)
-        most = _mm512_max_ps(most, _mm512_loadu_ps(chances + j));
-    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    for (size_t j = 0; j < length; j += 16) {
-        const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(chances + j), most), by);
-        const __mmask16 seen = length - j < 16 ? (__mmask16)((1u << (length - j)) - 1) : (__mmask16)-1;
+    __m512 top = _mm512_set1_ps(softmax->most);
+    for (size_t j = 0; j < count; j += 16)
+        top = _mm512_max_ps(top, _mm512_loadu_ps(chances + j));
+    const float most = _mm512_reduce_max_ps(top);
+    const __m512 base = _mm512_set1_ps(most);
+    const __m512 fade = softmax->sum == 0 ? _mm512_setzero_ps()
+                                          : exponential(_mm512_mul_ps(_mm512_sub_ps(_mm512_set1_ps(softmax->most), base), by));
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t j = 0; j < count; j += 16) {
+        const __mmask16 seen = count - j < 16 ? (__mmask16)((1u << (count - j)) - 1) : (__mmask16)-1;
+        const __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(chances + j), base), by);
         const __m512 chance = _mm512_maskz_mov_ps(seen, exponential(score));
         _mm512_storeu_ps(chances + j, chance);
         sum = _mm512_add_ps(sum, chance);
     }
-    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
-    float *out = a->out + (t * a->heads + h) * size;
-    for (size_t i = 0; i < size; i += 32) {
-        __m512 first = _mm512_setzero_ps(), second = _mm512_setzero_ps();
-        for (size_t j = 0; j < length; j++) {
-            const __m512 chance = _mm512_set1_ps(chances[j]);
-            first = _mm512_fmadd_ps(chance, _mm512_loadu_ps(values + j * stride + i), first);
-            second = _mm512_fmadd_ps(chance, _mm512_loadu_ps(values + j * stride + i + 16), second);
-        }
-        _mm512_storeu_ps(out + i, _mm512_mul_ps(first, share));
-        _mm512_storeu_ps(out + i + 16, _mm512_mul_ps(second, share));
+    softmax->sum = softmax->sum * _mm512_cvtss_f32(fade) + _mm512_reduce_add_ps(sum);
+    softmax->most = most;
+    size_t i = 0;
+    for (; i + CHUNK <= size; i += CHUNK)
+        weigh(values + i, stride, chances, count, fade, out + i, CHUNK);
+    for (; i < size; i += 32)
+        weigh(values + i, stride, chances, count, fade, out + i, 32);
+}
+
+WITH(AVX512) static void see(const float *query, const float *keys, const float *values, size_t stride, size_t size,
+                             size_t count, Softmax *softmax, float *out)
+{
+    switch (size) { /* the common ones, with their loops unrolled */
+    case 64: see_n(query, keys, values, stride, 64, count, softmax, out); break;
+    case 128: see_n(query, keys, values, stride, 128, count, softmax, out); break;
+    default: see_n(query, keys, values, stride, size, count, softmax, out); break;
     }
+}
+
+WITH(AVX512) static void attend_queries(const Attention *a, const Queries *q)
+{
+    const size_t size = a->size, stride = a->kv_heads * size, group = a->heads / a->kv_heads;
+    const size_t from = (size_t)a->starts[q->first] * stride + q->head / group * size;
+    const size_t longest = (size_t)a->lengths[q->first + q->count - 1];
+    Softmax softmax[TILE_TOKENS * q->heads];
+    memset(softmax, 0, sizeof softmax);
+    for (size_t t = 0; t < q->count; t++)
+        memset(a->out + ((q->first + t) * a->heads + q->head) * size, 0, q->heads * size * sizeof(float));
+    for (size_t begin = 0; begin < longest; begin += TILE_KEYS) {
+        const float *keys = a->keys + from + begin * stride, *values = a->values + from + begin * stride;
+        for (size_t t = 0; t < q->count; t++) {
+            const size_t token = q->first + t, length = (size_t)a->lengths[token];
+            if (length <= begin)
+                continue;
+            const size_t count = length - begin < TILE_KEYS ? length - begin : TILE_KEYS;
+            for (size_t h = 0; h < q->heads; h++) {
+                const float *query = a->qkv + (token * (a->heads + 2 * a->kv_heads) + q->head + h) * size;
+                float *out = a->out + (token * a->heads + q->head + h) * size;
+                Softmax *so_far = softmax + t * q->heads + h;
+                if (begin == 0)
+                    so_far->most = -INFINITY;
+                see(query, keys, values, stride, size, count, so_far, out);
+            }
+        }
+    }
+    for (size_t n = 0; n < q->count * q->heads; n++) {
+        float *out = a->out + ((q->first + n / q->heads) * a->heads + q->head + n % q->heads) * size;
+        const __m512 share = _mm512_set1_ps(1.0f / softmax[n].sum);
+        for (size_t i = 0; i < size; i += 16)
+            _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(out + i), share));
+    }
+}
+
+/* How many tokens from `first` on are of one row and follow each other, TILE_TOKENS at most. */
+static size_t together(const Attention *a, size_t first)
+{
+    size_t count = 1;
+    while (first + count < a->tokens && count < TILE_TOKENS && a->starts[first + count] == a->starts[first] &&
+           a->lengths[first + count] == a->lengths[first] + (int64_t)count)
+        count++;
+    return count;
 }
 
 static int attend(const Attention *a)
 {
-    const long tokens = (long)a->tokens, heads = (long)a->heads;
-    size_t longest = 0;
-    for (long t = 0; t < tokens; t++)
-        longest = (size_t)a->lengths[t] > longest ? (size_t)a->lengths[t] : longest;
-    int failed = 0;
+    const size_t group = a->heads / a->kv_heads;
+    size_t groups = 0;
+    for (size_t t = 0; t < a->tokens; t += together(a, t))
+        groups++;
+    /* Where little is to be done at a time, heads that share keys go to different threads. */
+    const size_t heads = groups * a->kv_heads < 8 ? 1 : group;
+    Queries *const all = malloc(groups * (a->heads / heads) * sizeof(Queries));
+    if (all == NULL)
+        return -1;
+    long items = 0;
+    for (size_t t = 0; t < a->tokens; t += together(a, t))
+        for (size_t h = 0; h < a->heads; h += heads)
+            all[items++] = (Queries){t, together(a, t), h, heads};
 #pragma omp parallel
     {
-        float *chances = malloc((longest + 16) * sizeof(float));
-        if (chances == NULL) {
-#pragma omp atomic write
-            failed = -1;
-        }
 #pragma omp for schedule(static)
-        for (long t = 0; t < tokens; t++)
+        for (long t = 0; t < (long)a->tokens; t++)
             turn_and_keep(a, (size_t)t);
 #pragma omp for schedule(dynamic, 1)
-        for (long n = 0; n < tokens * heads; n++)
-            if (chances != NULL)
-                attend_head(a, (size_t)(n / heads), (size_t)(n % heads), chances);
-        free(chances);
+        for (long n = 0; n < items; n++)
+            attend_queries(a, all + n);
     }
-    return failed;
+    free(all);
+    return 0;
 }
 
 static int supported(void)

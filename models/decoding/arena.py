@@ -5,8 +5,8 @@ find them. What that costs is moving: an extent that outgrows its place is copie
 """
 
 import math
+import mmap
 
-import numpy as np
 import torch
 
 
@@ -51,5 +51,7 @@ class Arena:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # NumPy asks the system for pages of zeros, which take no memory until they are written; torch writes them at once.
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    # Pages of zeros from the system take no memory until they are written; torch writes them at once. NumPy would ask for huge
+    # ones: to clear those of 30 layers holds the first step of a new place up by 0.1 s, and attention is a fifth slower in them.
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

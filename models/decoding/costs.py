@@ -1,4 +1,4 @@
-"""What a step costs, learned from steps: milliseconds by packed tokens and rows, and by rows for a drafter's rounds.
+"""What a step costs, learned from steps: milliseconds by tokens, at each load, and by rows for a drafter's rounds.
 
 No shape is assumed. On an accelerator that memory bandwidth bounds, a step of sixteen tokens costs as much as one of one; on
 a busy CPU it costs several times as much; and the load of the machine moves all of it. What has not been measured for long
@@ -119,26 +119,28 @@ def _within(value: float, middle: float, factor: float) -> float:
 
 
 class Costs:
-    """The costs of one engine: its steps, and the rounds of its drafters."""
+    """The costs of one engine: its steps, and the rounds of its drafters.
+
+    Rows cost besides their tokens: attention, choosing, telling. So steps of few rows and of many are learned apart, by the bits
+    of their number.
+    """
 
     def __init__(self) -> None:
-        self._tokens = Curve()
-        self._row_ms = 0.0
-        self._usual_rows: dict[int, float] = {}
+        self._steps: dict[int, Curve] = {}
         self._rounds: dict[DrafterName, Curve] = {}
 
     def step_ms(self, tokens: int, rows: int) -> float:
         """Return what a step of so many tokens of so many rows is thought to take; 0 if nothing is known."""
-        return self._tokens.at(tokens) + self._row_ms * rows
+        return self._curve(rows).at(tokens)
 
-    def extra_ms(self, tokens: int, more: int) -> list[float]:
-        """Return what 0, 1, ... `more` tokens added to a step of `tokens` are thought to add."""
-        ramp = self._tokens.ramp(tokens, more)
+    def extra_ms(self, rows: int, more: int) -> list[float]:
+        """Return what 0, 1, ... `more` tokens added to a step of `rows` rows that write are thought to add."""
+        ramp = self._curve(rows).ramp(rows, more)
         return [ms - ramp[0] for ms in ramp]
 
-    def least_token_ms(self, tokens: int, more: int) -> float:
-        """Return the least that a token may cost, of up to `more` added to a step of `tokens`."""
-        return self._tokens.least_slope(tokens, more)
+    def least_token_ms(self, rows: int, more: int) -> float:
+        """Return the least that a token may cost, of up to `more` added to a step of `rows` rows that write."""
+        return self._curve(rows).least_slope(rows, more)
 
     def round_ms(self, name: DrafterName, rows: int) -> float:
         """Return what a drafter takes to guess one token more of so many rows."""
@@ -147,18 +149,12 @@ class Costs:
 
     def observe_step(self, tokens: int, rows: int, ms: float) -> None:
         """Learn what a step took."""
-        # Steps of as many tokens for more rows, or for fewer, tell what rows cost (attention, choosing tokens): by the
-        # normalised least-mean-squares rule. The curve takes the rest.
-        key = _key(tokens)
-        usual = self._usual_rows.get(key, float(rows))
-        more, believed = rows - usual, self.step_ms(tokens, rows)
-        self._usual_rows[key] = usual + _STEADY * more
-        if more and believed:
-            surprise = _within(ms, believed, _OUTLIER) - believed
-            self._row_ms = max(0.0, self._row_ms + _STEADY * surprise * more / (more * more + 1))
-        self._tokens.observe(tokens, max(0.0, ms - self._row_ms * rows))
+        self._curve(rows).observe(tokens, ms)
 
     def observe_draft(self, name: DrafterName, rows: int, tokens: int, ms: float) -> None:
         """Learn what a drafter took to guess `tokens` tokens for `rows` rows together, row beside row."""
         rounds = max(1.0, tokens / rows)
         self._rounds.setdefault(name, Curve()).observe(rows, ms / rounds)
+
+    def _curve(self, rows: int) -> Curve:
+        return self._steps.setdefault(rows.bit_length(), Curve())

@@ -145,7 +145,7 @@ class Loop:
         budget = self._chunk.size(len(writing))
         shares = chunks([(row.rank, row.unread) for row in reading], budget)
         works = writing + [_Work(row=row, count=share) for row, share in zip(reading, shares, strict=True) if share]
-        self._speculation.draft(works, reading=sum(shares))
+        self._speculation.draft(works, reading=any(shares))
         works.sort(key=lambda work: work.row.adapter)  # adapters are applied run by run
         works = [work for work in works if self._has_room(work) and self._is_guided(work)]
         return [work for work in works if work.row.lease is not None]  # it may have had to make room for a later one
@@ -328,12 +328,12 @@ class Loop:
                 row.tell((), error)
 
     def _learn(self, works: Sequence[_Work], ms: float) -> None:
-        writing = sum(work.count == 1 for work in works)
-        read = sum(work.count for work in works if work.count > 1)
+        writing = sum(work.count == 1 and work.scores >= 0 for work in works)
+        read = sum(work.count for work in works) - writing
         drafted = sum(len(work.draft) for work in works)
-        self._chunk.observe(writing, read, ms)
+        self._chunk.observe(writing, read, drafted, ms)
         if writing:
-            self._speculation.observe_step(writing + read + drafted, writing, ms, drafted)
+            self._speculation.observe_step(writing, drafted, ms, reading=read > 0)
 
 
 def _column(numbers: Sequence[int]) -> torch.Tensor:

@@ -3,7 +3,8 @@
 Before each step the policy weighs what the drafts would add to it against what they would cost. A draft token is worth the
 chance that it is accepted, which it only is if all before it are; it costs its share of a longer step (`costs`) and of the
 drafter's rounds. Tokens are added to the step, likeliest first over all rows, and the step with the best expected rate is
-run. So a draft is long where a request repeats itself, short where it does not, and gone where the machine has no time left.
+run, among those that are not too long. So a draft is long where a request repeats itself, short where it does not, and gone
+where the machine has no time left.
 
 Chances come from the drafter where it can tell (the suffix drafter by the length of its match), else from a common first
 guess; both are corrected by how drafts fared, of the drafter in this engine and of this request. Evidence fades with time, so
@@ -35,6 +36,9 @@ _FIRST_CHANCE = 0.6  # that a token is accepted, of a drafter that does not tell
 _SUREST = 0.98
 _LEAST_CHANCE = 0.01
 _LEAST_GAIN = 1.01  # a step with drafts has to promise so many times the rate of a plain one
+# Plain steps that one with drafts may take: words in bursts are read no sooner, and whoever comes meanwhile waits.
+_LONGEST_STEP = 3.0
+_READING_STEP = 0.2  # more, where prompts are read in it as well: that has made it longer already
 
 _SHARE = 0.025  # of all time may be lost
 _PURSE = 8.0  # plain steps: the savings that may be lost again
@@ -155,25 +159,25 @@ class Policy:
         """How much time drafts may lose now; negative while they are not allowed to."""
         return self._balance_ms or 0.0
 
-    def choose(self, rows: Sequence[RowState], *, other_tokens: int = 0) -> list[Choice]:
-        """Return a choice for each row. `other_tokens` are those of prompts, which are read in the same step."""
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
+        """Return a choice for each row; `reading` says whether prompts are read in the same step."""
         self._step += 1
         self._draft_ms = 0.0
         self._asked.clear()
         if not rows:
             return []
-        refusal = self._refusal(len(rows), other_tokens)
+        refusal = self._refusal(len(rows))
         if refusal is None and not any(
             row.limit and (told is None or told) for row in rows for told in row.offers.values()
         ):
             refusal = "no_guess"
         plain_ms = self.costs.step_ms(len(rows), len(rows))
         self._token_ms = plain_ms / len(rows)
-        return self._best(rows, other_tokens, plain_ms) if refusal is None else [_PLAIN[refusal]] * len(rows)
+        return self._best(rows, reading, plain_ms) if refusal is None else [_PLAIN[refusal]] * len(rows)
 
-    def may_pay(self, rows: int, *, other_tokens: int = 0) -> bool:
+    def may_pay(self, rows: int) -> bool:
         """Whether `choose` would look at offers now. If not, they need not be made: rows without them get its reason, too."""
-        return self._refusal(rows, other_tokens) is None
+        return self._refusal(rows) is None
 
     def observe_draft(self, name: DrafterName, rows: int, tokens: int, ms: float) -> None:
         """Learn what a drafter took to draft `tokens` tokens for `rows` rows together."""
@@ -181,23 +185,24 @@ class Policy:
         if rows:
             self.costs.observe_draft(name, rows, tokens, ms)
 
-    def observe_step(self, tokens: int, rows: int, ms: float, *, drafted: int = 0) -> None:
-        """Learn what a step took: of `tokens` packed tokens in all, `drafted` ones among them, for `rows` rows that write.
-
-        Rows whose prompt is being read count by their tokens only.
-        """
-        plain_ms = self.costs.step_ms(tokens - drafted, rows) or ms
+    def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool = False) -> None:
+        """Learn what a step took: of `rows` rows that write, with so many drafted tokens, and perhaps of prompts, too."""
+        plain_ms = self.costs.step_ms(rows, rows) or ms
+        believed_ms = max(plain_ms, self.costs.step_ms(rows + drafted, rows))
         if self._balance_ms is None:
             self._balance_ms = _ADVANCE * plain_ms
         self._balance_ms += _SHARE * ms
         if drafted or self._draft_ms:
-            # A step that something else held up does not speak against drafts.
-            self._balance_ms -= min(ms, 2 * max(plain_ms, self.costs.step_ms(tokens, rows))) - plain_ms + self._draft_ms
+            # What prompts took is not the drafts' fault, and neither is what else held a step up.
+            spent_ms = believed_ms if reading else min(ms, 2 * believed_ms)
+            self._balance_ms -= spent_ms - plain_ms + self._draft_ms
         self._balance_ms = min(self._balance_ms, _PURSE * plain_ms)
+        if reading:
+            return
         if not drafted:
             count, _ = self._measured.get(rows.bit_length(), (0, 0))
             self._measured[rows.bit_length()] = (count + 1, self._step)
-        self.costs.observe_step(tokens, rows, ms)
+        self.costs.observe_step(rows + drafted, rows, ms)
 
     def observe(self, key: Hashable, name: DrafterName, drafted: int, accepted: int) -> None:
         """Learn how many tokens of a row's draft were accepted; `drafted` may be fewer than were chosen, or none."""
@@ -220,7 +225,7 @@ class Policy:
         self._rows.pop(key, None)
         self._asked.pop(key, None)
 
-    def _refusal(self, rows: int, other_tokens: int) -> Reason | None:
+    def _refusal(self, rows: int) -> Reason | None:
         """Why no row could draft now, whatever it is offered."""
         plain_ms = self.costs.step_ms(rows, rows)
         count, last = self._measured.get(rows.bit_length(), (0, 0))
@@ -228,31 +233,33 @@ class Policy:
             return "measuring"
         if self.balance_ms < 0:
             return "overdrawn"
-        if self._least_chance(rows, other_tokens, self._longest * rows, plain_ms) >= _SUREST:
+        if self._least_chance(rows, self._longest * rows, plain_ms) >= _SUREST:
             return "dear"
         return None
 
-    def _least_chance(self, rows: int, other_tokens: int, room: int, plain_ms: float) -> float:
+    def _least_chance(self, rows: int, room: int, plain_ms: float) -> float:
         """The chance that a token needs at the least, of up to `room` tokens that are added to a step."""
-        token_ms = self.costs.least_token_ms(rows + other_tokens, max(1, room))
+        token_ms = self.costs.least_token_ms(rows, max(1, room))
         return max(_LEAST_CHANCE, token_ms * rows / plain_ms)
 
-    def _best(self, rows: Sequence[RowState], other_tokens: int, plain_ms: float) -> list[Choice]:
+    def _best(self, rows: Sequence[RowState], reading: bool, plain_ms: float) -> list[Choice]:
         """Weigh the drafters that are offered, alone and together, and return the choices of the best."""
-        base, rate = len(rows) + other_tokens, len(rows) / plain_ms
+        rate = len(rows) / plain_ms
         room = sum(min(row.limit, self._longest) for row in rows)
-        least = self._least_chance(len(rows), other_tokens, room, plain_ms)
+        least = self._least_chance(len(rows), room, plain_ms)
         engine = {name: record.ratio(self._step) for name, record in self._engine.items()}
         drafts = [draft for index, row in enumerate(rows) for draft in self._drafts(index, row, engine, least)]
         choices = [_PLAIN["dear"]] * len(rows)
         if not drafts:
             return choices
-        extra_ms = self.costs.extra_ms(base, sum(len(draft.gains) for draft in drafts))
+        extra_ms = self.costs.extra_ms(len(rows), sum(len(draft.gains) for draft in drafts))
+        longest_ms = plain_ms * (1 + _READING_STEP if reading else _LONGEST_STEP)
         names = sorted({draft.name for draft in drafts})
         best = _Plan(rate * _LEAST_GAIN, [])
         for size in range(1, len(names) + 1):
             for menu in combinations(names, size):
-                plan = self._fill([draft for draft in drafts if draft.name in menu], len(rows), plain_ms, extra_ms)
+                among = [draft for draft in drafts if draft.name in menu]
+                plan = self._fill(among, len(rows), plain_ms, extra_ms, longest_ms)
                 best = max(best, plan, key=lambda plan: plan.rate)
         for draft, length in best.drafts:
             key, told = rows[draft.row].key, rows[draft.row].offers[draft.name]
@@ -279,7 +286,9 @@ class Policy:
                 drafts.append(_Draft(index, name, gains))
         return drafts
 
-    def _fill(self, drafts: Sequence[_Draft], rows: int, plain_ms: float, extra_ms: Sequence[float]) -> _Plan:
+    def _fill(
+        self, drafts: Sequence[_Draft], rows: int, plain_ms: float, extra_ms: Sequence[float], longest_ms: float
+    ) -> _Plan:
         """Fill a step with the likeliest tokens of `drafts`, one of each row at most; return the best of the steps on the way."""
         chosen: dict[int, _Draft] = {}
         for draft in drafts:
@@ -301,7 +310,10 @@ class Policy:
             if depth > rounds[name]:
                 rounds[name] = depth
                 drafting_ms += round_ms[name]
-            rate = expected / (plain_ms + extra_ms[count] + drafting_ms)
+            step_ms = plain_ms + extra_ms[count] + drafting_ms
+            if step_ms > longest_ms:
+                break
+            rate = expected / step_ms
             if rate > best_rate:
                 best_rate, best_count = rate, count
         lengths = {row: depth for _, depth, row, _ in tokens[:best_count]}

@@ -37,54 +37,83 @@ class Rank:
 
 
 def chunks(unread: Sequence[tuple[Rank, int]], budget: int) -> list[int]:
-    """Divide `budget` tokens among rows that have so many unread, the most urgent first; return each row's share.
+    """Divide `budget` tokens among rows that have so many unread; return each row's share.
 
-    Tokens that a row is given are run in this step. All are given while there are any and rows want them.
+    Half is the most urgent row's. The rest is divided equally, and what one does not need is the others': so a short prompt is
+    soon read although a long one came before it. All tokens are given while there are any and rows want them.
     """
     shares = [0] * len(unread)
-    for index in sorted(range(len(unread)), key=lambda index: unread[index][0]):
-        shares[index] = min(unread[index][1], budget)
-        budget -= shares[index]
+    if not unread:
+        return shares
+    first = min(range(len(unread)), key=lambda index: unread[index][0])
+    shares[first] = min(unread[first][1], budget - budget // 2)
+    budget -= shares[first]
+    fewest_first = sorted(range(len(unread)), key=lambda index: unread[index][1] - shares[index])
+    for others, index in zip(range(len(unread), 0, -1), fewest_first, strict=True):
+        share = min(unread[index][1] - shares[index], -(-budget // others))
+        shares[index] += share
+        budget -= share
     return shares
+
+
+_REMEASURED_AFTER = 32
+"""So many steps that read are followed by one that does not, so that it stays known what that takes."""
+
+_NEWEST = 0.1, 0.4
+"""The weight of the newest measurement: of a step, and of what reading a token adds to it."""
 
 
 class ChunkSize:
     """How many tokens of prompts a step reads while others are writing, so that their gaps stay bounded.
 
-    A step that reads as well may take `stretch` times as long as one that only writes. The size follows what was
-    measured: it shrinks at once by as much as a step took too long, by half at most, and grows by a quarter at most, where
-    enough was read to tell that more would fit.
+    A step that reads as well may take `stretch` times as long as one that only writes, drafts included, at the same load.
+    What a token adds to a step was measured, whether it was read or drafted. The size falls by half at most from step to step,
+    and grows by a quarter at most, where enough was read to tell that more would fit.
     """
 
-    def __init__(self, *, most: int, least: int = 8, stretch: float = 1.7) -> None:
+    def __init__(self, *, most: int, least: int = 4, stretch: float = 1.8) -> None:
         """Begin small, since nothing is known yet."""
         self._most = most
         self._least = min(least, most)
         self._stretch = stretch
-        self._size = float(min(2 * self._least, most))
-        self._writing_ms: float | None = None
+        self._size = float(min(16, most))
+        self._usual_ms: dict[int, float] = {}  # by the bits of the number of rows
+        self._plain_ms: dict[int, float] = {}  # likewise, without drafts
+        self._token_ms: float | None = None
+        self._read_on_end = 0
 
     def size(self, writing: int) -> int:
         """Return the tokens of prompts that the next step may read, beside so many rows that write."""
         if not writing:
             return self._most
-        if self._writing_ms is None:  # where prompts never cease to arrive, it would never be known
+        # Where prompts never cease to arrive, it would never be known what a step takes without them.
+        if writing.bit_length() not in self._usual_ms or self._read_on_end >= _REMEASURED_AFTER:
             return 0
         return max(int(self._size), self._least)
 
-    def observe(self, writing: int, read: int, ms: float) -> None:
-        """Learn from a step of `writing` rows that read so many tokens of prompts and took `ms`."""
-        if not writing:
+    def observe(self, writing: int, read: int, drafted: int, ms: float) -> None:
+        """Learn from a step of `writing` rows that read and drafted so many tokens and took `ms`."""
+        load = writing.bit_length()
+        if not read or load not in self._usual_ms:
+            self._read_on_end = 0
+            if writing and not read:
+                self._usual_ms[load] = _mixed(self._usual_ms.get(load), ms, _NEWEST[0])
+                if not drafted:
+                    self._plain_ms[load] = _mixed(self._plain_ms.get(load), ms, _NEWEST[0])
             return
-        if not read:
-            self._writing_ms = ms if self._writing_ms is None else 0.9 * self._writing_ms + 0.1 * ms
-        elif self._writing_ms is not None and read <= self._size:
-            # Of a step's time not all is reading, so that less would fit than this if it was too much, and more if it was not.
-            fitting = read * self._stretch * self._writing_ms / max(ms, 1e-6)
-            if fitting < read:
-                self._size = max(fitting, self._size / 2, self._least)
-            elif fitting > self._size:
-                self._size = min(fitting, 1.25 * self._size, self._most)
+        self._read_on_end += 1
+        usual_ms = self._usual_ms[load]
+        added_ms = max(0.0, ms - self._plain_ms.get(load, usual_ms)) / (read + drafted)
+        self._token_ms = _mixed(self._token_ms, added_ms, _NEWEST[1])
+        fitting = (self._stretch - 1) * usual_ms / max(self._token_ms, 1e-6)
+        if fitting < self._size:
+            self._size = max(fitting, self._size / 2, self._least)
+        elif read >= int(self._size):
+            self._size = min(fitting, 1.25 * self._size, self._most)
+
+
+def _mixed(known: float | None, newest: float, weight: float) -> float:
+    return newest if known is None else known + weight * (newest - known)
 
 
 class Lengths:

@@ -29,11 +29,11 @@ class Work(Protocol):
 class Chooses(Protocol):
     """Says which drafter a row is given, and how many tokens of it; `policy.Policy` is the one that learns."""
 
-    def may_pay(self, rows: int, *, other_tokens: int = 0) -> bool:
+    def may_pay(self, rows: int) -> bool:
         """Return whether `choose` would look at what drafters offer."""
         ...
 
-    def choose(self, rows: Sequence[RowState], *, other_tokens: int = 0) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
         """Return a choice for each row."""
         ...
 
@@ -41,8 +41,8 @@ class Chooses(Protocol):
         """Learn what drafting took."""
         ...
 
-    def observe_step(self, tokens: int, rows: int, ms: float, *, drafted: int = 0) -> None:
-        """Learn what a step took: of so many tokens, and so many rows that write."""
+    def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool = False) -> None:
+        """Learn what a step took: of so many rows that write, with so many drafted tokens, and perhaps of prompts, too."""
         ...
 
     def observe(self, key: Hashable, name: DrafterName, drafted: int, accepted: int) -> None:
@@ -76,12 +76,12 @@ class Speculation:
         self._policy.forget(row.context)
         self._seen = [seen for seen in self._seen if seen[0] is not row]
 
-    def draft(self, works: Sequence[Work], reading: int) -> None:
+    def draft(self, works: Sequence[Work], *, reading: bool) -> None:
         """Give every row that will write in this step a draft, where one is worth it.
 
         Args:
             works: the rows' parts of the step.
-            reading: how many tokens of prompts are read in it.
+            reading: whether prompts are read in it, too.
         """
         asking: list[tuple[Work, int]] = []
         for work in works:
@@ -115,18 +115,18 @@ class Speculation:
             self._drafters[name].observe(row.context, drafted, accepted)
             self._seen.append((row, name, drafted, accepted))
 
-    def observe_step(self, tokens: int, rows: int, ms: float, drafted: int) -> None:
-        """Learn what a step took: of so many tokens, of which so many were drafted, and of so many rows that write."""
-        self._policy.observe_step(tokens, rows, ms, drafted=drafted)
+    def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool) -> None:
+        """Learn what a step took: of so many rows that write, with so many drafted tokens, and perhaps of prompts, too."""
+        self._policy.observe_step(rows, drafted, ms, reading=reading)
         for row, name, tried, accepted in self._seen:
             self._policy.observe(row.context, name, tried, accepted)
         self._seen.clear()
 
-    def _chosen(self, asking: Sequence[tuple[Work, int]], reading: int) -> dict[DrafterName, list[tuple[Work, int]]]:
+    def _chosen(self, asking: Sequence[tuple[Work, int]], reading: bool) -> dict[DrafterName, list[tuple[Work, int]]]:
         """Return by drafter who is to be given how many tokens of it."""
         asks = [(work.row.context, room) for work, room in asking]
         offers: list[dict[DrafterName, Sequence[float] | None]] = [{} for _ in asks]
-        looked_at = self._policy.may_pay(len(asks), other_tokens=reading)
+        looked_at = self._policy.may_pay(len(asks))
         for name in self._drafters if looked_at else ():
             told: Sequence[Sequence[float] | None] = [None] * len(asks)
             if name in self._forecasts:
@@ -139,7 +139,7 @@ class Speculation:
             RowState(key=context, limit=room, offers=offer) for (context, room), offer in zip(asks, offers, strict=True)
         ]
         chosen: dict[DrafterName, list[tuple[Work, int]]] = {}
-        for (work, room), choice in zip(asking, self._policy.choose(states, other_tokens=reading), strict=True):
+        for (work, room), choice in zip(asking, self._policy.choose(states, reading=reading), strict=True):
             if choice.drafter is not None and choice.length:
                 chosen.setdefault(choice.drafter, []).append((work, min(choice.length, room)))
         return chosen
@@ -162,18 +162,18 @@ class FixedPolicy:
         """Take the drafter and how many tokens it drafts; none by default."""
         self._choice = Choice(drafter=drafter, length=length, expected=0.0, reason="pays")
 
-    def may_pay(self, rows: int, *, other_tokens: int = 0) -> bool:
+    def may_pay(self, rows: int) -> bool:
         """See `Chooses`."""
         return True
 
-    def choose(self, rows: Sequence[RowState], *, other_tokens: int = 0) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
         """See `Chooses`."""
         return [self._choice for _ in rows]
 
     def observe_draft(self, name: DrafterName, rows: int, tokens: int, ms: float) -> None:
         """See `Chooses`."""
 
-    def observe_step(self, tokens: int, rows: int, ms: float, *, drafted: int = 0) -> None:
+    def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool = False) -> None:
         """See `Chooses`."""
 
     def observe(self, key: Hashable, name: DrafterName, drafted: int, accepted: int) -> None:

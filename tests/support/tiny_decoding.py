@@ -267,7 +267,7 @@ class RandomPolicy(FixedPolicy):
         self._chance = random.Random(seed)
         self._longest = longest
 
-    def choose(self, rows: Sequence[RowState], *, other_tokens: int = 0) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
         """See `speculation.Chooses`."""
         return [self._lot(row) for row in rows]
 

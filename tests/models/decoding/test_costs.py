@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.decoding.costs import Costs, Curve
@@ -55,6 +55,17 @@ def test_what_rows_cost_beside_their_tokens_is_told_apart():
         tokens = rows + rng.choice((0, 4, 8))
         costs.observe_step(tokens, rows, (10 + 0.5 * tokens + 1.0 * rows) * rng.gauss(1, 0.02))
     assert costs.step_ms(12, 8) - costs.step_ms(12, 4) == pytest.approx(4.0, abs=1.0)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10)
+def test_requests_that_come_and_go_do_not_lead_it_astray(seed):
+    rng, costs = random.Random(seed), Costs()
+    for _ in range(1500):
+        rows, drafted = rng.choice((8, 8, 8, 8, 7, 7, 6)), rng.choice((0, 0, 0, 4, 12, 25))
+        tokens = rows + drafted
+        costs.observe_step(tokens, rows, (20 + 3 * tokens) * rng.choice((1, 1, 1, 1.1, 1.3, 1.8)))
+    assert 40 < costs.step_ms(8, 8) < 65
 
 
 def test_a_machine_that_becomes_slower_is_noticed():

@@ -97,7 +97,7 @@ class Engine:
         self.ms += ms
         held_up = 60 if self.rng.random() < 0.01 else 0  # by something else; the policy sees it, and must not mind
         seen = ms * max(0.5, self.rng.gauss(1, self.noise)) + held_up
-        self.policy.observe_step(self.rows + drafted, self.rows, seen, drafted=drafted)
+        self.policy.observe_step(self.rows, drafted, seen)
         for row, choice in enumerate(choices):
             self.advance(row, choice)
         return choices
@@ -197,8 +197,8 @@ def test_of_two_drafters_each_row_uses_the_one_that_pays():
 def test_a_drafter_whose_rounds_cost_more_than_they_save_is_left_alone():
     policy = _warm(Policy(), STEPS["flat"], rows=1)
     policy.choose([])
-    policy.observe_draft("pair", 1, 1, 10.0)
-    policy.observe_step(1, 1, 4.0)
+    policy.observe_draft("pair", 1, 1, 3.9)
+    policy.observe_step(1, 0, 4.0)
     (choice,) = policy.choose([RowState(key=1, limit=8, offers={"pair": [0.9] * 8})])
     assert (choice.drafter, choice.reason) == (None, "dear")
 
@@ -230,11 +230,30 @@ def test_on_a_machine_without_time_to_spare_no_offers_need_be_made():
     assert _warm(Policy(), STEPS["flat"], rows=8).may_pay(8)
 
 
-def test_beside_a_prompt_that_fills_the_machine_a_draft_has_to_promise_more():
+def test_a_step_that_reads_a_prompt_is_made_hardly_longer_by_drafts():
+    rows = [RowState(key=key, limit=16, offers={"suffix": [0.97] * 16}) for key in range(4)]
     policy = _warm(Policy(), STEPS["measured on a CPU"], rows=4)
-    rows = [RowState(key=key, limit=4, offers={"suffix": [0.35]}) for key in range(4)]
-    assert policy.choose(rows)[0].reason == "pays"
-    assert policy.choose(rows, other_tokens=60)[0].reason == "dear"
+    alone, beside = (sum(choice.length for choice in policy.choose(rows, reading=reading)) for reading in (False, True))
+    assert STEPS["measured on a CPU"](4 + beside) <= 1.2 * 14 < STEPS["measured on a CPU"](4 + alone)
+    policy = _warm(Policy(), STEPS["flat"], rows=4)
+    alone, beside = (sum(choice.length for choice in policy.choose(rows, reading=reading)) for reading in (False, True))
+    assert beside == alone == 64
+
+
+def test_no_step_is_made_longer_than_three_plain_ones():
+    policy = _warm(Policy(longest=64), STEPS["measured on a CPU"], rows=4)
+    rows = [RowState(key=key, limit=64, offers={"suffix": [0.98] * 64}) for key in range(4)]
+    tokens = 4 + sum(choice.length for choice in policy.choose(rows))
+    assert 2.5 * 14 < STEPS["measured on a CPU"](tokens) <= 3 * 14
+
+
+def test_what_a_prompt_takes_is_not_what_drafts_cost():
+    policy = _warm(Policy(), STEPS["flat"], rows=2)
+    for _ in range(50):
+        policy.choose([])
+        policy.observe_step(2, 4, 400.0, reading=True)
+    assert policy.costs.step_ms(6, 2) < 5
+    assert policy.balance_ms >= 0
 
 
 def test_a_plain_step_now_and_then_keeps_the_measure_true():
@@ -249,7 +268,7 @@ def test_while_more_time_was_lost_than_may_be_nothing_drafts():
     row = RowState(key=1, limit=8, offers={"suffix": [0.9] * 8})
     steps = 0
     while policy.choose([row])[0].drafter:
-        policy.observe_step(9, 1, 8.0, drafted=8)  # twice as long as it was thought to be
+        policy.observe_step(1, 8, 8.0)  # twice as long as it was thought to be
         steps += 1
     assert steps <= 4
     assert policy.balance_ms < 0
@@ -273,5 +292,7 @@ def _warm(policy: Policy, step_ms: Callable[[int], float], *, rows: int) -> Poli
     """Let the policy see what steps cost at this load."""
     for tokens in (*range(1, 17), 24, 32, 48, 64):
         for _ in range(3):
-            policy.observe_step(rows * tokens, rows, step_ms(rows * tokens))
+            policy.costs.observe_step(rows * tokens, rows, step_ms(rows * tokens))
+    for _ in range(3):
+        policy.observe_step(rows, 0, step_ms(rows))
     return policy
