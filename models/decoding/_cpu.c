@@ -346,7 +346,7 @@ typedef struct {
 
 /* Queries of one row that share keys: tokens `first` to `first + count`, heads `head` to `head + heads`. */
 typedef struct {
-    size_t first, count, head, heads;
+    size_t first, count, head, heads, work;
 } Queries;
 
 WITH_INLINE(AVX512) void weigh(const float *values, size_t stride, const float *chances, size_t keys, __m512 fade,
@@ -468,21 +468,25 @@ static size_t together(const Attention *a, size_t first)
     return count;
 }
 
+static int by_work(const void *one, const void *other)
+{
+    const size_t x = ((const Queries *)one)->work, y = ((const Queries *)other)->work;
+    return (x < y) - (x > y);
+}
+
 static int attend(const Attention *a)
 {
     const size_t group = a->heads / a->kv_heads;
-    size_t groups = 0;
-    for (size_t t = 0; t < a->tokens; t += together(a, t))
-        groups++;
-    /* Where little is to be done at a time, heads that share keys go to different threads. */
-    const size_t heads = groups * a->kv_heads < 8 ? 1 : group;
-    Queries *const all = malloc(groups * (a->heads / heads) * sizeof(Queries));
-    if (all == NULL)
+    Queries *const queries = malloc(a->tokens * a->kv_heads * sizeof(Queries));
+    if (queries == NULL)
         return -1;
     long items = 0;
-    for (size_t t = 0; t < a->tokens; t += together(a, t))
-        for (size_t h = 0; h < a->heads; h += heads)
-            all[items++] = (Queries){t, together(a, t), h, heads};
+    for (size_t t = 0, count; t < a->tokens; t += count) {
+        count = together(a, t);
+        for (size_t h = 0; h < a->heads; h += group)
+            queries[items++] = (Queries){t, count, h, group, count * (size_t)a->lengths[t + count - 1]};
+    }
+    qsort(queries, (size_t)items, sizeof(Queries), by_work); /* the longest first, so that no thread is left with one */
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -490,9 +494,9 @@ static int attend(const Attention *a)
             turn_and_keep(a, (size_t)t);
 #pragma omp for schedule(dynamic, 1)
         for (long n = 0; n < items; n++)
-            attend_queries(a, all + n);
+            attend_queries(a, queries + n);
     }
-    free(all);
+    free(queries);
     return 0;
 }
 

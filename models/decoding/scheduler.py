@@ -71,7 +71,7 @@ class ChunkSize:
     and grows by a quarter at most, where enough was read to tell that more would fit.
     """
 
-    def __init__(self, *, most: int, least: int = 4, stretch: float = 1.8) -> None:
+    def __init__(self, *, most: int, least: int = 2, stretch: float = 1.8) -> None:
         """Begin small, since nothing is known yet."""
         self._most = most
         self._least = min(least, most)
