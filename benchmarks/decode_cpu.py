@@ -1,7 +1,8 @@
 """How fast does the embedded model write on a CPU, for one stream and for several, beside other engines on the same weights?
 
 SmolLM2-135M from one GGUF, prompts of Spec-Bench (Xia et al. 2024), greedy, two threads. A round asks as many prompts at once
-as there are streams, of every system in turn; no prompt is asked twice of the same process, so that nothing is remembered.
+as there are streams, of every system in turn; no prompt is asked twice of the same process. What Baton keeps from one round to the
+next, as in service, is the first tokens that all prompts share (the template's), and as a drafter of `baton_policy` earlier answers.
 `baton_policy` may draft, `baton_plain` may not; `transformers` is its `generate` over a padded batch, in the faster of float32
 and bfloat16; `llama_cpp` is llama-cpp-python, all streams in one batch; `openvino_genai` its continuous batching.
 

@@ -304,8 +304,8 @@ def _measure(name: str, bandwidth: float, *, peers: bool, quick: bool) -> list[R
             rows.append(row("speedup", "x", [rate / plain for rate in drafted], **labels))
             rows.append(row("speedup_theory", "x", [theory], **labels))
             _say(*rows[-3:])
-    for failure in bench.failures[:5]:
-        print(f"{name}: {failure}", flush=True)
+    if bench.failures:
+        raise RuntimeError(f"{name}: {len(bench.failures)} failures, such as: {bench.failures[0]}")
     return rows
 
 

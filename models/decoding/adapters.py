@@ -9,7 +9,7 @@ for each matrix of a layer, with the scale s in B, and every token of a batch ta
 - on a CPU, where every weight read and every product counts, each run of tokens that have the same adapter goes through that
   one alone, a view of the stack. The fewer the runs the better: whoever packs a batch puts rows of one adapter side by side.
 
-A token without adapter comes out as if none were loaded, to the bit.
+A token without adapter comes out of a product as if none were loaded, to the bit.
 """
 
 import math

@@ -9,6 +9,8 @@ import mmap
 
 import torch
 
+_PIECE_SLOTS = 256
+
 
 class Arena:
     """Keys and values of all rows.
@@ -40,12 +42,17 @@ class Arena:
 
     def move(self, source: int, target: int, count: int) -> None:
         """Copy `count` slots; the two places may overlap."""
-        if source == target or count == 0:
+        if source == target:
             return
-        moved = self._all[:, :, source : source + count]
-        if abs(source - target) < count:
-            moved = moved.clone()
-        self._all[:, :, target : target + count] = moved
+        # Piece by piece from the end that is written first, so that no more than a piece has to be held beside the arena.
+        piece = max(abs(source - target), _PIECE_SLOTS)
+        begins = range(0, count, piece)
+        for begin in begins if target < source else reversed(begins):
+            slots = min(piece, count - begin)
+            moved = self._all[:, :, source + begin : source + begin + slots]
+            if abs(source - target) < slots:
+                moved = moved.clone()
+            self._all[:, :, target + begin : target + begin + slots] = moved
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -5,6 +5,7 @@ prompt begins alike adopts them in place if it goes on where they ended, as the 
 copies the part that is alike, as several conversations under one system prompt do.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -148,19 +149,51 @@ class Cache:
         held = self.leased_blocks + (0 if spared is None else spared.extent.blocks)
         if blocks > self._blocks.total_blocks - held:
             return None  # and nothing is given up in vain
-        while self._blocks.free_blocks < blocks:
-            oldest = next(kept for kept in self._prefixes if kept is not spared)
-            extent = self._prefixes.take(oldest)
-            self._blocks.free(extent.start, extent.blocks)
         start = self._blocks.allocate(blocks)
-        return self._allocate_compacted(blocks) if start is None else start
+        if start is None:
+            for kept in self._least_used_run(blocks, spared):
+                self._give_up(kept)
+            start = self._blocks.allocate(blocks)
+        if start is None:  # leases are everywhere in the way
+            while self._blocks.free_blocks < blocks:
+                self._give_up(next(kept for kept in self._prefixes if kept is not spared))
+            start = self._allocate_compacted(blocks)
+        return start
+
+    def _give_up(self, kept: Kept) -> None:
+        extent = self._prefixes.take(kept)
+        self._blocks.free(extent.start, extent.blocks)
+
+    def _least_used_run(self, blocks: int, spared: Kept | None) -> list[Kept]:
+        """Return what has to be given up for one free run of so many blocks: what nobody has used for the longest time.
+
+        Nothing is moved for it, which takes longer than to read most prompts again. Empty if leases leave no such run.
+        """
+        ages = {kept: age for age, kept in enumerate(self._prefixes) if kept is not spared}
+        walls = [lease.extent for lease in self._leases] + ([] if spared is None else [spared.extent])
+        entries: list[tuple[Extent, Kept | None]] = [(extent, None) for extent in walls]
+        entries += [(kept.extent, kept) for kept in ages]
+        entries.sort(key=lambda entry: entry[0].start)
+        entries.append((Extent(start=self._blocks.total_blocks, blocks=0), None))
+        best: list[Kept] = []
+        begin, between = 0, deque[Kept]()
+        for extent, kept in entries:
+            while between and extent.start - between[0].extent.end >= blocks:
+                begin = between.popleft().extent.end
+            if between and extent.start - begin >= blocks:
+                best = min((list(between), best or list(between)), key=lambda run: max(ages[kept] for kept in run))
+            if kept is None:
+                begin = extent.end
+                between.clear()
+            else:
+                between.append(kept)
+        return best
 
     def _allocate_compacted(self, blocks: int) -> int | None:
-        moves = self._blocks.compact(blocks)
-        for move in moves:
+        for move in self._blocks.compact(blocks):
             self.arena.move(move.source * BLOCK_TOKENS, move.target * BLOCK_TOKENS, move.blocks * BLOCK_TOKENS)
-        for owner in (*self._leases, *self._prefixes):
-            owner.extent = owner.extent.moved(moves)
+            for owner in (*self._leases, *self._prefixes):
+                owner.extent = owner.extent.moved([move])
         return self._blocks.allocate(blocks)
 
 

@@ -28,6 +28,9 @@ from models.errors import BatonError, Internal, Overloaded
 
 _log = logging.getLogger(__name__)
 
+_SLICE_TOKENS = 32
+"""What a batch job may write, each time it is let in, before it has to make place for somebody who waits to be talked to."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Work:
@@ -121,22 +124,41 @@ class Loop:
     # Who runs
 
     def _admit(self) -> None:
-        while len(self._rows) < self._limits.rows and (row := self._waiting.first()) is not None:
-            tokens = row.context.tokens
-            room = len(tokens) + self._lengths.predict(row.limit - row.writer.written)
-            reusable = tokens if row.prompt.plain else ()
-            opened = self._cache.open(row.scope, reusable, min(room, self._cache.capacity))
-            if opened is None:
-                return
-            self._waiting.remove(row)
-            row.lease, row.fed = opened
-            self._rows.append(row)
-            if not row.begun:
-                row.begun = True
-                row.tally.cached = row.fed
-                usage = UsageDelta(input_tokens=row.context.prompt_length, output_tokens=0, cached_tokens=row.fed)
-                row.tell([usage], None)
-            self._speculation.join(row)
+        while (row := self._next()) is not None:
+            with self._failing([row]):
+                if not self._let_in(row):
+                    return
+
+    def _next(self) -> Row | None:
+        """Return who is to be let in, if there is a place; for a turn in a conversation a batch job makes one."""
+        if len(self._rows) < self._limits.rows:
+            return self._waiting.first()
+        turn = self._waiting.first("interactive")
+        jobs = [row for row in self._rows if row.rank.priority == "batch" and row.slice_tokens >= _SLICE_TOKENS]
+        if turn is None or not jobs:
+            return None
+        self._send_back(max(jobs, key=lambda row: row.rank))
+        return turn
+
+    def _let_in(self, row: Row) -> bool:
+        """Give a row that waits its part of the cache; return whether there was room."""
+        tokens = row.context.tokens
+        room = len(tokens) + self._lengths.predict(row.limit - row.writer.written)
+        reusable = tokens if row.prompt.plain else ()
+        opened = self._cache.open(row.scope, reusable, min(room, self._cache.capacity))
+        if opened is None:
+            return False
+        self._waiting.remove(row)
+        row.lease, row.fed = opened
+        row.resumed = row.writer.written
+        self._rows.append(row)
+        if not row.begun:
+            row.begun = True
+            row.tally.cached = row.fed
+            usage = UsageDelta(input_tokens=row.context.prompt_length, output_tokens=0, cached_tokens=row.fed)
+            row.tell([usage], None)
+        self._speculation.join(row)
+        return True
 
     def _plan(self) -> list[_Work]:
         ready = [row for row in self._rows if not row.stalled()]
@@ -323,17 +345,22 @@ class Loop:
         else:
             return
         for row in list(rows):
+            waited = self._waiting.remove(row)
             if row in self._rows:
                 self._release(row)
-                row.tell((), error)
+            elif not waited:
+                continue
+            row.tell((), error)
 
     def _learn(self, works: Sequence[_Work], ms: float) -> None:
         writing = sum(work.count == 1 and work.scores >= 0 for work in works)
         read = sum(work.count for work in works) - writing
         drafted = sum(len(work.draft) for work in works)
+        chosen = sum(len(work.draft) for work in works if work.drafter in self._speculation.names)
         self._chunk.observe(writing, read, drafted, ms)
         if writing:
-            self._speculation.observe_step(writing, drafted, ms, reading=read > 0)
+            # Neither prompts nor hints and what grammars force are the policy's choice, nor to its account.
+            self._speculation.observe_step(writing, chosen, ms, reading=read > 0 or chosen < drafted)
 
 
 def _column(numbers: Sequence[int]) -> torch.Tensor:

@@ -17,8 +17,8 @@ write the same tokens, or draws the time it lost; 2.5 % of all time is paid in b
 drafts. So, whatever the beliefs, speculation loses no more than that share, and what it has lately gained. Plain steps in
 between (one of 64) keep the measure true.
 
-To be told in this order: `choose`, then for a step that was chosen so `observe_draft` of each drafter, `observe_step`, and
-`observe` of each row that drafted.
+To be told in this order: `observe_draft` of what forecasts took, `choose`, then for a step that was chosen so `observe_draft` of
+each drafter, `observe_step`, and `observe` of each row that drafted.
 """
 
 from collections import Counter
@@ -66,7 +66,7 @@ class RowState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What a row does in the next step, and why, as usage records and metrics tell it.
+    """What a row does in the next step, and why.
 
     Attributes:
         drafter: who guesses; None for plain decoding.
@@ -162,7 +162,6 @@ class Policy:
     def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
         """Return a choice for each row; `reading` says whether prompts are read in the same step."""
         self._step += 1
-        self._draft_ms = 0.0
         self._asked.clear()
         if not rows:
             return []
@@ -189,13 +188,14 @@ class Policy:
         """Learn what a step took: of `rows` rows that write, with so many drafted tokens, and perhaps of prompts, too."""
         plain_ms = self.costs.step_ms(rows, rows) or ms
         believed_ms = max(plain_ms, self.costs.step_ms(rows + drafted, rows))
+        draft_ms, self._draft_ms = self._draft_ms, 0.0
         if self._balance_ms is None:
             self._balance_ms = _ADVANCE * plain_ms
         self._balance_ms += _SHARE * ms
-        if drafted or self._draft_ms:
+        if drafted or draft_ms:
             # What prompts took is not the drafts' fault, and neither is what else held a step up.
             spent_ms = believed_ms if reading else min(ms, 2 * believed_ms)
-            self._balance_ms -= spent_ms - plain_ms + self._draft_ms
+            self._balance_ms -= spent_ms - plain_ms + draft_ms
         self._balance_ms = min(self._balance_ms, _PURSE * plain_ms)
         if reading:
             return

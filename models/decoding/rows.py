@@ -78,6 +78,7 @@ class Row:
         lease: its part of the cache, while it is at work.
         fed: how many tokens of `context` are in the cache.
         begun: whether it was told its prompt's length.
+        resumed: how many tokens it had written when it was last let in.
         tally: what it has used.
     """
 
@@ -96,12 +97,18 @@ class Row:
     lease: Lease | None = None
     fed: int = 0
     begun: bool = False
+    resumed: int = 0
     tally: Tally = field(default_factory=Tally)
 
     @property
     def unread(self) -> int:
         """How many tokens have to be run before the next can be chosen; 1 for a row that is writing."""
         return len(self.context.tokens) - self.fed
+
+    @property
+    def slice_tokens(self) -> int:
+        """How many tokens it has written since it was last let in."""
+        return self.writer.written - self.resumed
 
     @property
     def most(self) -> int:

@@ -6,7 +6,7 @@ A step gives every row that is writing its turn, and what time is left to those 
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from models.ports import Priority
@@ -24,16 +24,18 @@ class Rank:
     Attributes:
         due_s: when it came, and how much its priority lets others go before it. A deadline that is nearer counts instead.
         ticket: the order of coming.
+        priority: what it was given.
     """
 
     due_s: float
     ticket: int
+    priority: Priority = field(compare=False)
 
     @classmethod
     def of(cls, priority: Priority, came_s: float, deadline_s: float | None, ticket: int) -> "Rank":
         """Rank a request."""
         due_s = came_s + _BEHIND_S[priority]
-        return cls(due_s=due_s if deadline_s is None else min(due_s, deadline_s), ticket=ticket)
+        return cls(due_s=due_s if deadline_s is None else min(due_s, deadline_s), ticket=ticket, priority=priority)
 
 
 def chunks(unread: Sequence[tuple[Rank, int]], budget: int) -> list[int]:
@@ -152,9 +154,9 @@ class Queue(Generic[_T]):
         """Take one in."""
         insort(self._waiting, (rank, item), key=lambda entry: entry[0])
 
-    def first(self) -> _T | None:
-        """Return the most urgent, and leave it there."""
-        return self._waiting[0][1] if self._waiting else None
+    def first(self, priority: Priority | None = None) -> _T | None:
+        """Return the most urgent, of those of a priority if one is given, and leave it there."""
+        return next((item for rank, item in self._waiting if priority in (None, rank.priority)), None)
 
     def remove(self, item: _T) -> bool:
         """Take one out, wherever it is; return whether it was there."""

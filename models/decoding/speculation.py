@@ -6,7 +6,7 @@ drafter that the policy finds worth its time.
 
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol
 
 from models.decoding.drafters import Drafter, DrafterName, Forecasts
@@ -64,6 +64,11 @@ class Speculation:
         self._policy = policy
         self._seen: list[tuple[Row, DrafterName, int, int]] = []
 
+    @property
+    def names(self) -> Collection[str]:
+        """The drafters that the policy chooses among; a hint and what a grammar forces are drafts of nobody's choice."""
+        return self._drafters.keys()
+
     def join(self, row: Row) -> None:
         """Take a row in."""
         for drafter in self._drafters.values():
@@ -73,8 +78,9 @@ class Speculation:
         """Let a row go."""
         for drafter in self._drafters.values():
             drafter.leave(row.context)
-        self._policy.forget(row.context)
+        self._learn([seen for seen in self._seen if seen[0] is row])
         self._seen = [seen for seen in self._seen if seen[0] is not row]
+        self._policy.forget(row.context)
 
     def draft(self, works: Sequence[Work], *, reading: bool) -> None:
         """Give every row that will write in this step a draft, where one is worth it.
@@ -118,9 +124,12 @@ class Speculation:
     def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool) -> None:
         """Learn what a step took: of so many rows that write, with so many drafted tokens, and perhaps of prompts, too."""
         self._policy.observe_step(rows, drafted, ms, reading=reading)
-        for row, name, tried, accepted in self._seen:
-            self._policy.observe(row.context, name, tried, accepted)
+        self._learn(self._seen)
         self._seen.clear()
+
+    def _learn(self, seen: Sequence[tuple[Row, DrafterName, int, int]]) -> None:
+        for row, name, drafted, accepted in seen:
+            self._policy.observe(row.context, name, drafted, accepted)
 
     def _chosen(self, asking: Sequence[tuple[Work, int]], reading: bool) -> dict[DrafterName, list[tuple[Work, int]]]:
         """Return by drafter who is to be given how many tokens of it."""

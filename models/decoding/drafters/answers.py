@@ -29,6 +29,9 @@ class Answer:
     tokens: tuple[int, ...]
 
 
+_MOST_JOBS = 256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A place in an answer: the `matched` tokens before index `next` are also the end of the text that was asked about."""
@@ -68,8 +71,11 @@ class Answers:
         return self._total
 
     def add(self, name: str, tokens: Sequence[int]) -> None:
-        """Store an answer of tenant `name`. One too short to be found, or longer than a tenant may keep, is not stored."""
-        if not RUN_TOKENS < len(tokens) <= self._tenant_tokens:
+        """Store an answer of tenant `name`. One too short to be found, or longer than a tenant may keep, is not stored.
+
+        Neither is any while those before it wait to be read, as they do where nothing drafts.
+        """
+        if not RUN_TOKENS < len(tokens) <= self._tenant_tokens or len(self._jobs) >= _MOST_JOBS:
             return
         tenant = self._tenants.setdefault(name, _Tenant())
         self._tenants.move_to_end(name)

@@ -3,6 +3,8 @@
 Keys here are the tokens themselves, so that what lies in a slot says whose it is.
 """
 
+import random
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -178,3 +180,28 @@ def test_a_row_that_cannot_be_helped_costs_nobody_what_is_kept() -> None:
     assert cache.open(BOB, [3], 64) is None
     assert not cache.grow(opened[0], 5 * BLOCK_TOKENS)
     assert cache.kept_blocks == 1
+
+
+def test_a_cache_that_is_full_of_what_was_kept_gives_that_up_and_moves_next_to_nothing() -> None:
+    cache, chance, moved = _cache(400), random.Random(0), 0
+    move = cache.arena.move
+
+    def counted(source: int, target: int, count: int) -> None:
+        nonlocal moved
+        moved += count
+        move(source, target, count)
+
+    cache.arena.move = counted  # type: ignore[method-assign]
+    working: list[tuple[Lease, list[int]]] = []
+    opened = 0
+    for number in range(600):
+        if len(working) == 4:
+            lease, tokens = working.pop(chance.randrange(4))
+            cache.close(lease, tokens)
+        text = [1000 * number + token for token in range(chance.randint(100, 1500))]
+        found = cache.open(ADA, text, len(text) + 60)
+        if found is not None:
+            working.append((found[0], text))
+            opened += len(text)
+    assert opened > 20 * 400 * BLOCK_TOKENS
+    assert moved < 0.01 * opened

@@ -124,7 +124,7 @@ def test_a_captured_step_is_the_step_itself_wherever_its_batch_comes_from(monkey
 
 @pytest.mark.skipif(INTERPRETED, reason="steps are captured on a GPU only")
 @torch.inference_mode()
-def test_in_half_precision_a_draft_leaves_every_choice_as_it_was() -> None:
+def test_in_half_precision_a_draft_moves_scores_by_rounding_alone() -> None:
     _, decoder = decoders("qwen2", torch.bfloat16)
     single, drafted = Rows(decoder, 1), Rows(decoder, 1)
     tokens = [int(token) for token in torch.randint(0, 128, (12,))]

@@ -250,6 +250,33 @@ def test_the_more_urgent_is_served_first(tiny: Tiny) -> None:
     assert _order(tiny.bench(rows=1), asks) == [3, 2, 1, 0]
 
 
+def test_a_turn_does_not_wait_for_batch_jobs_at_work_which_lose_nothing_by_it(tiny: Tiny) -> None:
+    bench = tiny.bench(rows=2)
+    asks = [Ask(prompt=(token, *SHORT), limit=90, priority="batch") for token in (5, 6)]
+    jobs = [bench.ask(ask) for ask in asks]
+    while min(len(job.tokens) for job in jobs) < 40:
+        bench.step()
+    turn = bench.ask(Ask(prompt=SHORT, limit=3, priority="interactive", came_s=100.0))
+    for _ in range(3):
+        bench.step()
+    assert turn.tokens
+    bench.finish()
+    assert [job.tokens for job in jobs] == [tiny.alone(ask).tokens for ask in asks]
+    bench.has_nothing_left()
+
+
+def test_turns_that_never_cease_leave_a_batch_job_its_slices(tiny: Tiny) -> None:
+    bench = tiny.bench(rows=1)
+    job = bench.ask(Ask(prompt=SHORT, limit=90, priority="batch"))
+    for second in range(400):
+        bench.ask(Ask(prompt=SHORT, limit=2, priority="interactive", came_s=float(second)))
+        for _ in range(4):
+            bench.step()
+        if job.over:
+            break
+    assert job.over
+
+
 def test_a_batch_job_gets_its_turn_under_a_constant_stream_of_urgent_ones(tiny: Tiny) -> None:
     bench = tiny.bench(rows=1)
     job = bench.ask(Ask(prompt=SHORT, limit=2, priority="batch"))
@@ -308,6 +335,26 @@ def test_an_answer_begun_by_another_is_kept_as_far_as_it_is_right(tiny: Tiny, ri
     assert told.tokens == plain
     assert told.usages[-1].drafts == (DraftUsage(drafter="hint", drafted=15, accepted=accepted),)
     assert steps == 16 - accepted
+
+
+class _Account(FixedPolicy):
+    """Notes what it is told of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[int, int, bool]] = []
+
+    def observe_step(self, rows: int, drafted: int, ms: float, *, reading: bool = False) -> None:
+        self.steps.append((rows, drafted, reading))
+
+
+def test_what_the_policy_did_not_choose_is_not_to_its_account(tiny: Tiny) -> None:
+    policy = _Account()
+    bench = tiny.bench(policy=policy)
+    hint = tiny.alone(Ask(prompt=SHORT, limit=150)).tokens
+    bench.ask(Ask(prompt=SHORT, limit=150, hint=tuple(hint)))
+    bench.finish()
+    assert policy.steps == [(1, 0, True)] * 2
 
 
 def test_a_hint_longer_than_a_step_is_taken_piece_by_piece(tiny: Tiny) -> None:
