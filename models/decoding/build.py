@@ -1,6 +1,7 @@
 """Puts the engine's parts together for one model: weights, cache, drafters, policy, adapters."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -45,7 +46,15 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
         prefill_tokens=options.prefill_tokens,
         template=options.template,
     )
-    decoder = _decoder(Path(folder), causal, options)
+    with ThreadPoolExecutor(1, "constrainer") as beside:  # while weights are packed, which takes as long
+        constrainer = beside.submit(
+            Constrainer,
+            causal.tokenizer,
+            vocabulary=causal.model.config.get_text_config().vocab_size,
+            ends=causal.ends,
+            calls=causal.prompts.calls,
+        )
+        decoder = _decoder(Path(folder), causal, options)
     adapters = load_adapters(options.adapters, decoder)
     decoder.low_rank = adapters.apply
     slots = options.cache_tokens or _slots_that_fit(decoder, causal.window_tokens * options.max_requests)
@@ -57,9 +66,7 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
         prompts=causal.prompts,
         ends=causal.ends,
         window_tokens=min(causal.window_tokens, cache.capacity),
-        constrainer=Constrainer(
-            causal.tokenizer, vocabulary=decoder.shape.vocabulary, ends=causal.ends, calls=causal.prompts.calls
-        ),
+        constrainer=constrainer.result(),
         adapters=adapters,
     )
     limits = LoopLimits(rows=options.max_requests, prefill_tokens=causal.prefill_tokens, tolerance=options.tolerance)

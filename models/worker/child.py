@@ -5,6 +5,7 @@ worker outlives its gateway, however that ended.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -89,6 +90,7 @@ class _Child:
 
     async def _load(self, load: Load) -> None:
         error: BatonError | None = None
+        gc.disable()  # a tenth of the time: what imports make stays, and would be looked through again and again
         try:
             # In a thread: importing and reading weights takes seconds, in which other cards are served.
             self._engines[load.card] = await asyncio.to_thread(build_engine, load.spec, SystemClock())
@@ -97,6 +99,8 @@ class _Child:
         except Exception:  # noqa: BLE001  # the client is told; the cause is logged here
             _log.exception("the engine of the card %s could not be built", load.card)
             error = Internal(f"The model {load.card!r} could not be loaded. The server's log has the cause.")
+        finally:
+            gc.enable()
         await self._send(Loaded(card=load.card, error=error))
 
     def _stop(self, request_id: int) -> None:

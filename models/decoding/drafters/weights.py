@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from models.errors import BadInput
 
@@ -133,8 +134,15 @@ def fits(path: Path, embedding: Tensor) -> bool:
 
 def fingerprint(embedding: Tensor) -> str:
     """Return what tells one base model's embedding [vocabulary, hidden] from another's, whatever dtype it is held in."""
-    data = embedding.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy()
-    return hashlib.sha256(data.tobytes()).hexdigest()
+    known = _FINGERPRINTS.get(embedding)  # type: ignore[no-untyped-call]  # torch's own
+    if known is None:
+        data = embedding.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy()
+        known = _FINGERPRINTS[embedding] = hashlib.sha256(data.tobytes()).hexdigest()
+    return str(known)
+
+
+_FINGERPRINTS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Of embeddings in memory, which nobody writes to: half a second of a start each."""
 
 
 def save_draft(weights: DraftWeights, path: Path) -> None:
