@@ -68,7 +68,7 @@ def test_the_official_client_streams_the_capital_of_france(server: RealServer) -
         )
         words = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert "Paris" in "".join(words)
-    assert len([word for word in words if word]) > 3, "it came in one piece"
+    assert len([word for word in words if word]) > 1, "it came in one piece"
 
 
 def test_the_official_async_client_gets_the_capital_of_france(server: RealServer) -> None:
@@ -135,7 +135,7 @@ def test_a_websocket_client_that_validates_every_event_hears_the_capital_of_fran
             deltas += event["type"] == "response.output_text.delta"
     assert checker.done[0]["status"] == "completed"
     assert "Paris" in "".join(checker.texts.values())
-    assert deltas > 3
+    assert deltas > 1  # streamed; what was answered before is drafted, and comes in few pieces
 
 
 def test_the_terminal_prints_the_capital_of_france(server: RealServer) -> None:
