@@ -10,6 +10,7 @@ import mmap
 import torch
 
 _PIECE_SLOTS = 256
+"""What is moved at a time at least, where two places overlap: fewer would be a thousand small copies."""
 
 
 class Arena:

@@ -160,10 +160,6 @@ class Prefixes:
             del self._roots[kept.scope]
         return kept.extent
 
-    def oldest(self) -> Kept | None:
-        """Return what has not been used for the longest time, to be taken and freed; None if nothing is kept."""
-        return next(iter(self._kept), None)
-
     def _touch(self, kept: Kept) -> None:
         del self._kept[kept]
         self._kept[kept] = None

@@ -70,7 +70,7 @@ class Library(RuleBasedStateMachine):
     @precondition(lambda self: self.shelf)
     @rule()
     def evict(self) -> None:
-        oldest = self.prefixes.oldest()
+        oldest = next(iter(self.prefixes), None)
         assert oldest is not None
         assert self.prefixes.take(oldest) == self.shelf.pop(0)[2]
 
@@ -88,7 +88,7 @@ class Library(RuleBasedStateMachine):
         assert self.prefixes.blocks == sum(kept[2].blocks for kept in self.shelf)
 
     def teardown(self) -> None:
-        while (oldest := self.prefixes.oldest()) is not None:
+        while (oldest := next(iter(self.prefixes), None)) is not None:
             self.prefixes.take(oldest)
         assert not self.prefixes._roots  # and so no chunk is left behind
         assert self.prefixes.blocks == 0
