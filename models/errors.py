@@ -10,9 +10,10 @@ BatonError
 ├── Conflict           right in itself, but not in this state
 ├── DeadlineExceeded   the budget's time is over
 ├── Overloaded         a bound was reached; try again later
+├── Unavailable        a part of ours is down and is being brought up again; try again later
+│   └── WorkerDied       the process of an in-process engine ended while it worked
 ├── FetchFailed        weights could not be brought here (`models.fetch`)
-└── Internal           ours; its details stay in our log
-    └── WorkerDied       the process of an in-process engine ended while it worked
+└── Internal           a defect of ours; its details stay in our log
 ```
 
 A surface maps `code`, `message` and `field` into its protocol's own shape. Third-party errors are translated
@@ -101,6 +102,13 @@ class Overloaded(BatonError):
     retryable = True
 
 
+class Unavailable(BatonError):
+    """A part of ours is down and is being brought up again; the same request succeeds once it is there."""
+
+    code = "unavailable"
+    retryable = True
+
+
 class Internal(BatonError):
     """A fault of ours. The message is safe to show; the cause is in the log."""
 
@@ -108,7 +116,7 @@ class Internal(BatonError):
     retryable = True
 
 
-class WorkerDied(Internal):
+class WorkerDied(Unavailable):
     """The process of an in-process engine ended while it worked; it is being restarted."""
 
     code = "worker_died"

@@ -16,6 +16,7 @@ from models.errors import (
     NotFound,
     Overloaded,
     Unauthorized,
+    Unavailable,
 )
 
 _STATUS: tuple[tuple[type[BatonError], int], ...] = (
@@ -24,6 +25,7 @@ _STATUS: tuple[tuple[type[BatonError], int], ...] = (
     (NotFound, 404),
     (Conflict, 409),
     (Overloaded, 503),
+    (Unavailable, 503),
     (DeadlineExceeded, 504),
 )
 
@@ -48,7 +50,7 @@ def error_response(error: BatonError) -> JSONResponse:
     """Return the response for an error."""
     status = status_of(error)
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | Unavailable):
         headers["retry-after"] = "1"
     return _response(status, error.message, error.field, error.code, headers)
 

@@ -11,7 +11,7 @@ from models.errors import BatonError
 
 _CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BatonError)]
 
-_RETRYABLE = {"DeadlineExceeded", "Overloaded", "Internal", "WorkerDied"}
+_RETRYABLE = {"DeadlineExceeded", "Overloaded", "Unavailable", "Internal", "WorkerDied"}
 
 _every_class = pytest.mark.parametrize("kind", _CLASSES, ids=lambda kind: kind.__name__)
 
