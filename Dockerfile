@@ -3,9 +3,9 @@
 
 FROM python:3.11-slim AS build
 
-# The build of torch for the processor alone, which is far smaller. For a GPU, the usual one:
-# --build-arg TORCH_INDEX=https://pypi.org/simple
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# An index that has the build of torch for the processor alone, which is far smaller (docs/howto/deployment.md); without one,
+# the usual build, which also runs on a GPU.
+ARG TORCH_INDEX=
 
 RUN python -m venv /opt/baton
 ENV PATH=/opt/baton/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -16,7 +16,7 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *project['optional-dependencies']['local'], sep='\n')" > requirements.txt \
-    && pip install --constraint constraints.txt --extra-index-url "$TORCH_INDEX" --requirement requirements.txt
+    && pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --requirement requirements.txt
 
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
