@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.content import Delta
-from models.errors import BatonError
+from models.errors import CLASSES, BadInput, BatonError, ErrorKind, Internal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,17 +19,40 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An error as data, fit for a log and for a reader; see `models.errors`."""
+    """An error as data, fit for a log and for a reader; see `models.errors`. `kind` is None in rows of before it was logged."""
 
+    kind: ErrorKind | None = None
     code: str
     message: str
     retryable: bool
     field: str | None = None
+    retry_after_s: float | None = None
 
     @classmethod
     def of(cls, error: BatonError) -> "Fault":
         """Return `error` as data."""
-        return cls(code=error.code, message=error.message, retryable=error.retryable, field=error.field)
+        return cls(
+            kind=error.kind,
+            code=error.code,
+            message=error.message,
+            retryable=error.retryable,
+            field=error.field,
+            retry_after_s=error.retry_after_s,
+        )
+
+    def error(self) -> BatonError:
+        """Return the error that this was, of its own class."""
+        if self.kind is None:
+            cls: type[BatonError] = Internal if self.retryable else BadInput
+        else:
+            cls = CLASSES[self.kind]
+        return cls(
+            self.message,
+            code=self.code,
+            field=self.field,
+            retryable=self.retryable,
+            retry_after_s=self.retry_after_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Literal, assert_never
 
 from pydantic import ValidationError
 
-from models.errors import BadInput, BatonError
+from models.errors import BadInput, FetchFailed
 from models.hub import Listing, RemoteFile
 from models.program import ProgramFailed, run_module
 from models.sources import FileSource, HubSource, Source, SourceFile, WheelSource, refuse_unsafe, whole_model
@@ -40,13 +40,6 @@ class Progress:
     stage: Stage
     done_bytes: int = 0
     total_bytes: int | None = None
-
-
-class FetchFailed(BatonError):
-    """Weights could not be brought here. What was there before is untouched, and nothing half-written is left."""
-
-    code = "fetch_failed"
-    retryable = True
 
 
 def fetch(source: Source, folder: Path, scratch: Path) -> Iterator[Progress]:

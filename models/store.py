@@ -24,8 +24,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from models.catalog import Card
 from models.engines import NOT_INSTALLED
-from models.errors import BadInput, BatonError, Conflict
-from models.fetch import FetchFailed, Progress, explain, fetch, size_of
+from models.errors import BadInput, BatonError, Conflict, FetchFailed
+from models.fetch import Progress, explain, fetch, size_of
 from models.program import BEAT_S, ProgramFailed, run_module
 from models.sources import FileSource, Source
 

@@ -83,8 +83,7 @@ class Band:
             raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
         if self.turns >= self.limits.turns:
             raise Overloaded(
-                f"{self.limits.turns} turns are running, the most this server takes. Try again in a moment.",
-                code="too_many_turns",
+                f"{self.limits.turns} turns are running, the most this server takes. Try again in a moment."
             )
         if self._seats[tenant] >= self.limits.tenant_turns:
             raise Overloaded(

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from models.errors import BadInput, BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
-from streaming.errors import error_response, http_error_response
+from streaming.errors import error_response, http_error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
 from streaming.realtime.socket import RealtimeEndpoint
@@ -87,7 +87,7 @@ def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
 
     @app.exception_handler(BatonError)
     async def on_error(request: Request, error: BatonError) -> Response:
-        count(request, error.code)
+        count(request, told(error).code)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

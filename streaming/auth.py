@@ -25,7 +25,7 @@ from memory.database import Database
 from memory.keys import Key
 from models.clock import Clock
 from models.errors import BatonError, LimitExceeded, Unauthorized
-from streaming.errors import error_response
+from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
 
@@ -185,7 +185,7 @@ class KeyGate:
                 self._rates.take(caller.key, reads=_only_reads(scope))
                 scope.setdefault("state", {})["caller"] = caller
         except BatonError as exc:
-            self._meters.errors.labels(tenant, exc.code).inc()
+            self._meters.errors.labels(tenant, told(exc).code).inc()
             response = error_response(exc)
             if scope["type"] == "websocket":
                 await WebSocket(scope, receive, send).send_denial_response(response)

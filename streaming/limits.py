@@ -63,5 +63,9 @@ class RateLimits:
         tokens = min(float(rate), tokens + (now_s - then_s) * rate / 60)
         if tokens < 1:
             what = "requests that read" if reads else "requests"
-            raise Overloaded(f"This key may make {rate} {what} a minute. Wait a moment.", code="rate_limited")
+            raise Overloaded(
+                f"This key may make {rate} {what} a minute. Wait a moment.",
+                code="rate_limited",
+                retry_after_s=(1 - tokens) * 60 / rate,
+            )
         self._buckets[bucket] = (tokens - 1, now_s)

@@ -42,7 +42,17 @@ from pydantic import (
 from models.clock import Clock, sleep_until
 from models.content import Delta
 from models.engines import EngineSpec
-from models.engines.openai_wire import REFUSED, UNAVAILABLE, Answer, Dialect, Fixed, body, explain, parse_error
+from models.engines.openai_wire import (
+    REFUSED,
+    TIMEOUT,
+    UNAVAILABLE,
+    Answer,
+    Dialect,
+    Fixed,
+    body,
+    explain,
+    parse_error,
+)
 from models.engines.sse import EventReader
 from models.engines.turns import Turns
 from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, Overloaded
@@ -209,8 +219,11 @@ class OpenAIEngine:
         """Yield the answer as the server streams it; usage, if it tells any, comes right before the end.
 
         Raises:
-            Internal: the server cannot be reached, fails, or breaks its answer off; may be retried.
+            Internal: the server cannot be reached, fails, or breaks its answer off; may be retried. Or it refuses our key.
+            Overloaded: it has no room; `retry_after_s` is what it says.
             BadInput: it refuses the request.
+            NotFound: it does not have the model.
+            DeadlineExceeded: it says nothing for too long.
         """
         refuse_unsupported(request, _HONOURED, "openai")
         fields = body(request, self._dialect)
@@ -306,7 +319,7 @@ class OpenAIEngine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Internal("The server is stopping. Try again in a moment.", code=UNAVAILABLE)
+            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
 
     def _open(self) -> aiohttp.ClientSession:
         self._check_open()
@@ -345,14 +358,16 @@ class OpenAIEngine:
         patience_s = self._clock.now_s() + self._options.read_timeout_s
         return patience_s if deadline_s is None else min(patience_s, deadline_s)
 
-    def _silent(self) -> Internal:
+    def _silent(self) -> DeadlineExceeded:
         patience_s = self._options.read_timeout_s
-        return Internal(f"{self._server} has not said anything for {patience_s:g} s. Try again.", code=UNAVAILABLE)
+        return DeadlineExceeded(f"{self._server} has not said anything for {patience_s:g} s. Try again.", code=TIMEOUT)
 
     def _unreachable(self, exc: Exception) -> _Failure:
         _log.warning("%s cannot be reached: %r", self._server, exc)
-        error = Internal(f"{self._server} cannot be reached. Try again later.", code=UNAVAILABLE)
-        return _Failure(error, exc, retried=True)
+        message = f"{self._server} cannot be reached. Try again later."
+        if isinstance(exc, TimeoutError):
+            return _Failure(DeadlineExceeded(message, code=TIMEOUT), exc, retried=True)
+        return _Failure(Internal(message, code=UNAVAILABLE), exc, retried=True)
 
     def _refusal(self, response: aiohttp.ClientResponse, content: bytes) -> _Failure:
         status = response.status
@@ -363,16 +378,19 @@ class OpenAIEngine:
                     f"{self._server} does not answer with a stream of events. Whoever runs Baton has to look at "
                     "base_url in the catalog.",
                     code=UNAVAILABLE,
+                    retryable=False,
                 )
             )
         told = parse_error(content)
         error = explain(status, told, self._server)
+        after_s = self._retry_after_s(response.headers.get("Retry-After"))
+        error.retry_after_s = after_s or None
         # What is said of a key may hold part of it.
         _log.warning("%s refuses a request (%d): %s", self._server, status, "" if status in (401, 403) else told)
         return _Failure(
             error,
             retried=status in _RETRIED and error.code != REFUSED,
-            after_s=self._retry_after_s(response.headers.get("Retry-After")),
+            after_s=after_s,
             refused=str(told) if status in (400, 422) else "",
         )
 

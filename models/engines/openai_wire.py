@@ -37,6 +37,11 @@ Fixed = Literal["temperature", "top_p", "seed", "stop"]
 
 UNAVAILABLE = "upstream_unavailable"
 REFUSED = "upstream_refused"
+RATE_LIMITED = "upstream_rate_limited"
+TIMEOUT = "upstream_timeout"
+
+_FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+"""What servers call it when they refuse to read or to write something."""
 
 _TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|prompt is too long", re.IGNORECASE)
 _MESSAGE_CHARACTERS = 500
@@ -351,6 +356,7 @@ def explain(status: int, error: object, server: str) -> BatonError:
                 f"{server} refuses the key that it is given. Whoever runs Baton has to look at api_key_env in the "
                 "catalog, and at the variable it names.",
                 code=REFUSED,
+                retryable=False,
             )
         case 404:
             return NotFound(
@@ -360,9 +366,11 @@ def explain(status: int, error: object, server: str) -> BatonError:
                 field="model",
             )
         case 402 | 429 if status == 402 or told.code == "insufficient_quota":
-            return Internal(f"The account at {server} is used up.", code=REFUSED)
+            return Internal(f"The account at {server} is used up.", code=REFUSED, retryable=False)
         case 429:
-            return Overloaded(f"{server} has too many requests at the moment. Try again later.")
+            return Overloaded(f"{server} has too many requests at the moment. Try again later.", code=RATE_LIMITED)
+        case _ if told.code in _FILTERED and status < 500:
+            return BadInput(f"{server} withholds this answer: its content filter objects.{said}", code="content_filter")
         case 400 | 413 | 422 if told.code == "context_length_exceeded" or _TOO_LONG.search(told.message):
             return LimitExceeded(
                 f"The conversation is longer than the model's window. Send less.{said}",
@@ -389,6 +397,6 @@ def _status_in(error: object) -> int:
     told = _told(error)
     if isinstance(told.code, int) and 400 <= told.code < 600:
         return told.code
-    if told.code == "context_length_exceeded" or _TOO_LONG.search(told.message):
+    if told.code in {"context_length_exceeded", *_FILTERED} or _TOO_LONG.search(told.message):
         return 400
     return 429 if "rate_limit" in f"{told.type} {told.code}" else 500

@@ -15,6 +15,7 @@ from models.content import Message as MessageItem
 from models.errors import BadInput
 from models.ports import ToolConstraint, ToolSpec
 from orchestrator.events import TurnEnded
+from streaming.errors import Told, failure, told
 
 ServerEvent = dict[str, Any]
 """A server event without its `event_id`."""
@@ -263,12 +264,9 @@ def session_event(kind: Literal["session.created", "session.updated"], options: 
     return {"type": kind, "session": session}
 
 
-def error_event(message: str, *, code: str, kind: str, param: str | None, event_id: str | None) -> ServerEvent:
+def error_event(error: Told, *, event_id: str | None) -> ServerEvent:
     """Build `error`; `event_id` is the client's, of the event that was at fault."""
-    return {
-        "type": "error",
-        "error": {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id},
-    }
+    return {"type": "error", "error": {**error.body["error"], "event_id": event_id}}
 
 
 def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progress"]) -> dict[str, Any]:
@@ -327,17 +325,10 @@ def ended_fields(ended: TurnEnded) -> dict[str, Any]:
 
 
 def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:
-    match ended.state:
-        case "finished":
-            if ended.reason == "length":
-                return "incomplete", {"reason": "max_output_tokens"}
-            return "completed", {}
-        case "interrupted":
-            if ended.reason in {"server_restarted", "server_stopped", "storage_failed"}:
-                return "failed", {"error": {"type": "server_error", "code": ended.reason}}
-            return "cancelled", {"reason": "client_cancelled"}
-        case "failed":
-            code = None if ended.fault is None else ended.fault.code
-            message = None if ended.fault is None else ended.fault.message
-            kind = "server_error" if ended.fault is None or ended.fault.retryable else "invalid_request_error"
-            return "failed", {"error": {"type": kind, "code": code, "message": message}}
+    error = failure(ended)
+    if error is None:
+        return ("incomplete", {"reason": "max_output_tokens"}) if ended.reason == "length" else ("completed", {})
+    if error.code == "interrupted":
+        return "cancelled", {"reason": "client_cancelled"}
+    said = told(error)
+    return "failed", {"error": {"type": said.type, "code": said.code, "message": said.message}}

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from memory.keys import RequestDefaults
 from models.content import CallResult, Item, Message, TextPart
-from models.errors import BadInput, BatonError, Internal, Overloaded, Unsupported
+from models.errors import BadInput, BatonError, Unsupported
 from models.ids import new_id
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from streaming.errors import told
 from streaming.realtime.events import (
     CLIENT_EVENT,
     ITEM_TAGS,
@@ -143,10 +144,7 @@ class RealtimeProtocol:
 
     def failed(self, error: BatonError, event_id: str | None) -> tuple[ServerEvent, ...]:
         """Return what tells the client that its event `event_id` failed."""
-        code = _CODES.get(error.code, error.code)
-        return self._stamp(
-            error_event(error.message, code=code, kind=_error_type(error), param=error.field, event_id=event_id)
-        )
+        return self._stamp(error_event(told(error), event_id=event_id))
 
     def _act(self, event: ClientEvent, settings: SessionSettings) -> Received:
         match event:
@@ -237,7 +235,7 @@ class RealtimeProtocol:
     def session_event(self, event: SessionEvent) -> tuple[ServerEvent, ...]:
         """Return what the client is sent of what the session yields."""
         out = self._narrator.tell(event)
-        return self._stamp(*(told for told in out if self._baton_events or not told["type"].startswith("baton.")))
+        return self._stamp(*(one for one in out if self._baton_events or not one["type"].startswith("baton.")))
 
     def _stamp(self, *events: ServerEvent) -> tuple[ServerEvent, ...]:
         return tuple({"event_id": next(self._event_ids), **event} for event in events)
@@ -269,14 +267,3 @@ def _peek(text: str) -> dict[str, Any]:
     except ValidationError:
         return {}
     return sent if isinstance(sent, dict) else {}
-
-
-_CODES = {
-    "turn_active": "conversation_already_has_active_response",
-    "turn_not_active": "response_cancel_not_active",
-}
-"""Our codes for which the Realtime API has names of its own."""
-
-
-def _error_type(error: BatonError) -> str:
-    return "server_error" if isinstance(error, Internal | Overloaded) else "invalid_request_error"

@@ -24,7 +24,7 @@ from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, 
 from orchestrator.build import Conductor
 from orchestrator.session import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
-from streaming.errors import error_response
+from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
 from streaming.realtime.events import BatonOptions, ServerEvent, SessionOptions
@@ -73,7 +73,7 @@ class RealtimeEndpoint:
         try:
             session, after, protocol = await self._admit(websocket, caller)
         except BatonError as exc:
-            self._meters.errors.labels(caller.tenant, exc.code).inc()
+            self._meters.errors.labels(caller.tenant, told(exc).code).inc()
             await websocket.send_denial_response(error_response(exc))
             return
         offered = websocket.scope.get("subprotocols", [])

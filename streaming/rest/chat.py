@@ -15,7 +15,7 @@ from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
 from orchestrator.session import Session
 from streaming.auth import Caller
-from streaming.rest.chat_reply import Answer, Reply, of_completion, of_session
+from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completion, of_session
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.route import RestRoute
 from streaming.sse import EventStream, while_connected
@@ -125,16 +125,13 @@ async def _stored(
     raise AssertionError("a session's events end only by an error")
 
 
-_FIELDS = {"input": "messages", "item": "messages", "form": "response_format"}
-
-
 @contextmanager
 def _in_chats_words() -> Iterator[None]:
     """Name the field of an error as this request has it, not as the conductor calls it."""
     try:
         yield
     except BatonError as exc:
-        exc.field = _FIELDS.get(exc.field or "", exc.field)
+        in_chats_words(exc)
         raise
 
 

@@ -12,10 +12,11 @@ from typing import Any, assert_never
 
 from agents.events import TaskProgress
 from models.content import AudioDelta, Call, CallDelta, TextDelta, text_of
-from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, LimitExceeded, Overloaded, Unsupported
+from models.errors import BatonError, Internal
 from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded
 from orchestrator.session import Session
+from streaming.errors import failure
 from streaming.sse import event
 
 
@@ -192,15 +193,21 @@ class Reply:
         }
 
 
-_KINDS: dict[str, type[BatonError]] = {
-    "context_length_exceeded": LimitExceeded,
-    "deadline_exceeded": DeadlineExceeded,
-    "invalid_input": BadInput,
-    "limit_exceeded": LimitExceeded,
-    "overloaded": Overloaded,
-    "unsupported": Unsupported,
+_FIELDS = {
+    "constraint.grammar": "response_format",
+    "constraint.json_schema": "response_format",
+    "constraint.regex": "response_format",
+    "constraint.tools": "tools",
+    "form": "response_format",
+    "input": "messages",
+    "item": "messages",
 }
-"""What a fault was before it became data, by its code; the rest is ours."""
+
+
+def in_chats_words(error: BatonError) -> BatonError:
+    """Return an error with its field named as this request has it, not as the conductor or an engine calls it."""
+    error.field = _FIELDS.get(error.field or "", error.field)
+    return error
 
 
 def raise_fault(end: TurnEnded) -> None:
@@ -209,19 +216,8 @@ def raise_fault(end: TurnEnded) -> None:
     Raises:
         BatonError: unless it finished.
     """
-    match end.state:
-        case "finished":
-            return
-        case "interrupted":
-            raise Overloaded(f"The answer was interrupted ({end.reason}). Try again.", code="interrupted")
-        case "failed":
-            fault = end.fault
-            if fault is None:
-                raise Internal("The turn failed. Try again.")
-            field = "response_format" if (fault.field or "").startswith("constraint.") else fault.field
-            raise _KINDS.get(fault.code, Internal)(fault.message, code=fault.code, field=field)
-        case _:
-            assert_never(end.state)
+    if (error := failure(end)) is not None:
+        raise in_chats_words(error)
 
 
 def _finish_reason(end: TurnEnded) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -21,7 +21,7 @@ class Unreachable(BatonError):
     """No server answers, or the connection broke."""
 
     code = "unreachable"
-    retryable: ClassVar[bool] = True
+    retryable = True
 
 
 class Refused(BatonError):

@@ -113,8 +113,11 @@ async def test_an_error_of_the_engine_becomes_the_tasks_failure_after_what_was_w
     started, progress, failed = [event async for event in play(engine)]
     assert isinstance(started, TaskStarted)
     assert isinstance(progress, TaskProgress)
-    fault = Fault(code=error.code, message=error.message, retryable=error.retryable, field=error.field)
-    assert failed == TaskFailed(origin=ORIGIN, fault=fault)
+    assert failed == TaskFailed(origin=ORIGIN, fault=Fault.of(error))
+    again = failed.fault.error()
+    assert (type(again), again.code, again.message, again.field) == (
+        *(type(error), error.code, error.message, error.field),
+    )
     assert engine.closed
 
 

@@ -11,19 +11,25 @@ from models.errors import BatonError
 
 _CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BatonError)]
 
-_RETRYABLE = {"DeadlineExceeded", "Overloaded", "Unavailable", "Internal", "WorkerDied"}
+_RETRYABLE = {"DeadlineExceeded", "Overloaded", "Unavailable", "Internal", "WorkerDied", "FetchFailed"}
 
 _every_class = pytest.mark.parametrize("kind", _CLASSES, ids=lambda kind: kind.__name__)
 
 
 def _fields(error: BatonError) -> tuple[object, ...]:
-    return type(error), error.message, str(error), error.code, error.field, error.retryable
+    return type(error), error.message, str(error), error.code, error.field, error.retryable, error.retry_after_s
 
 
 @_every_class
-@given(message=st.text(), code=st.none() | st.text(), field=st.none() | st.text())
-def test_an_error_is_the_same_after_pickling(kind, message, code, field):
-    error = kind(message, code=code, field=field)
+@given(
+    message=st.text(),
+    code=st.none() | st.text(),
+    field=st.none() | st.text(),
+    retryable=st.none() | st.booleans(),
+    retry_after_s=st.none() | st.floats(min_value=0),
+)
+def test_an_error_is_the_same_after_pickling(kind, message, code, field, retryable, retry_after_s):
+    error = kind(message, code=code, field=field, retryable=retryable, retry_after_s=retry_after_s)
     assert _fields(pickle.loads(pickle.dumps(error))) == _fields(error)
 
 

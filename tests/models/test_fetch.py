@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support.weights import FILE, HUB, WEIGHTS, WHEEL, Hub, held, left, make_wheel, pulled, sha256, tiny_card
 
-from models.errors import BadInput, Unsupported
-from models.fetch import FetchFailed, Progress
+from models.errors import BadInput, FetchFailed, Unsupported
+from models.fetch import Progress
 from models.sources import FileSource, HubSource, SourceFile, WheelSource
 from models.store import Store
 

@@ -7,7 +7,7 @@ from support.openai_engine import asks, collect, fails, until
 from support.openai_server import hang, says, sse, stream
 
 from models.content import FinishDelta, TextDelta
-from models.errors import DeadlineExceeded, Internal, Overloaded
+from models.errors import BatonError, DeadlineExceeded, Overloaded
 
 
 async def test_an_answer_ends_at_its_deadline(engine, server, clock):
@@ -38,9 +38,9 @@ async def test_a_server_that_falls_silent_is_given_up_on(make, server, clock):
         more = asyncio.ensure_future(anext(deltas))
         await until(lambda: server.open == 1 and clock._armed)
         clock.advance(3)
-        with pytest.raises(Internal, match="3 s") as caught:
+        with pytest.raises(DeadlineExceeded, match="3 s") as caught:
             await more
-        assert caught.value.code == "upstream_unavailable"
+        assert caught.value.code == "upstream_timeout"
         await until(lambda: server.open == 0)
     assert len(server.exchanges) == 2
 
@@ -106,7 +106,7 @@ async def test_an_engine_that_is_closed_fails_what_runs_and_takes_nothing_more(e
     await anext(deltas)
     await engine.aclose()
     await engine.aclose()
-    with pytest.raises(Internal):
+    with pytest.raises(BatonError):
         await anext(deltas)
-    assert (await fails(engine)).retryable
+    assert (await fails(engine)).code == "server_stopping"
     await until(lambda: server.open == 0)
