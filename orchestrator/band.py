@@ -13,14 +13,28 @@ from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
-from models.content import Call, CallResult, Item, Message, TextPart, text_of
+from models.content import Call, CallResult, Item, Message, TextPart
 from models.errors import BatonError, Internal, Overloaded, Unsupported
 from models.fleet import Offer
 from models.ids import new_id
 from models.ports import Constraint, Sampling
 from orchestrator.decision import Decider
 from orchestrator.events import Decision, TurnInput
-from orchestrator.window import ITEM_TOKENS, count_tokens, most_tokens, newest_that_fit, pieces, said_now
+from orchestrator.window import (
+    ITEM_TOKENS,
+    UNKNOWN_OUTCOME,
+    costs_of,
+    fixed,
+    items_words,
+    most_tokens,
+    paired,
+    pieces,
+    places_now,
+    said_now,
+    shown,
+    unanswered,
+    window_of,
+)
 
 _LIGHT_TOKENS = 16_000
 """What is surely no more than this is counted in a few milliseconds, so without a pause."""
@@ -113,17 +127,18 @@ class Band:
 
         Counting holds the loop up, and long conversations take it hundreds of milliseconds. Short ones are left alone.
         """
-        now, before = said_now(turn_input), [text_of(item) for item in reversed(history)]
+        now, every = said_now(turn_input, history), self._words(turn_input, history)
         most = most_tokens(now)
-        if most + most_tokens(before) <= _LIGHT_TOKENS or self._decider.is_too_long(turn_input):
+        if most_tokens(every) <= _LIGHT_TOKENS or self._decider.is_too_long(turn_input):
             return
         for card in self._cards.values():
             if most >= card.context_tokens:
-                await self._count_ahead(card, now)
+                await self._count_ahead(card, now, card.context_tokens)
         with suppress(BatonError):  # `decide` will say so
             chosen = self._cards[self._decider.decide(turn_input, history).card]
-            if most + most_tokens(before) + self._output_tokens(turn_input) > chosen.context_tokens:
-                await self._count_ahead(chosen, [*now, *before])
+            if most_tokens(every) + self._output_tokens(turn_input) > chosen.context_tokens:
+                for words in every:
+                    await self._count_ahead(chosen, [words], chosen.context_tokens)
 
     def decide(
         self, *, tenant: str, turn_id: str, generation: int, turn_input: TurnInput, history: Sequence[Item]
@@ -138,15 +153,14 @@ class Band:
             deadline_s=self.clock.now_s() + self.limits.turn_timeout_s,
             output_tokens=self._output_tokens(turn_input),
         )
-        shown, budget = self._fit(decision.card, turn_input, history, budget)
-        if len(shown) < len(history):
-            left_out = f"is shown the last {len(shown)} of {len(history)} earlier items: its window holds no more"
-            decision = replace(decision, notes=(left_out,))
+        items, budget = self._fit(decision.card, turn_input, history, budget)
+        if (note := _left_out(items, (*history, *turn_input.items))) is not None:
+            decision = replace(decision, notes=(note,))
         task = Task(
             origin=Origin(agent=decision.agent, task_id=f"{turn_id}.1", turn_id=turn_id, generation=generation),
             tenant=tenant,
             card=decision.card,
-            messages=messages(turn_input, shown),
+            messages=messages(turn_input, items),
             constraint=_constraint(turn_input),
             sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
             budget=budget,
@@ -163,15 +177,20 @@ class Band:
             error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
             yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
 
-    async def _count_ahead(self, card: Card, texts: Sequence[str]) -> None:
-        counter, room = self._offer.counter(card.name), card.context_tokens
+    async def _count_ahead(self, card: Card, texts: Sequence[str], enough: int) -> None:
+        counter = self._offer.counter(card.name)
         for text in texts:
-            room -= ITEM_TOKENS
+            enough -= ITEM_TOKENS
             for piece in pieces(text):
-                room -= counter.count(piece)
-                if room < 0:
+                enough -= counter.count(piece)
+                if enough < 0:
                     return
                 await asyncio.sleep(0)
+
+    @staticmethod
+    def _words(turn_input: TurnInput, history: Sequence[Item]) -> list[str]:
+        items = paired((*history, *turn_input.items))
+        return [*fixed(turn_input), *items_words(items, range(len(items)))]
 
     def _output_tokens(self, turn_input: TurnInput) -> int:
         asked, most = turn_input.max_output_tokens, self.limits.max_output_tokens
@@ -180,18 +199,18 @@ class Band:
     def _fit(
         self, name: str, turn_input: TurnInput, history: Sequence[Item], budget: Budget
     ) -> tuple[Sequence[Item], Budget]:
-        """Return the history that fits the window of a card, and the budget of what is left of it."""
-        window = self._cards[name].context_tokens
-        now = said_now(turn_input)
-        if most_tokens([*now, *map(text_of, history)]) + budget.output_tokens <= window:
-            return history, budget
+        """Return the items that fit the window of a card, and the budget of what is left of it."""
+        tokens, asked = self._cards[name].context_tokens, budget.output_tokens
+        items = paired((*history, *turn_input.items))
+        if most_tokens(self._words(turn_input, history)) + asked <= tokens:
+            return items, budget
         counter = self._offer.counter(name)
-        room = window - count_tokens(now, counter)  # there is some: else the card would not have been chosen
+        window = window_of(tokens, turn_input, asked, counter)
         # What is said now comes first, then an answer: as much as was asked for, but not more than half of what is left;
         # then the history; and what the history does not fill is the answer's again.
-        shown = newest_that_fit(history, room - min(budget.output_tokens, max(room // 2, 1)), counter)
-        left = room - count_tokens([text_of(item) for item in shown], counter)
-        return shown, replace(budget, output_tokens=min(budget.output_tokens, left))
+        fitting = shown(items, window, counter)
+        left = tokens - window.fixed_tokens - sum(costs_of(fitting, window, counter))
+        return fitting, replace(budget, output_tokens=max(min(asked, left), 1))
 
     def _sampling(self, name: str, turn_input: TurnInput, output_tokens: int) -> Sampling:
         card, asked = self._cards[name], turn_input.sampling
@@ -220,27 +239,29 @@ def _constraint(turn_input: TurnInput) -> Constraint | None:
     )
 
 
-def messages(turn_input: TurnInput, history: Sequence[Item]) -> tuple[Item, ...]:
-    """Return what a model is shown: instructions, history, input.
+def messages(turn_input: TurnInput, items: Sequence[Item]) -> tuple[Item, ...]:
+    """Return what a model is shown: the instructions, and of `items` what it may be shown.
 
-    A call that was cut short is left out, and so is a result whose call has left the history; a call whose outcome is
-    not known is said to be so, since it may have happened.
+    A call whose outcome is not known is said to be so, since it may have happened.
     """
-    shown: list[Item] = []
+    told: list[Item] = []
     if turn_input.instructions:
-        shown.append(Message(item_id=new_id("item"), role="system", parts=(TextPart(text=turn_input.instructions),)))
-    items = (*history, *turn_input.items)
-    answered = {item.call_id for item in items if isinstance(item, CallResult)}
-    called: set[str] = set()
-    for item in items:
-        if isinstance(item, Call):
-            if item.status == "incomplete":
-                continue
-            called.add(item.call_id)
-        if isinstance(item, CallResult) and item.call_id not in called:
-            continue
-        shown.append(item)
-        if isinstance(item, Call) and item.call_id not in answered:
-            unknown = TextPart(text="The outcome of this call is unknown.", source="tool")
-            shown.append(CallResult(item_id=new_id("item"), call_id=item.call_id, parts=(unknown,)))
-    return tuple(shown)
+        told.append(Message(item_id=new_id("item"), role="system", parts=(TextPart(text=turn_input.instructions),)))
+    items = paired(items)
+    open_calls = unanswered(items)
+    for at, item in enumerate(items):
+        told.append(item)
+        if isinstance(item, Call) and at in open_calls:
+            unknown = TextPart(text=UNKNOWN_OUTCOME, source="tool")
+            told.append(CallResult(item_id=new_id("item"), call_id=item.call_id, parts=(unknown,)))
+    return tuple(told)
+
+
+def _left_out(shown_items: Sequence[Item], items: Sequence[Item]) -> str | None:
+    """Return what a decision says of items that the window has no room for; None if all have."""
+    whole = paired(items)
+    if len(shown_items) == len(whole):
+        return None
+    earlier = len(whole) - len(places_now(whole))
+    kept = len(shown_items) - len(places_now(shown_items))
+    return f"is shown {kept} of {earlier} earlier items: its window holds no more"

@@ -53,7 +53,7 @@ class DecisionState(TypedDict, total=False):
 
 def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer, max_characters: int) -> Inputs:
     """Return what there is to decide from."""
-    texts = said_now(turn_input)
+    texts = said_now(turn_input, history)
     most = most_tokens(texts)
     characters = _characters(turn_input)
     is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens

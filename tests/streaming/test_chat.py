@@ -473,3 +473,35 @@ async def test_a_stored_turn_goes_on_when_its_client_goes(served: Served) -> Non
             while (said := (await client.get(f"/v1/sessions/{newest['id']}")).json()["items"][-1])["role"] == "user":
                 pass  # its last row is being written
     assert (said["content"][0]["text"], said["status"]) == (count(40), "completed")
+
+
+# More than the window holds
+
+
+def _loop_of_calls(count: int, last: str) -> list[dict[str, Any]]:
+    def pair(n: int, content: str) -> list[dict[str, Any]]:
+        call = {"id": f"call_{n}", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        return [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": content},
+        ]
+
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the secret?"}]
+    for n in range(count):
+        messages += pair(n, "word " * 1000)
+    return [*messages, *pair(count, last)]
+
+
+@pytest.mark.parametrize("store", [False, True])
+async def test_a_loop_of_calls_longer_than_the_window_goes_on_from_its_last_result(served: Served, store: bool) -> None:
+    answer = await _whole(served, _loop_of_calls(40, "The secret is 4711."), store=store)
+    assert answer.choices[0].message.content == "You said: The secret is 4711."
+    # The pairs that fit are shown whole: more than a quarter of the window, and no more than all of it.
+    assert 8_000 < answer.usage.prompt_tokens < 32_768
+
+
+@pytest.mark.parametrize("store", [False, True])
+async def test_a_result_that_is_itself_more_than_the_window_is_refused(served: Served, store: bool) -> None:
+    answer = await _ask(served, _loop_of_calls(2, "wörd " * 19_000), store=store)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
