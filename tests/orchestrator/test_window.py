@@ -1,5 +1,6 @@
 """What of a conversation a model is shown: what is said now always, of the rest the newest, and calls with their results."""
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -219,7 +220,7 @@ def test_turn_after_turn_it_begins_with_the_same_item_until_the_window_is_full(
         items.append(said("assistant", "word " * answered, 2 * n + 1))
     # A step is half of what there is room for: so much is said between two cuts, but for an exchange at either end.
     exchange = asked + answered + 2 * ITEM_TOKENS
-    sizes = [sum(costs_of(items[a:b], window, Words())) for a, b in zip(cuts, cuts[1:], strict=False)]
+    sizes = [sum(costs_of(items[a:b], window, Words())) for a, b in itertools.pairwise(cuts)]
     assert all(size >= window.step_tokens - 2 * exchange for size in sizes)
 
 
