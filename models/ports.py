@@ -26,6 +26,16 @@ class Sampling:
         seed: makes a sampled answer repeatable; None draws one.
         max_output_tokens: the bound on the answer; an engine never writes more.
         stop: the answer ends before any of these strings.
+        logit_bias: what is added to the scores of tokens, by their ids in the model's own vocabulary.
+        repetition_penalty: what the scores of tokens are divided by, or multiplied with if they are negative, that the
+            prompt or the answer has already (Keskar et al. 2019); 1 is none.
+        frequency_penalty: what is taken off a token's score for each time that the answer has it already.
+        presence_penalty: likewise, once.
+        top_k: only so many of the likeliest tokens may be chosen, and those as likely as the last; 0 is all.
+        min_p: only tokens may be chosen that are at least this times as likely as the likeliest.
+
+    They come in the order of transformers' processors: bias and penalties on the model's scores, then temperature, `top_k`,
+    `top_p` and `min_p`. The form that an answer is held to always holds.
     """
 
     temperature: float = 0.0
@@ -33,6 +43,18 @@ class Sampling:
     seed: int | None = None
     max_output_tokens: int = 512
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+PROCESSORS = frozenset({"logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty", "top_k", "min_p"})
+"""The fields of `Sampling` that an engine need not honour; at their defaults they change nothing."""
+
+_PLAIN = Sampling()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +187,12 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
         request: the request as it came in.
         honoured: names of `GenerateRequest`'s optional fields that the engine does honour, besides
             `messages`, `sampling`, `priority`, `deadline` and `tenant`, which every engine must; a constraint
-            is named by kind, as `constraint.regex`.
+            is named by kind, as `constraint.regex`. Of `sampling`, `PROCESSORS` are optional as well.
         engine: the engine's name, for the message.
     """
     asked = {name for name in ("adapter", "draft_prefix") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
+    asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}
     if request.constraint is not None:
         asked.add(f"constraint.{request.constraint.kind}")
     if refused := sorted(asked - honoured):

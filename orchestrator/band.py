@@ -220,6 +220,12 @@ class Band:
             seed=asked.seed,
             stop=asked.stop,
             max_output_tokens=output_tokens,
+            logit_bias=asked.logit_bias,
+            repetition_penalty=asked.repetition_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            presence_penalty=asked.presence_penalty,
+            top_k=asked.top_k,
+            min_p=asked.min_p,
         )
 
 

@@ -50,7 +50,7 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
         constrainer = beside.submit(
             Constrainer,
             causal.tokenizer,
-            vocabulary=causal.model.config.get_text_config().vocab_size,
+            vocabulary=causal.vocabulary,
             ends=causal.ends,
             calls=causal.prompts.calls,
         )
@@ -66,6 +66,7 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
         prompts=causal.prompts,
         ends=causal.ends,
         window_tokens=min(causal.window_tokens, cache.capacity),
+        vocabulary=causal.vocabulary,
         constrainer=constrainer.result(),
         adapters=adapters,
     )

@@ -26,13 +26,14 @@ from models.decoding.constrain import Constrainer
 from models.decoding.drafters import Context
 from models.decoding.loop import Loop
 from models.decoding.prefixes import Scope
+from models.decoding.processors import Processors
 from models.decoding.rows import Prompt, Row
 from models.decoding.sampling import Chooser
 from models.decoding.scheduler import Rank
 from models.engines.prompts import PromptWriter
 from models.engines.writing import AnswerWriter, answer_limit
 from models.errors import BatonError, DeadlineExceeded, Internal
-from models.ports import GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
+from models.ports import PROCESSORS, GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ HONOURED = frozenset(
         "signals.logprobs",
         "signals.entropies",
         "signals.margins",
+        *PROCESSORS,
     }
 )
 """The optional fields of a request that this engine honours."""
@@ -66,6 +68,7 @@ class Language:
         prompts: writes prompts.
         ends: tokens that end an answer.
         window_tokens: the most tokens of a prompt and its answer together.
+        vocabulary: the width of the model's scores.
         constrainer: starts guides.
         adapters: by which name which adapter goes.
     """
@@ -73,6 +76,7 @@ class Language:
     prompts: PromptWriter
     ends: frozenset[int]
     window_tokens: int
+    vocabulary: int
     constrainer: Constrainer
     adapters: Adapters
 
@@ -108,7 +112,7 @@ class DecodingEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it is written.
 
-        Signals are of the model's own distribution, before temperature, top-p and constraints.
+        Signals are of the model's own distribution, before bias, penalties, temperature, truncation and constraints.
 
         Raises:
             LimitExceeded: the conversation fills the model's window.
@@ -174,6 +178,7 @@ class DecodingEngine:
             tell=lambda deltas, error: self._tell(stream, deltas, error),
             adapter=adapter,
             guide=None if request.constraint is None else language.constrainer.start(request.constraint),
+            processors=Processors.of(sampling, tokens, language.vocabulary),
             hint=deque(hint),
             stalled=stream.stalled,
         )

@@ -230,13 +230,21 @@ class Loop:
 
     @staticmethod
     def _allowed(works: Sequence[_Work], scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores of what may be written; the statistics are of what the model said by itself."""
-        masks = [work.masks for work in works if work.masks is not None]
-        if not masks:
-            return scores
-        places = [work.scores + after for work in works if work.masks is not None for after in range(len(work.masks))]
-        where = torch.tensor(places, device=scores.device)
-        return scores.index_copy(0, where, masked(scores[where], np.concatenate(masks)))
+        """Return the scores of what may be written, by forms, bias and penalties; statistics are of the model's own."""
+        allowed = scores
+        if masks := [work.masks for work in works if work.masks is not None]:
+            places = [
+                work.scores + after for work in works if work.masks is not None for after in range(len(work.masks))
+            ]
+            where = torch.tensor(places, device=scores.device)
+            allowed = scores.index_copy(0, where, masked(scores[where], np.concatenate(masks)))
+        for work in works:
+            if (processors := work.row.processors) is not None:
+                if allowed is scores:
+                    allowed = scores.clone()
+                own = slice(work.scores, work.scores + 1 + len(work.draft))
+                allowed[own] = processors.apply(allowed[own], work.draft)
+        return allowed
 
     def _batch(self, works: Sequence[_Work]) -> Batch:
         tokens: list[int] = []
@@ -304,6 +312,8 @@ class Loop:
         written = verified(work.draft, own, tolerated if self._limits.tolerance else None)
         if row.guide is not None:
             row.guide.accept(written)
+        if row.processors is not None:
+            row.processors.accept(written)
         row.fed += work.count + len(written) - 1
         row.context.tokens.extend(written)
         self._speculation.observe(work.row, work.drafter, len(work.draft), len(written) - 1)

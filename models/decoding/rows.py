@@ -11,6 +11,7 @@ from models.decoding.cache import Lease
 from models.decoding.constrain import Guide
 from models.decoding.drafters import Context
 from models.decoding.prefixes import Scope
+from models.decoding.processors import Processors
 from models.decoding.sampling import Chooser
 from models.decoding.scheduler import Rank
 from models.engines.writing import AnswerWriter
@@ -73,6 +74,7 @@ class Row:
         tell: is given the deltas.
         adapter: the number of its LoRA adapter; 0 is none.
         guide: says which tokens may come next, if that is constrained.
+        processors: bias and penalties, if there are any.
         hint: an answer begun by somebody else, as a draft.
         stalled: whether whoever reads it is behind: it rests then.
         lease: its part of the cache, while it is at work.
@@ -92,6 +94,7 @@ class Row:
     tell: Tell
     adapter: int = 0
     guide: Guide | None = None
+    processors: Processors | None = None
     hint: deque[int] = field(default_factory=deque)
     stalled: Callable[[], bool] = lambda: False
     lease: Lease | None = None

@@ -9,15 +9,18 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     LogitsProcessorList,
+    MinPLogitsWarper,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from models.content import Delta, UsageDelta
+from models.decoding.processors import Processors
 from models.engines.prompts import PromptWriter
 from models.engines.writing import AnswerWriter, answer_limit
 from models.ports import GenerateRequest, Sampling
@@ -44,6 +47,12 @@ class CausalModel:
     ends: frozenset[int]
     window_tokens: int
     prefill_tokens: int
+
+    @property
+    def vocabulary(self) -> int:
+        """The width of the model's scores."""
+        width: int = self.model.config.get_text_config().vocab_size
+        return width
 
 
 def load_config(folder: str) -> PretrainedConfig:
@@ -120,6 +129,7 @@ class Answer:
         self._unread = torch.tensor([prompt], device=causal.model.device)
         self._cache = DynamicCache(config=causal.model.config)
         self._chooser = _Chooser(request.sampling, causal.model.device)
+        self._processors = Processors.of(request.sampling, prompt, causal.vocabulary)
 
     @property
     def finished(self) -> bool:
@@ -135,7 +145,10 @@ class Answer:
         if self._unread.shape[1] > 0:
             return []
         scores = output.logits[0, -1].float()
-        token = self._chooser.choose(scores)
+        processors = self._processors
+        token = self._chooser.choose(scores if processors is None else processors.apply(scores[None], ())[0])
+        if processors is not None:
+            processors.accept([token])
         self._unread = torch.tensor([[token]], device=scores.device)
         _, deltas = self._writer.write([token], lambda _: scores)
         if self.finished:
@@ -151,8 +164,12 @@ class _Chooser:
         self._warpers = LogitsProcessorList()
         if not self._greedy:
             self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_k > 0:
+            self._warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p > 0:
+            self._warpers.append(MinPLogitsWarper(sampling.min_p))
         self._generator = torch.Generator(device)
         if sampling.seed is None:
             self._generator.seed()

@@ -56,11 +56,11 @@ from models.engines.openai_wire import (
 from models.engines.sse import EventReader
 from models.engines.turns import Turns
 from models.errors import BadInput, BatonError, DeadlineExceeded, Internal, Overloaded
-from models.ports import GenerateRequest, Priority, refuse_unsupported
+from models.ports import PROCESSORS, GenerateRequest, Priority, refuse_unsupported
 
 _log = logging.getLogger(__name__)
 
-_HONOURED = frozenset({"constraint.tools", "constraint.json_schema", "signals.logprobs", "signals.margins"})
+_HONOURED = PROCESSORS | {"constraint.tools", "constraint.json_schema", "signals.logprobs", "signals.margins"}
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 _MAX_ERROR_BYTES = 16_384

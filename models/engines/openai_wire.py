@@ -29,7 +29,7 @@ from models.content import (
 )
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
-from models.ports import GenerateRequest, JsonSchemaConstraint, ToolConstraint
+from models.ports import PROCESSORS, GenerateRequest, JsonSchemaConstraint, Sampling, ToolConstraint
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ _FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation
 
 _TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|prompt is too long", re.IGNORECASE)
 _MESSAGE_CHARACTERS = 500
+_PLAIN = Sampling()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +73,14 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         Unsupported: a message has a part that is not text.
         BadInput: the schema of a tool or of the answer is no JSON.
     """
-    sampling = request.sampling
     fields: dict[str, Any] = {
         "model": dialect.model,
         "messages": _messages(request.messages),
         "stream": True,
         "stream_options": {"include_usage": True},
-        dialect.max_tokens_field: sampling.max_output_tokens,
-        "temperature": sampling.temperature,
+        dialect.max_tokens_field: request.sampling.max_output_tokens,
+        **_sampling(request.sampling),
     }
-    if sampling.top_p != 1.0:
-        fields["top_p"] = sampling.top_p
-    if sampling.seed is not None:
-        fields["seed"] = sampling.seed
-    if sampling.stop:
-        fields["stop"] = sampling.stop
     for name in dialect.fixed:
         fields.pop(name, None)
     if dialect.tenant_field is not None:
@@ -102,6 +96,17 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
             fields["response_format"] = _response_format(_json(schema, "constraint.json_schema"))
         case _:
             pass  # the engine refuses the others
+    return fields
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """Return how tokens are to be chosen. What changes nothing is left out: not every server knows all of it."""
+    fields: dict[str, Any] = {"temperature": sampling.temperature}
+    for name in ("top_p", "seed", "stop", *sorted(PROCESSORS)):
+        if (asked := getattr(sampling, name)) != getattr(_PLAIN, name):
+            fields[name] = asked
+    if sampling.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
     return fields
 
 

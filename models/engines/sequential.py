@@ -19,11 +19,11 @@ from models.engines.causal import Answer, CausalModel
 from models.engines.options import TransformersOptions
 from models.engines.turns import Turns
 from models.errors import DeadlineExceeded, Internal, Overloaded
-from models.ports import GenerateRequest, Sampling, Signal, refuse_unsupported
+from models.ports import PROCESSORS, GenerateRequest, Sampling, Signal, refuse_unsupported
 
 _T = TypeVar("_T")
 
-_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal))
+_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal)) | PROCESSORS
 
 
 class SequentialEngine:
@@ -42,7 +42,7 @@ class SequentialEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer a token at a time.
 
-        Signals are of the model's own distribution, before temperature and top-p.
+        Signals are of the model's own distribution, before bias, penalties, temperature and truncation.
 
         Raises:
             LimitExceeded: the conversation fills the model's window.

@@ -200,6 +200,12 @@ ResponseFormat = Annotated[
 ]
 
 
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)]
+
+
 class ChatRequest(_Strict):
     """The body."""
 
@@ -219,18 +225,23 @@ class ChatRequest(_Strict):
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
         | None
     ) = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
+    # Not OpenAI's: as vLLM names them.
+    top_k: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+
     # Honoured only at the value that changes nothing; see `_refuse`.
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     modalities: list[str] | None = None
     audio: JsonValue = None
     reasoning_effort: str | None = None
@@ -280,6 +291,12 @@ class ChatRequest(_Strict):
                 top_p=self.top_p,
                 seed=self.seed,
                 stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+                logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+                repetition_penalty=self.repetition_penalty or 1.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                top_k=max(self.top_k or 0, 0),
+                min_p=self.min_p or 0.0,
             ),
             metadata=self.metadata,
         )
@@ -290,9 +307,6 @@ class ChatRequest(_Strict):
             "n": self.n not in {None, 1},
             "logprobs": self.logprobs,
             "top_logprobs": self.top_logprobs,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "logit_bias": self.logit_bias,
             "modalities": self.modalities not in (None, ["text"]),
             "audio": self.audio,
             "reasoning_effort": self.reasoning_effort not in {None, "none", "minimal"},

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from models.errors import Unsupported
 from models.ports import (
+    PROCESSORS,
     GenerateRequest,
     GrammarConstraint,
     JsonSchemaConstraint,
     RegexConstraint,
+    Sampling,
     ToolConstraint,
     refuse_unsupported,
 )
@@ -33,6 +35,12 @@ _ASKABLE = {
     **{f"signals.{signal}": {"signals": frozenset({signal})} for signal in _SIGNALS},
     "adapter": {"adapter": "support-tone"},
     "draft_prefix": {"draft_prefix": "The answer"},
+    "logit_bias": {"sampling": Sampling(logit_bias=((5, 1.0),))},
+    "repetition_penalty": {"sampling": Sampling(repetition_penalty=1.1)},
+    "frequency_penalty": {"sampling": Sampling(frequency_penalty=-0.5)},
+    "presence_penalty": {"sampling": Sampling(presence_penalty=0.5)},
+    "top_k": {"sampling": Sampling(top_k=5)},
+    "min_p": {"sampling": Sampling(min_p=0.1)},
 }
 
 
@@ -83,3 +91,9 @@ def test_the_refusal_names_all_that_was_asked_and_is_not_honoured(constraint, ad
     except Unsupported as exc:
         refused = {name for name in _ASKABLE if name in exc.message}
     assert refused == asked - honoured
+
+
+def test_no_way_of_choosing_tokens_escapes_the_check_but_what_every_engine_knows():
+    every_engine_knows = {"temperature", "top_p", "seed", "max_output_tokens", "stop"}
+    assert {field.name for field in fields(Sampling)} == PROCESSORS | every_engine_knows
+    assert set(_ASKABLE) >= PROCESSORS

@@ -16,7 +16,13 @@ import pytest
 import torch
 from support.asking import ALL, LONG, asks, collect, says, text_of, tokens_of
 from support.sequential import build_sequential
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+)
 
 from models.clock import ManualClock
 from models.content import BlobRef, FinishDelta, ImagePart, Message, TextDelta, TextPart, UsageDelta
@@ -125,6 +131,44 @@ async def test_a_temperature_of_next_to_nothing_is_greedy(building):
 
 
 # What is told of each token
+
+
+@pytest.mark.parametrize("fields", [{"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "min_p": 0.2, "top_p": 0.5}])
+async def test_what_leaves_one_token_is_greedy(building, fields):
+    async with building() as engine:
+        greedy = text_of(await collect(engine, asks("Hello")))
+        assert text_of(await collect(engine, asks("Hello", temperature=1.5, seed=3, **fields))) == greedy
+
+
+async def test_bias_and_penalties_are_transformers_own(building, reference, tokenizer):
+    penalties = {"repetition_penalty": 1.4, "frequency_penalty": 1.5, "presence_penalty": 2.0}
+    bias = ((70, 5.0), (71, -100.0))
+    async with building() as engine:
+        request = asks("Hello", limit=20, logit_bias=bias, signals=frozenset({"token_ids"}), **penalties)
+        written = tokens_of(await collect(engine, request))
+    prompt = PromptWriter(tokenizer).tokens(request.messages)
+    tokens = torch.tensor([prompt])
+    own = LogitsProcessorList(
+        [
+            SequenceBiasLogitsProcessor({(token,): value for token, value in bias}),
+            RepetitionPenaltyLogitsProcessor(penalties["repetition_penalty"]),
+        ]
+    )
+    for _ in range(20):
+        with torch.inference_mode():
+            scores = own(tokens, reference(input_ids=tokens).logits[:, -1])
+        counts = torch.bincount(tokens[0, len(prompt) :], minlength=scores.shape[-1])
+        scores = scores - counts * penalties["frequency_penalty"] - (counts > 0) * penalties["presence_penalty"]
+        tokens = torch.cat((tokens, scores.argmax(-1, keepdim=True)), -1)
+    assert written == tokens[0, len(prompt) :].tolist()
+    assert len(set(written)) > 10
+
+
+async def test_a_bias_on_a_token_that_the_model_has_not_is_refused(building):
+    async with building() as engine:
+        with pytest.raises(BadInput, match="no token 340") as refused:
+            await collect(engine, asks("Hello", logit_bias=((340, 1.0),)))
+    assert refused.value.field == "logit_bias"
 
 
 async def test_statistics_are_of_the_models_own_distribution(building, reference, tokenizer):

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -105,6 +105,24 @@ def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_band: Any,
     assert score.task.sampling == Sampling(temperature=0.0, top_p=0.1, seed=0, stop=("END",), max_output_tokens=7)
     score = decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7))
     assert score.task.sampling == Sampling(temperature=0.6, top_p=0.1, max_output_tokens=7)
+
+
+def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_band: Any, small: Card) -> None:
+    said: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_p": 0.4,
+        "seed": 3,
+        "stop": ("END",),
+        "logit_bias": ((5, -1.5),),
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "top_k": 9,
+        "min_p": 0.1,
+    }
+    assert {field.name for field in fields(SamplingOverrides)} == set(said)
+    score = decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(**said), max_output_tokens=7))
+    assert score.task.sampling == Sampling(**said, max_output_tokens=7)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 20), (7, 7), (21, 20)])

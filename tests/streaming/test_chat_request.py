@@ -47,7 +47,11 @@ _HONOURED: dict[str, Any] = {
     "tool_choice": "auto",
     "parallel_tool_calls": False,
     "response_format": {"type": "json_object"},
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"50256": -100},
 }
+_EXTENSIONS: dict[str, Any] = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
 _HARMLESS: dict[str, Any] = {
     "user": "me",
     "service_tier": "auto",
@@ -62,9 +66,6 @@ _REFUSED: dict[str, Any] = {
     "n": 2,
     "logprobs": True,
     "top_logprobs": 3,
-    "presence_penalty": 0.5,
-    "frequency_penalty": -0.5,
-    "logit_bias": {"50256": -100},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "reasoning_effort": "low",
@@ -83,6 +84,9 @@ _NEUTRAL: dict[str, Any] = {
     "presence_penalty": 0,
     "frequency_penalty": 0.0,
     "logit_bias": {},
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1,
     "modalities": ["text"],
     "audio": None,
     "parallel_tool_calls": True,
@@ -93,7 +97,7 @@ _NEUTRAL: dict[str, Any] = {
 def test_every_field_that_the_official_client_can_send_is_decided_on() -> None:
     decided = {"messages", *_HONOURED, *_HARMLESS, *_REFUSED, *_UNKNOWN}
     assert decided == set(CompletionCreateParamsBase.__annotations__)
-    assert decided - set(_UNKNOWN) | {"stream"} == set(ChatRequest.model_fields)
+    assert decided - set(_UNKNOWN) | set(_EXTENSIONS) | {"stream"} == set(ChatRequest.model_fields)
 
 
 @pytest.mark.parametrize("field", _REFUSED)
@@ -123,7 +127,7 @@ def test_a_field_that_changes_nothing_changes_nothing(field: str) -> None:
     assert _parsed(**{field: value}) == _parsed()
 
 
-@pytest.mark.parametrize("field", [*_HONOURED, *_HARMLESS, *_REFUSED])
+@pytest.mark.parametrize("field", [*_HONOURED, *_EXTENSIONS, *_HARMLESS, *_REFUSED])
 def test_null_is_as_good_as_leaving_a_field_out(field: str) -> None:
     assert _parsed(**{field: None}) == _parsed()
 
@@ -136,6 +140,25 @@ def test_sampling_and_limits_reach_the_turn() -> None:
     assert _turn(stop="end").sampling.stop == ("end",)
     assert _turn(max_tokens=5, max_completion_tokens=3).max_output_tokens == 3
     assert _turn(temperature=0).sampling.temperature == 0
+
+
+def test_bias_penalties_and_truncation_reach_the_turn() -> None:
+    turn = _turn(
+        logit_bias={"5": -100, "0": 2.5},
+        presence_penalty=2,
+        frequency_penalty=-2.0,
+        repetition_penalty=1.3,
+        top_k=7,
+        min_p=0.25,
+    )
+    assert turn.sampling == SamplingOverrides(
+        logit_bias=((5, -100.0), (0, 2.5)),
+        presence_penalty=2.0,
+        frequency_penalty=-2.0,
+        repetition_penalty=1.3,
+        top_k=7,
+        min_p=0.25,
+    )
 
 
 def test_a_keys_defaults_hold_where_the_request_says_nothing() -> None:
@@ -265,6 +288,23 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
         {"stop": ""},
         {"stop": ["a", ""]},
         {"stop": ["a"] * 5},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": -2.1},
+        {"frequency_penalty": float("nan")},
+        {"logit_bias": {"5": 101}},
+        {"logit_bias": {"5": float("nan")}},
+        {"logit_bias": {"-5": 1}},
+        {"logit_bias": {"05": 1}},
+        {"logit_bias": {"five": 1}},
+        {"logit_bias": {"5" * 400: 1}},
+        {"logit_bias": {str(token): 1 for token in range(301)}},
+        {"logit_bias": [[5, 1]]},
+        {"top_k": -2},
+        {"top_k": 1.5},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": 2.1},
         {"metadata": {"k" * 65: "v"}},
         {"metadata": {"k": "v" * 513}},
         {"metadata": {str(n): "v" for n in range(17)}},

@@ -1,7 +1,7 @@
 """Asking a local engine in words, and looking at what it yields."""
 
 from models.content import Delta, Item, Message, Role, TextDelta, TextPart
-from models.ports import Engine, GenerateRequest, Sampling, Signal
+from models.ports import PROCESSORS, Engine, GenerateRequest, Sampling, Signal
 
 ALL: frozenset[Signal] = frozenset({"token_ids", "logprobs", "entropies", "margins"})
 """All that can be told of a token."""
@@ -16,7 +16,8 @@ def says(text: str, role: Role = "user") -> Message:
 
 def asks(*items: Item | str, limit: int = 24, **fields: object) -> GenerateRequest:
     """Return a request; fields of `Sampling` are taken as those of the request itself."""
-    sampling = {name: fields.pop(name) for name in ("temperature", "top_p", "seed", "stop") if name in fields}
+    names = {"temperature", "top_p", "seed", "stop", *PROCESSORS}
+    sampling = {name: fields.pop(name) for name in names & fields.keys()}
     messages = tuple(says(item) if isinstance(item, str) else item for item in items or ("Hello",))
     fields = {"tenant": "local", **fields}
     return GenerateRequest(messages=messages, sampling=Sampling(max_output_tokens=limit, **sampling), **fields)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from models.content import Delta, FinishDelta, TextDelta, UsageDelta
 from models.decoding.adapters import Adapters
@@ -22,6 +23,7 @@ from models.decoding.loading import decoder_of
 from models.decoding.loop import Loop, LoopLimits
 from models.decoding.policy import Choice, RowState
 from models.decoding.prefixes import Scope
+from models.decoding.processors import Processors
 from models.decoding.rows import Prompt, Row
 from models.decoding.sampling import Chooser
 from models.decoding.scheduler import Rank
@@ -47,6 +49,12 @@ class Ask:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    top_k: int = 0
+    min_p: float = 0.0
     ends: frozenset[int] = frozenset({END})
     hint: tuple[int, ...] = ()
     adapter: str | None = None
@@ -65,6 +73,12 @@ class Ask:
             seed=self.seed,
             max_output_tokens=self.limit,
             stop=self.stop,
+            logit_bias=self.logit_bias,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            top_k=self.top_k,
+            min_p=self.min_p,
         )
 
 
@@ -118,10 +132,14 @@ class Tiny:
         adapters: its adapters.
     """
 
-    def __init__(self, adapters: Callable[[Decoder], Adapters] = lambda _: NO_ADAPTERS) -> None:
+    def __init__(
+        self,
+        adapters: Callable[[Decoder], Adapters] = lambda _: NO_ADAPTERS,
+        make: Callable[[PreTrainedTokenizerFast], LlamaForCausalLM] = make_model,
+    ) -> None:
         torch.set_num_threads(1)  # what is this small takes longer in two, and much longer beside other tests
         self.tokenizer = make_tokenizer()
-        self.decoder = decoder_of(make_model(self.tokenizer))
+        self.decoder = decoder_of(make(self.tokenizer))
         # It has no eyes, but may be told positions as if it had: a half of its frequencies follow time.
         self.decoder.shape = replace(self.decoder.shape, sections=(2, 1, 1))
         vocabulary = self.decoder.shape.vocabulary
@@ -192,6 +210,7 @@ class Bench:
             tell=told,
             adapter=tiny.adapters.index(ask.adapter),
             guide=None if ask.constraint is None else tiny.constrainer.start(ask.constraint),
+            processors=Processors.of(ask.sampling, ask.prompt, tiny.decoder.shape.vocabulary),
             hint=deque(ask.hint),
         )
 

@@ -54,6 +54,15 @@ async def test_sampling_is_sent_and_what_is_not_set_is_left_to_the_server(engine
     assert not server.body.keys() & {"top_p", "seed", "stop", "tools", "logprobs", "response_format"}
 
 
+async def test_bias_penalties_and_truncation_are_sent_where_they_are_asked_for(engine, server):
+    asked = {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5, "top_k": 3, "min_p": 0.1}
+    await collect(engine, asks(sampling=Sampling(logit_bias=((5, 1.5), (7, -100.0)), **asked)))
+    assert {name: server.body[name] for name in asked} == asked
+    assert server.body["logit_bias"] == {"5": 1.5, "7": -100.0}
+    await collect(engine)
+    assert not server.body.keys() & {*asked, "logit_bias"}
+
+
 async def test_a_server_is_spoken_to_in_its_dialect(make, server):
     dialect = {"max_tokens_field": "max_completion_tokens", "fixed": ["temperature"], "tenant_field": "cache_salt"}
     engine = make(**dialect, headers={"X-Team": "blue"})
