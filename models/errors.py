@@ -99,6 +99,35 @@ class LimitExceeded(BadInput):
     code = "limit_exceeded"
 
 
+def context_overflow(window_tokens: int, prompt_tokens: int, *, or_more: bool = False) -> LimitExceeded:
+    """Return the error for a prompt that leaves no room in a model's window, in the words by which clients know it.
+
+    They are OpenAI's, and "prompt is too long": litellm and LangChain look for them in the message.
+
+    Args:
+        window_tokens: what the window holds.
+        prompt_tokens: how many there are.
+        or_more: whether they were counted no further.
+    """
+    counted = f"{prompt_tokens} tokens or more" if or_more else f"{prompt_tokens} tokens"
+    return LimitExceeded(
+        f"This model's maximum context length is {window_tokens} tokens. However, your messages resulted in {counted}: the "
+        "prompt is too long. Please reduce the length of the messages.",
+        code="context_length_exceeded",
+        field="input",
+    )
+
+
+def too_long(what: str, length: int, most: int, *, field: str = "input") -> LimitExceeded:
+    """Return the error for `what` of more characters than are taken at all, in the same words."""
+    return LimitExceeded(
+        f"The prompt is too long: {what} has {length} characters, and the maximum here is {most}. Please reduce the length of "
+        "the messages.",
+        code="context_length_exceeded",
+        field=field,
+    )
+
+
 class Unsupported(BadInput):
     """A field or an event that this part cannot honour. Nothing is ever silently dropped."""
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, contextmanager
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
 from memory.log import EndState
 from models.content import Item, UsageDelta, text_of
-from models.errors import Internal, LimitExceeded
+from models.errors import Internal, too_long
 from models.ids import new_id
 from orchestrator.band import Band, Score
 from orchestrator.conversation import check_lengths
@@ -105,11 +105,7 @@ class Completions:
         """
         check_lengths(history, self._limits.item_characters)
         if (length := sum(len(text_of(item)) for item in history)) > self._limits.history_characters:
-            raise LimitExceeded(
-                f"The conversation has {length} characters, over the limit of {self._limits.history_characters}. "
-                "Leave out its oldest messages.",
-                field="input",
-            )
+            raise too_long("the conversation", length, self._limits.history_characters)
         await self._band.weigh(turn_input, history)
 
     @contextmanager

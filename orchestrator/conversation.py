@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from models.content import Call, CallResult, Item, text_of
-from models.errors import Conflict, LimitExceeded, NotFound
+from models.errors import Conflict, NotFound, too_long
 
 
 class Conversation:
@@ -127,6 +127,4 @@ def check_lengths(items: Sequence[Item], most: int) -> None:
     """
     for item in items:
         if (length := len(text_of(item))) > most:
-            raise LimitExceeded(
-                f"The item has {length} characters, over the limit of {most}. Send a shorter one.", field="item"
-            )
+            raise too_long("an item", length, most, field="item")

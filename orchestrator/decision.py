@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from models.catalog import Card, unknown_model
 from models.content import Call, Item, text_of
-from models.errors import BadInput, LimitExceeded, NotFound
+from models.errors import BadInput, LimitExceeded, NotFound, context_overflow, too_long
 from models.fleet import Offer
 from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
 from orchestrator.router import CardFacts, Needs, Route, card_facts, choose, explain
@@ -35,7 +35,7 @@ class Inputs(TypedDict):
 class Refusal(TypedDict):
     """Why a turn cannot be taken."""
 
-    code: Literal["limit_exceeded", "unknown_model", "no_room", "no_model"]
+    code: Literal["unknown_model", "no_room", "no_model"]
     message: str
     field: str
 
@@ -89,9 +89,8 @@ def gate(state: DecisionState) -> DecisionState:
     if inputs["characters"] > inputs["max_characters"]:
         return {
             "refusal": Refusal(
-                code="limit_exceeded",
-                message=f"The input has {inputs['characters']} characters, over the limit of "
-                f"{inputs['max_characters']}. Send a shorter one.",
+                code="no_room",
+                message=too_long("the input", inputs["characters"], inputs["max_characters"]).message,
                 field="input",
             )
         }
@@ -123,9 +122,12 @@ def control(state: DecisionState) -> DecisionState:
     route = choose(inputs["cards"], needs)
     if route["card"] is None:
         why = explain(route["refused"])
-        if choose([{**card, "prompt_tokens": 0} for card in inputs["cards"]], needs)["card"] is not None:
-            message = f"This is more than a model's window holds ({why}). Send less."
-            return {"refusal": Refusal(code="no_room", message=message, field="input")}
+        if able := [
+            card for card in inputs["cards"] if choose([{**card, "prompt_tokens": 0}], needs)["card"] is not None
+        ]:
+            widest = max(able, key=lambda card: card["context_tokens"])
+            overflow = context_overflow(widest["context_tokens"], widest["prompt_tokens"], or_more=True)
+            return {"refusal": Refusal(code="no_room", message=overflow.message, field="input")}
         is_tools = needs["tools"] and choose(inputs["cards"], {**needs, "tools": False})["card"] is not None
         is_form = needs["form"] and choose(inputs["cards"], {**needs, "form": None})["card"] is not None
         field = "tools" if is_tools else "form" if is_form else "input"
@@ -189,8 +191,6 @@ def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
 
 def _error(refusal: Refusal) -> BadInput | NotFound:
     match refusal["code"]:
-        case "limit_exceeded":
-            return LimitExceeded(refusal["message"], field=refusal["field"])
         case "unknown_model":
             return NotFound(refusal["message"], code="model_not_found", field=refusal["field"])
         case "no_room":

@@ -378,7 +378,7 @@ def explain(status: int, error: object, server: str) -> BatonError:
             return BadInput(f"{server} withholds this answer: its content filter objects.{said}", code="content_filter")
         case 400 | 413 | 422 if told.code == "context_length_exceeded" or _TOO_LONG.search(told.message):
             return LimitExceeded(
-                f"The conversation is longer than the model's window. Send less.{said}",
+                f"The prompt is too long for this model. Please reduce the length of the messages.{said}",
                 code="context_length_exceeded",
                 field="messages",
             )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from models.content import CallDelta, Delta, FinishDelta, TextDelta
 from models.decoding.calls import CallReader
 from models.engines.stopping import StopFilter
-from models.errors import LimitExceeded
+from models.errors import context_overflow
 from models.ports import Sampling, Signal
 
 
@@ -22,12 +22,7 @@ def answer_limit(prompt_tokens: int, window_tokens: int, sampling: Sampling) -> 
     """
     room = window_tokens - prompt_tokens
     if room < 1:
-        raise LimitExceeded(
-            f"The conversation is {prompt_tokens} tokens long, and this model's window is {window_tokens}, the answer "
-            "included. Shorten the conversation or choose a model with a larger window.",
-            code="context_length_exceeded",
-            field="messages",
-        )
+        raise context_overflow(window_tokens, prompt_tokens)
     return min(sampling.max_output_tokens, room)
 
 

@@ -79,11 +79,15 @@ Command = AddItem | RemoveItem | Respond | Cancel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What came of a client's message: something for the session to do, and what to send at once."""
+    """What came of a client's message: something for the session to do, and what to send at once.
+
+    `refused` is why an item is not added, where its message says so already.
+    """
 
     command: Command | None = None
     event_id: str | None = None
     replies: tuple[ServerEvent, ...] = ()
+    refused: BatonError | None = None
 
 
 class RealtimeProtocol:
@@ -140,7 +144,7 @@ class RealtimeProtocol:
         try:
             return self._act(event, settings)
         except BatonError as exc:
-            return Received(event_id=event.event_id, replies=self.failed(exc, event.event_id))
+            return self._refused(exc, event.event_id, event.type)
 
     def failed(self, error: BatonError, event_id: str | None) -> tuple[ServerEvent, ...]:
         """Return what tells the client that its event `event_id` failed."""
@@ -228,7 +232,11 @@ class RealtimeProtocol:
             error = BadInput(f"Unknown or unsupported parameter: '{param}'.", code="unknown_parameter", field=param)
         else:
             error = BadInput(f"Invalid '{param}': {first['msg']}.", code="invalid_value", field=param)
-        return Received(event_id=event_id, replies=self.failed(error, event_id))
+        return self._refused(error, event_id, kind)
+
+    def _refused(self, error: BatonError, event_id: str | None, kind: object) -> Received:
+        is_item = kind == "conversation.item.create"
+        return Received(event_id=event_id, replies=self.failed(error, event_id), refused=error if is_item else None)
 
     # From the session
 

@@ -33,6 +33,9 @@ from streaming.sse import Disconnected
 
 _log = logging.getLogger(__name__)
 
+_IS_THERE = frozenset({"item_exists", "call_answered"})
+"""Why an item is refused that the conversation has already."""
+
 _EVENT: TypeAdapter[ServerEvent] = TypeAdapter(ServerEvent)
 
 
@@ -143,6 +146,7 @@ class _Connection:
         self._caller = caller
         self._rates = rates
         self._sending = asyncio.Lock()
+        self._missing: BatonError | None = None  # why the item that was sent last is not in the conversation
 
     async def run(self, after: int) -> None:
         """Run until the client goes, stops reading, or the session is closed."""
@@ -209,16 +213,20 @@ class _Connection:
         except Exception:  # noqa: BLE001  # as in `_attempt`, which comes next
             _log.exception("a message and its answer in one failed in session %s", self._session.session_id)
             return False
+        self._missing = None
         return True
 
     async def _may(self, received: Received) -> bool:
         """Return whether the client may have this done, and count it at its key's rate if it asks work of the session."""
         await self._check(received.event_id)
+        if received.refused is not None:
+            self._missing = received.refused
         if received.command is None or isinstance(received.command, Cancel):
             return True
         try:
             self._rates.take(self._caller.key)
         except BatonError as exc:
+            self._note(received.command, exc)
             await self._reply(self._protocol.failed(exc, received.event_id))
             return False
         return True
@@ -236,13 +244,32 @@ class _Connection:
         if received.command is None:
             return
         try:
+            self._check_answerable(received.command)
             await self._do(received.command)
+            self._note(received.command, None)
         except BatonError as exc:
+            self._note(received.command, exc)
             await self._reply(self._protocol.failed(exc, received.event_id))
         except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
             _log.exception("an event of session %s failed", self._session.session_id)
             error = Internal("This event failed on our side. Try again; the server's log has the cause.")
+            self._note(received.command, error)
             await self._reply(self._protocol.failed(error, received.event_id))
+
+    def _check_answerable(self, command: Command) -> None:
+        """Refuse to answer a conversation that lacks what was said last, for the reason that it does; once.
+
+        An answer to what came before it would look like one to it.
+        """
+        missing = self._missing
+        if isinstance(command, Respond) and not command.turn_input.items and missing is not None:
+            self._missing = None
+            raise missing
+
+    def _note(self, command: Command, refused: BatonError | None) -> None:
+        if isinstance(command, AddItem):
+            is_there = refused is None or refused.code in _IS_THERE
+            self._missing = None if is_there else refused
 
     async def _do(self, command: Command) -> None:
         match command:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import errors
-from models.errors import BatonError
+from models.errors import BatonError, context_overflow, too_long
 
 _CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BatonError)]
 
@@ -52,3 +52,13 @@ def test_only_what_may_succeed_later_is_retryable(kind):
 def test_two_kinds_of_error_share_no_code_except_a_fault_of_ours_and_its_base():
     codes = [kind.code for kind in _CLASSES if kind is not BatonError]
     assert sorted(codes) == sorted(set(codes))
+
+
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for():
+    """In those of litellm's `ExceptionCheckers` and of LangChain's `_handle_openai_bad_request`."""
+    for error in (context_overflow(8192, 9000), context_overflow(8192, 9000, or_more=True), too_long("an item", 2, 1)):
+        assert error.code == "context_length_exceeded"
+        assert "prompt is too long" in error.message
+        assert "reduce the length of the messages" in error.message
+    assert "This model's maximum context length is 8192 tokens" in context_overflow(8192, 9000).message
+    assert "your messages resulted in 9000 tokens" in context_overflow(8192, 9000).message

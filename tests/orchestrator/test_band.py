@@ -274,7 +274,9 @@ def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
         "instructions": asking(instructions=much),
         "tools": asking(tools=ToolConstraint(tools=(ToolSpec(name="add", description=much, parameters="{}"),))),
     }[where]
-    with pytest.raises(LimitExceeded, match=r"its window has 100 tokens; this is 1[0-9][0-9].*Send less") as refused:
+    with pytest.raises(
+        LimitExceeded, match=r"length is 100 tokens\. However, your messages resulted in 1[0-9][0-9] tokens"
+    ) as refused:
         decide(new_band(WordsOffer(small)), turn_input)
     assert (refused.value.code, refused.value.field) == ("context_length_exceeded", "input")
 
@@ -333,13 +335,13 @@ def new_long_band(clock: ManualClock) -> Callable[[FixedOffer], Band]:
 
 
 def test_an_input_over_the_limit_is_refused_uncounted(new_band: Any, small: Card) -> None:
-    with pytest.raises(LimitExceeded, match="over the limit of 10000"):
+    with pytest.raises(LimitExceeded, match="the maximum here is 10000"):
         decide(new_band(WordsOffer(small, counts=False)), asking(100_000))
 
 
 def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(new_long_band: Any, small: Card) -> None:
     offer = PiecesOffer(replace(small, context_tokens=2_000))
-    with pytest.raises(LimitExceeded, match=r"2000 tokens; this is 2\d\d\d or more"):
+    with pytest.raises(LimitExceeded, match=r"2000 tokens\. However, your messages resulted in 2\d\d\d tokens or more"):
         decide(new_long_band(offer), TurnInput(items=(long(1, 90_000),)))
     assert sum(offer.pieces.counted) <= 2_000 * 5 + PIECE_CHARACTERS
     offer.pieces.counted.clear()

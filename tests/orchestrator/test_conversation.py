@@ -75,7 +75,9 @@ def test_the_newest_item_stays_however_long_it_is(conversation: Conversation) ->
 
 def test_an_item_that_is_too_long_is_refused_with_the_limit(conversation: Conversation) -> None:
     conversation.check_new((said("a", "x" * 10),))
-    with pytest.raises(LimitExceeded, match="11 characters, over the limit of 10") as refused:
+    with pytest.raises(
+        LimitExceeded, match="too long: an item has 11 characters, and the maximum here is 10"
+    ) as refused:
         conversation.check_new((said("a", "x" * 11),))
     assert refused.value.field == "item"
 

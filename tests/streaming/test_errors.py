@@ -178,6 +178,44 @@ async def _over_websocket(served: Served) -> Any:
         return event["response"]["status_details"]
 
 
+# What is too long
+
+_TOO_LONG = ["🎻" * 25_000, "x" * 100_001]
+
+
+@on_one_loop
+@pytest.mark.parametrize("text", _TOO_LONG, ids=["for the window", "for the server"])
+async def test_what_is_too_long_is_told_in_clients_words_on_every_surface(served: Served, text: str) -> None:
+    seen = []
+    async with served.http() as client:
+        for store in (False, True):
+            for streamed in (False, True):
+                body = {"messages": [{"role": "user", "content": text}], "store": store, "stream": streamed}
+                answer = await client.post(_PATH, json=body)
+                assert answer.status_code == 400
+                seen.append(answer.json()["error"])
+    asked = {"type": "response.create", "event_id": "ask"}
+    for together in (True, False):
+        async with websockets.connect(f"ws://{served.address}/v1/realtime") as socket, asyncio.timeout(10):
+            item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+            await socket.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            if together:
+                await socket.send(json.dumps(asked))
+            while (event := json.loads(await socket.recv()))["type"] not in {"conversation.item.done", "error"}:
+                pass
+            if not together:
+                await socket.send(json.dumps(asked))
+            while event["type"] != "error" or event["error"]["event_id"] != "ask":
+                event = json.loads(await socket.recv())
+            seen.append(event["error"])
+    for error in seen:
+        assert (error["type"], error["code"]) == ("invalid_request_error", "context_length_exceeded")
+        assert "prompt is too long" in error["message"]
+        assert "reduce the length of the messages" in error["message"]
+        if text is _TOO_LONG[0]:
+            assert "maximum context length is 32768 tokens. However, your messages resulted in 3" in error["message"]
+
+
 # From another server, to the official client
 
 _FILTERED = stream(sse(chunk({}, finish_reason="content_filter")), b"data: [DONE]\n\n")

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from memory.keys import Key, RequestDefaults
 from models.clock import ManualClock
 from models.content import Item
-from models.errors import Conflict, Overloaded
+from models.errors import Conflict, Overloaded, too_long
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
 from streaming.auth import Caller
 from streaming.limits import RateLimits, SurfaceLimits
@@ -205,6 +205,31 @@ async def test_a_defect_in_doing_both_costs_neither_the_connection_nor_what_was_
     assert asked == ["respond to 1", "add", "respond to 0"]
     assert told == ["session.updated"]
     assert "ZeroDivisionError" in caplog.text
+
+
+_BAD_SAY = {**_SAY, "item": {**_SAY["item"], "content": [{"type": "input_text"}]}}
+_TOO_LONG = too_long("an item", 2, 1)
+
+
+async def test_a_conversation_that_lacks_what_was_said_last_is_not_answered_for_the_reason_that_it_lacks_it() -> None:
+    code = "context_length_exceeded"
+    assert (await _hear(_SAY, _UPDATE, _ASK, _ASK, add=_TOO_LONG))[:2] == (
+        ["add", "respond to 0"],
+        [code, "session.updated", code],
+    )
+    fails = {"respond_to_1": _TOO_LONG, "add": _TOO_LONG}
+    assert (await _hear(_SAY, _ASK, **fails))[:2] == (["respond to 1", "add"], [code, code])
+    assert (await _hear(_BAD_SAY, _ASK))[:2] == ([], ["invalid_value", "invalid_value"])
+    assert (await _hear(_SAY, _UPDATE, _ASK, add=ZeroDivisionError()))[1] == ["internal", "session.updated", "internal"]
+
+
+async def test_it_is_answered_once_something_else_was_said_or_if_it_was_there_already() -> None:
+    assert (await _hear(_BAD_SAY, _SAY, _ASK))[:2] == (["respond to 1"], ["invalid_value"])
+    taken = Conflict("taken", code="item_exists")
+    assert (await _hear(_SAY, _UPDATE, _ASK, add=taken))[:2] == (
+        ["add", "respond to 0"],
+        ["item_exists", "session.updated"],
+    )
 
 
 async def test_messages_and_asks_count_at_the_keys_rate_whether_or_not_they_come_together() -> None:
