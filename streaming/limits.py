@@ -16,6 +16,13 @@ class SurfaceLimits:
         message_bytes: of one websocket message, or of a request's body; a longer message closes the connection (1009),
             a longer body is refused (413).
         send_timeout_s: how long a client may leave unread what it is sent; then the connection is dropped.
+        connections: open at a time, of every kind; see `connections.Connections`.
+        request_s: how long a request may take to arrive, from its first byte, or from the connection, to its last; also
+            how long TLS and a websocket's handshake may take.
+        idle_s: how long a connection may be asked nothing after an answer.
+        line_bytes: of a request's address, and of each header of a websocket's handshake; longer is refused (414, 431).
+        headers: of a request; more are refused (431).
+        header_bytes: of all headers of a request together, and of what frames its body; more is refused (431).
         sockets: websockets open at a time.
         streams: sessions followed by server-sent events at a time.
         drain_s: how long the server waits for connections to end once it is told to stop.
@@ -23,6 +30,12 @@ class SurfaceLimits:
 
     message_bytes: int = 1_048_576
     send_timeout_s: float = 30.0
+    connections: int = 4_000
+    request_s: float = 30.0
+    idle_s: float = 15.0
+    line_bytes: int = 8_000
+    headers: int = 100
+    header_bytes: int = 65_536
     sockets: int = 1_000
     streams: int = 1_000
     drain_s: float = 5.0

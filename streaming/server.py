@@ -1,10 +1,12 @@
 """Runs the application on a socket until a signal says stop."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -18,6 +20,9 @@ from streaming.app import create_app
 from streaming.auth import is_loopback
 from streaming.limits import SurfaceLimits
 from streaming.transport import server_config
+
+_OTHER_FILES = 256
+"""Files that may be open beside connections: the database's, weights', pipes."""
 
 
 async def serve(
@@ -44,7 +49,7 @@ async def serve(
         BadInput: `host` can be reached from outside and no key was ever made.
         Conflict: another server holds the home, or the address.
     """
-    limits = SurfaceLimits()
+    limits = _within_open_files(SurfaceLimits())
     loopback = is_loopback(host)
     async with conduct(settings) as conductor:
         if not loopback and not await conductor.database.read(keys.any_key):
@@ -59,6 +64,19 @@ async def serve(
                 await _Server(config, conductor, ready).serve([listener])
                 if watching is not None:
                     watching.cancel()
+
+
+def _within_open_files(limits: SurfaceLimits) -> SurfaceLimits:
+    """Ask the system for as many open files as the connections need, and take no more of them than it gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = limits.connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        with suppress(OSError, ValueError):  # some systems give less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limits = replace(limits, connections=min(limits.connections, max(soft - _OTHER_FILES, soft // 2)))
+    return limits
 
 
 async def _run(watch: Callable[[Fleet], Awaitable[None]], fleet: Fleet) -> None:

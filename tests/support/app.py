@@ -56,6 +56,12 @@ class Served:
     app: ASGIApp
     address: str
     engine: WatchedEngine
+    config: uvicorn.Config
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.config.open)  # type: ignore[attr-defined]  # ours has it
 
     def http(self, key: str | None = None, **options: Any) -> httpx.AsyncClient:
         """Return a client of it."""
@@ -119,7 +125,7 @@ async def serving_app(
             loop = tasks.create_task(server.main_loop())
             port = server.servers[0].sockets[0].getsockname()[1]
             try:
-                yield Served(conductor=conductor, app=app, address=f"127.0.0.1:{port}", engine=watched)
+                yield Served(conductor=conductor, app=app, address=f"127.0.0.1:{port}", engine=watched, config=config)
             finally:
                 server.should_exit = True
                 await loop
