@@ -38,11 +38,16 @@ STATUS: Mapping[ErrorKind, int] = {
 STATUS_BY_CODE: Mapping[str, int] = {
     "body_too_large": 413,
     "foreign_origin": 403,
+    "headers_too_large": 431,
     "rate_limited": 429,
+    "too_many_connections": 429,
+    "too_many_requests": 429,
+    "too_many_sessions": 429,
     "too_many_turns": 429,
     "upstream_rate_limited": 429,
     "upstream_refused": 502,
     "upstream_unavailable": 502,
+    "uri_too_long": 414,
 }
 """The codes whose status is not that of their class."""
 

@@ -25,7 +25,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from models.errors import BadInput, BatonError, LimitExceeded, Overloaded
 from streaming.connections import Connections, Deadline
+from streaming.errors import told
 from streaming.limits import SurfaceLimits
 
 _LINGER_S = 2.0
@@ -90,7 +92,7 @@ class _HttpProtocol(HttpToolsProtocol):
         self._completed = 0
         self._in_head = False
         self._head_bytes = self._line_bytes = self._fed_bytes = self._body_bytes = 0
-        self._refusal: tuple[int, str, str] | None = None
+        self._refusal: BatonError | None = None
         self._is_deaf = False
         self._arrival.set()
         if not self._admitted():
@@ -98,9 +100,7 @@ class _HttpProtocol(HttpToolsProtocol):
                 transport.abort()
                 return
             self._refuse(
-                503,
-                "too_many_connections",
-                f"{self.config.limits.connections} connections are open, the most this server takes. Try again later.",
+                Overloaded(f"{limits.connections} connections are open, the most there may be. Try again later.")
             )
 
     def _admitted(self) -> bool:
@@ -116,7 +116,7 @@ class _HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._on_upgrade()
         except httptools.HttpParserError:
-            self._refuse(*(self._refusal or (400, "invalid_input", "This is no request in HTTP/1.1.")))
+            self._refuse(self._refusal or BadInput("This is no request in HTTP/1.1."))
         else:
             self._weigh(len(data) if self._completed == completed else 0)
 
@@ -134,9 +134,9 @@ class _HttpProtocol(HttpToolsProtocol):
             framing_bytes = self._fed_bytes - self._head_bytes - self._body_bytes
             allowed += _FRAMING * self._body_bytes
         if self._is_whole and not self._is_served:
-            self._refuse(400, "invalid_input", "An upgrade takes no body.")
+            self._refuse(BadInput("An upgrade takes no body."))
         elif framing_bytes > allowed:
-            self._refuse(431, "headers_too_large", _too_large(self.config.limits))
+            self._refuse(_too_large(self.config.limits))
 
     def _on_upgrade(self) -> None:
         if not self._should_upgrade():
@@ -144,13 +144,13 @@ class _HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self._is_deaf = True
         elif self._answering is not None and not self._answering.response_complete:
-            self._refuse(400, "invalid_input", "An upgrade waits for the answer before it.")
+            self._refuse(BadInput("An upgrade waits for the answer before it."))
         else:
             self.handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
-            self._stop(431, "too_many_requests", "Too many requests wait on this connection.")
+            self._stop(LimitExceeded(f"Over {_PIPELINED} requests wait on this connection. Wait for answers."))
         super().on_message_begin()
         self._is_whole = self._is_served = False
         self._in_head = True
@@ -161,7 +161,9 @@ class _HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
         self._line_bytes += len(url)
         if self._line_bytes > (most := self.config.limits.line_bytes):
-            self._stop(414, "request_line_too_long", f"The address is over the limit of {most} bytes. Send a body.")
+            self._stop(
+                LimitExceeded(f"The address is over the limit of {most} bytes. Send a body.", code="uri_too_long")
+            )
 
     def on_header(self, name: bytes, value: bytes) -> None:
         limits = self.config.limits
@@ -169,7 +171,7 @@ class _HttpProtocol(HttpToolsProtocol):
             return  # of a trailer; `_weigh` has its size
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > limits.header_bytes or len(self.headers) >= limits.headers:
-            self._stop(431, "headers_too_large", _too_large(limits))
+            self._stop(_too_large(limits))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -179,9 +181,9 @@ class _HttpProtocol(HttpToolsProtocol):
                 name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
                 for name, value in self.headers
             ):
-                self._stop(400, "invalid_input", "An upgrade takes no body.")
+                self._stop(BadInput("An upgrade takes no body."))
             if any(len(name) + len(value) + 4 > self.config.limits.line_bytes for name, value in self.headers):
-                self._stop(431, "headers_too_large", f"A header is over {self.config.limits.line_bytes} bytes.")
+                self._stop(_too_large(self.config.limits))
             super().on_headers_complete()
         else:
             super().on_headers_complete()
@@ -228,12 +230,12 @@ class _HttpProtocol(HttpToolsProtocol):
         else:
             self._arrival.keep()
 
-    def _stop(self, status: int, code: str, message: str) -> None:
+    def _stop(self, error: BatonError) -> None:
         """Refuse, from within the parser."""
-        self._refusal = (status, code, message)
+        self._refusal = error
         raise _Refused
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, error: BatonError) -> None:
         """Answer that this is not taken, and listen no more. An answer that is on its way goes on to its end."""
         self._is_deaf = True
         self._arrival.call_off()
@@ -249,7 +251,7 @@ class _HttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
         if answering is None or answering is not self.cycle or not (answering.response_complete and self._is_served):
-            self.transport.write(_refusal(status, code, message))
+            self.transport.write(_refusal(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
@@ -374,16 +376,23 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
 
-def _refusal(status: int, code: str, message: str) -> bytes:
-    """Return a response in the shape of every error, for where there is no application yet."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-    if status == 503:
-        headers["retry-after"] = "1"
+def _refusal(error: BatonError) -> bytes:
+    """Return the response to an error, for where there is no application yet."""
+    said = told(error)
+    body = json.dumps(said.body)
+    headers = {
+        **said.headers,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n{body}".encode()
+    return f"HTTP/1.1 {said.status} {HTTPStatus(said.status).phrase}\r\n{head}\r\n{body}".encode()
 
 
-def _too_large(limits: SurfaceLimits) -> str:
-    return f"The headers are over the limit of {limits.headers} headers, {limits.header_bytes} bytes. Send fewer."
+def _too_large(limits: SurfaceLimits) -> LimitExceeded:
+    return LimitExceeded(
+        f"The headers are over the limit of {limits.headers} of {limits.line_bytes} bytes, {limits.header_bytes} together. "
+        "Send fewer.",
+        code="headers_too_large",
+    )
