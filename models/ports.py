@@ -135,6 +135,8 @@ class GenerateRequest:
             `DeadlineExceeded`.
         tenant: whose request it is; no cache entry is shared between tenants.
         signals: the token statistics wanted in each `TextDelta`.
+        reads_ahead: `messages` begin a request that is expected: they are read, so that it finds them read, while nobody
+            else has work. Nothing is written: usage, and the end.
     """
 
     messages: tuple[Item, ...]
@@ -146,6 +148,7 @@ class GenerateRequest:
     deadline: float | None = None
     tenant: str
     signals: frozenset[Signal] = frozenset()
+    reads_ahead: bool = False
 
 
 class Engine(Protocol):
@@ -192,6 +195,7 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
     """
     asked = {name for name in ("adapter", "draft_prefix") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
+    asked |= {"reads_ahead"} if request.reads_ahead else set()
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}
     if request.constraint is not None:
         asked.add(f"constraint.{request.constraint.kind}")

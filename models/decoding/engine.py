@@ -157,7 +157,7 @@ class DecodingEngine:
         language, sampling = self._language, request.sampling
         tools = request.constraint if isinstance(request.constraint, ToolConstraint) else None
         adapter = language.adapters.index(request.adapter)
-        tokens = language.prompts.tokens(request.messages, tools)
+        tokens = language.prompts.tokens(request.messages, tools, asks=not request.reads_ahead)
         limit = answer_limit(len(tokens), language.window_tokens, sampling)
         hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)
         return Row(
@@ -177,10 +177,11 @@ class DecodingEngine:
             limit=limit,
             tell=lambda deltas, error: self._tell(stream, deltas, error),
             adapter=adapter,
-            guide=None if request.constraint is None else language.constrainer.start(request.constraint),
+            guide=None if request.constraint is None or request.reads_ahead else language.constrainer.start(request.constraint),
             processors=Processors.of(sampling, tokens, language.vocabulary),
             hint=deque(hint),
             stalled=stream.stalled,
+            ahead=request.reads_ahead,
         )
 
     # In the loop's thread

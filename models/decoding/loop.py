@@ -6,6 +6,7 @@ rows whose prompt is still being read give a piece of it; one run of the model; 
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.content import DraftUsage, UsageDelta
+from models.content import DraftUsage, FinishDelta, UsageDelta
 from models.decoding.adapters import Adapters
 from models.decoding.cache import Cache
 from models.decoding.constrain import masked
@@ -30,6 +31,13 @@ _log = logging.getLogger(__name__)
 
 _SLICE_TOKENS = 32
 """What a batch job may write, each time it is let in, before it has to make place for somebody who waits to be talked to."""
+
+
+_AHEAD_TOKENS = 64
+"""What is read ahead in a step: who comes meanwhile waits for its end."""
+
+_AHEAD_ROWS = 64
+"""How many prompts wait to be read ahead; another is refused."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +91,7 @@ class Loop:
         self._limits = limits
         self._waiting: Queue[Row] = Queue()
         self._rows: list[Row] = []
+        self._ahead: deque[Row] = deque()
         self._lengths = Lengths()
         self._chunk = ChunkSize(most=limits.prefill_tokens)
 
@@ -97,12 +106,19 @@ class Loop:
         return len(self._rows)
 
     def submit(self, row: Row) -> None:
-        """Take a request in. It waits until there is room."""
-        self._waiting.put(row.rank, row)
+        """Take a request in. It waits until there is room; if it is only read ahead, until nobody has work."""
+        if not row.ahead:
+            self._waiting.put(row.rank, row)
+        elif len(self._ahead) < _AHEAD_ROWS:
+            self._ahead.append(row)
+        else:
+            row.tell((), Overloaded(f"{_AHEAD_ROWS} prompts wait to be read ahead, the most there may be."))
 
     def cancel(self, row: Row) -> None:
         """Let a request go, wherever it is; its cache is free at once. Nothing more is told."""
-        if not self._waiting.remove(row) and row in self._rows:
+        if row in self._ahead:
+            self._ahead.remove(row)
+        elif not self._waiting.remove(row) and row in self._rows:
             self._release(row)
 
     @torch.inference_mode()
@@ -114,7 +130,8 @@ class Loop:
         with self._failing(self._rows):
             works = self._plan()
         if not works:
-            return len(self._rows) < admitted  # who was let go or sent back has left room for those who wait
+            # Who was let go or sent back has left room for those who wait.
+            return len(self._rows) < admitted or self._read_ahead()
         begun_s = time.perf_counter()
         with self._failing([work.row for work in works]):
             self._run(works)
@@ -203,10 +220,7 @@ class Loop:
     # The run
 
     def _run(self, works: list[_Work]) -> None:
-        batch = self._batch(works)
-        adapters = batch.adapters
-        mask = self._lora.mask(adapters if adapters is None else adapters.to(self._decoder.device))
-        hidden = self._decoder.run(batch, self._cache.arena, mask=mask)
+        hidden = self._forward(works)
         wanted: list[int] = []
         for work in works:
             if work.count == work.row.unread:
@@ -227,6 +241,12 @@ class Loop:
                 continue
             with self._failing([work.row]):
                 self._write(work, scores, allowed, chosen)
+
+    def _forward(self, works: list[_Work]) -> torch.Tensor:
+        batch = self._batch(works)
+        adapters = batch.adapters
+        mask = self._lora.mask(adapters if adapters is None else adapters.to(self._decoder.device))
+        return self._decoder.run(batch, self._cache.arena, mask=mask)
 
     @staticmethod
     def _allowed(works: Sequence[_Work], scores: torch.Tensor) -> torch.Tensor:
@@ -330,6 +350,34 @@ class Loop:
         if deltas:
             row.tell(deltas, None)
 
+    def _read_ahead(self) -> bool:
+        """Read a piece of a prompt that is expected, and keep it; return whether there was one.
+
+        Between two pieces it holds nothing that somebody who has come meanwhile would have to wait for.
+        """
+        if not self._ahead:
+            return False
+        row = self._ahead[0]
+        tokens = row.context.tokens
+        with self._failing([row]):
+            opened = self._cache.open(row.scope, tokens, min(len(tokens), self._cache.capacity))
+            if opened is None:
+                return False
+            row.lease, row.fed = opened
+            if not row.begun:
+                row.begun, row.tally.cached = True, row.fed
+            work = _Work(row=row, count=min(_AHEAD_TOKENS, row.unread))
+            self._forward([work])
+            row.fed += work.count
+            is_read = not row.unread
+            self._cache.close(row.lease, tokens[: row.fed])
+            row.lease = None
+            if is_read:
+                self._ahead.remove(row)
+                usage = UsageDelta(input_tokens=len(tokens), output_tokens=0, cached_tokens=row.tally.cached)
+                row.tell([usage, FinishDelta(reason="stop")], None)
+        return True
+
     # The end
 
     def _release(self, row: Row) -> None:
@@ -356,7 +404,11 @@ class Loop:
             return
         for row in list(rows):
             waited = self._waiting.remove(row)
-            if row in self._rows:
+            if row in self._ahead:
+                self._ahead.remove(row)
+                if row.lease is not None:
+                    self._cache.close(row.lease, ())
+            elif row in self._rows:
                 self._release(row)
             elif not waited:
                 continue

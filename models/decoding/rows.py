@@ -82,6 +82,7 @@ class Row:
         begun: whether it was told its prompt's length.
         resumed: how many tokens it had written when it was last let in.
         tally: what it has used.
+        ahead: it is only read, for a request that is expected, while nobody else has work.
     """
 
     prompt: Prompt
@@ -102,6 +103,7 @@ class Row:
     begun: bool = False
     resumed: int = 0
     tally: Tally = field(default_factory=Tally)
+    ahead: bool = False
 
     @property
     def unread(self) -> int:

@@ -44,8 +44,12 @@ class PromptWriter:
         special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
 
-    def tokens(self, items: tuple[Item, ...], constraint: Constraint | None = None) -> list[int]:
+    def tokens(
+        self, items: tuple[Item, ...], constraint: Constraint | None = None, *, asks: bool = True
+    ) -> list[int]:
         """Return the prompt that asks for the answer to `items`, as token ids; it offers the functions of `constraint`.
+
+        If it does not ask, it is the beginning of every prompt that goes on from `items`.
 
         Raises:
             Unsupported: there is something other than text in it.
@@ -63,7 +67,7 @@ class PromptWriter:
                 _instruct(entries, offer_in_words(constraint, tools))
         try:
             text = self.tokenizer.apply_chat_template(
-                entries, add_generation_prompt=True, tokenize=False, **told, **self._template
+                entries, add_generation_prompt=asks, tokenize=False, **told, **self._template
             )
         except TemplateError as exc:
             raise BadInput(f"The model's chat template refuses this conversation: {exc}", field="messages") from exc

@@ -150,7 +150,11 @@ async def test_an_answer_ends_at_its_deadline(engine, clock):
         await anext(answer)
 
 
-@pytest.mark.parametrize("fields", [{"adapter": "x"}, {"draft_prefix": "x"}], ids=lambda fields: next(iter(fields)))
+@pytest.mark.parametrize(
+    "fields",
+    [{"adapter": "x"}, {"draft_prefix": "x"}, {"reads_ahead": True}],
+    ids=lambda fields: next(iter(fields)),
+)
 async def test_a_field_is_honoured_or_refused_on_the_first_step(engine, fields):
     answer = engine.generate(_asks(**fields))
     try:

@@ -34,6 +34,7 @@ _ASKABLE = {
     **{name: {"constraint": constraint} for name, constraint in _CONSTRAINTS.items()},
     **{f"signals.{signal}": {"signals": frozenset({signal})} for signal in _SIGNALS},
     "adapter": {"adapter": "support-tone"},
+    "reads_ahead": {"reads_ahead": True},
     "draft_prefix": {"draft_prefix": "The answer"},
     "logit_bias": {"sampling": Sampling(logit_bias=((5, 1.0),))},
     "repetition_penalty": {"sampling": Sampling(repetition_penalty=1.1)},

@@ -63,6 +63,7 @@ class Ask:
     priority: Priority = "normal"
     came_s: float = 0.0
     deadline_s: float | None = None
+    ahead: bool = False
 
     @property
     def sampling(self) -> Sampling:
@@ -212,6 +213,7 @@ class Bench:
             guide=None if ask.constraint is None else tiny.constrainer.start(ask.constraint),
             processors=Processors.of(ask.sampling, ask.prompt, tiny.decoder.shape.vocabulary),
             hint=deque(ask.hint),
+            ahead=ask.ahead,
         )
 
     def ask(

@@ -11,6 +11,7 @@ from support.tiny_decoding import Ask, Bench, RandomPolicy, Spy, Tiny, Told, lia
 from models.content import DraftUsage, UsageDelta
 from models.decoding.rows import Prompt
 from models.decoding.speculation import FixedPolicy
+from models.errors import Internal, Overloaded
 from models.ports import RegexConstraint
 
 SHORT = tuple(range(10, 17))
@@ -114,6 +115,71 @@ def test_a_prompt_at_positions_of_its_own_neither_finds_nor_leaves_anything(tiny
     assert _cached(bench, Ask(prompt=LONG), apart) == 0
     assert _cached(bench, Ask(prompt=LONG)) == 0
     assert _cached(bench, Ask(prompt=LONG), apart) == 0
+
+
+# Reading ahead
+
+
+def test_what_is_read_ahead_is_found_by_the_request_that_comes_and_nothing_is_written(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    told = bench.ask(Ask(prompt=LONG, ahead=True))
+    bench.finish()
+    assert (told.usages, told.tokens, told.reason) == ([UsageDelta(input_tokens=90, output_tokens=0)], [], "stop")
+    asked = Ask(prompt=(*LONG, *SHORT), limit=8)
+    assert _cached(bench, asked) == len(LONG)
+    bench.has_nothing_left()
+    again = bench.ask(Ask(prompt=(*LONG, *SHORT), ahead=True))
+    bench.finish()
+    assert again.usages[0].cached_tokens >= len(LONG)
+
+
+def test_it_is_read_in_pieces_and_whoever_has_work_goes_before_the_next(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    ahead = bench.ask(Ask(prompt=LONG, ahead=True))
+    bench.step()
+    assert bench.cache.leased_blocks == 0, "it holds room while others may want it"
+    told = bench.ask(Ask(prompt=SHORT, limit=5))
+    while told.reason is None:
+        assert bench.step()
+        assert ahead.reason is None
+    assert told.tokens == tiny.alone(Ask(prompt=SHORT, limit=5)).tokens
+    bench.finish()
+    assert ahead.reason == "stop"
+
+
+def test_what_was_read_ahead_until_it_was_cancelled_is_found(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    told = bench.ask(Ask(prompt=LONG, ahead=True))
+    bench.step()
+    bench.cancel(told)
+    assert not bench.step()
+    assert _cached(bench, Ask(prompt=LONG, limit=2)) == 64
+
+
+def test_it_goes_on_while_a_reader_that_is_behind_holds_up_its_own_answer(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    bench.ask(Ask(prompt=SHORT), stalled=lambda: True)
+    ahead = bench.ask(Ask(prompt=LONG, ahead=True))
+    while bench.step():
+        pass
+    assert ahead.reason == "stop"
+
+
+def test_so_many_may_wait_to_be_read_ahead_and_the_next_is_refused(tiny: Tiny) -> None:
+    bench = tiny.bench()
+    told = [bench.ask(Ask(prompt=LONG, ahead=True)) for _ in range(65)]
+    assert [isinstance(each.error, Overloaded) for each in told] == [False] * 64 + [True]
+
+
+def test_what_goes_wrong_in_reading_ahead_fails_it_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = tiny.bench()
+    told = bench.ask(Ask(prompt=LONG, ahead=True))
+    with monkeypatch.context() as patched:
+        patched.setattr(tiny.decoder, "run", lambda *_, **__: 1 / 0)
+        bench.step()
+    assert isinstance(told.error, Internal)
+    assert _cached(bench, Ask(prompt=LONG, limit=2)) == 0
+    bench.has_nothing_left()
 
 
 # Pictures
