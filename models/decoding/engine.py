@@ -177,7 +177,9 @@ class DecodingEngine:
             limit=limit,
             tell=lambda deltas, error: self._tell(stream, deltas, error),
             adapter=adapter,
-            guide=None if request.constraint is None or request.reads_ahead else language.constrainer.start(request.constraint),
+            guide=None
+            if request.constraint is None or request.reads_ahead
+            else language.constrainer.start(request.constraint),
             processors=Processors.of(sampling, tokens, language.vocabulary),
             hint=deque(hint),
             stalled=stream.stalled,

@@ -44,9 +44,7 @@ class PromptWriter:
         special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
 
-    def tokens(
-        self, items: tuple[Item, ...], constraint: Constraint | None = None, *, asks: bool = True
-    ) -> list[int]:
+    def tokens(self, items: tuple[Item, ...], constraint: Constraint | None = None, *, asks: bool = True) -> list[int]:
         """Return the prompt that asks for the answer to `items`, as token ids; it offers the functions of `constraint`.
 
         If it does not ask, it is the beginning of every prompt that goes on from `items`.
