@@ -26,7 +26,8 @@ class Budget:
 class Task:
     """One node of a plan: who does it, on which card, from what, within which budget.
 
-    The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less.
+    The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less. A task that `reads_ahead`
+    has none: its messages are only read, for one that is expected.
     """
 
     origin: Origin
@@ -36,6 +37,7 @@ class Task:
     constraint: Constraint | None
     sampling: Sampling
     budget: Budget
+    reads_ahead: bool = False
 
 
 class Agent(Protocol):

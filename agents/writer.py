@@ -48,7 +48,8 @@ def _request(task: Task) -> GenerateRequest:
         messages=task.messages,
         sampling=replace(task.sampling, max_output_tokens=most),
         constraint=task.constraint,
-        priority="interactive",
+        priority="batch" if task.reads_ahead else "interactive",
+        reads_ahead=task.reads_ahead,
         deadline=task.budget.deadline_s,
         tenant=task.tenant,
     )

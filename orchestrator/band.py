@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress
 from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
-from models.content import Call, CallResult, Item, Message, TextPart
+from models.content import Call, CallResult, Item, Message, TextPart, UsageDelta
 from models.errors import BatonError, Internal, Overloaded, Unsupported
 from models.fleet import Offer
 from models.ids import new_id
@@ -25,6 +25,7 @@ from orchestrator.window import (
     UNKNOWN_OUTCOME,
     costs_of,
     fixed,
+    foreseen,
     items_words,
     most_tokens,
     paired,
@@ -38,6 +39,12 @@ from orchestrator.window import (
 
 _LIGHT_TOKENS = 16_000
 """What is surely no more than this is counted in a few milliseconds, so without a pause."""
+
+_AHEAD = 16
+"""Prompts that are read ahead at a time."""
+
+_AHEAD_S = 60.0
+"""How long one may wait until nobody has work, and be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,8 @@ class Band:
         self._cards = {card.name: card for card in offer.cards}
         self._seats: Counter[str] = Counter()
         self._quiet = asyncio.Event()
+        self._ahead = 0
+        self._cannot_read_ahead: set[str] = set()
 
     @property
     def turns(self) -> int:
@@ -176,6 +185,54 @@ class Band:
         if not isinstance(event, TaskFinished | TaskFailed):
             error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
             yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
+
+    async def read_ahead(self, last: Task, turn_input: TurnInput, history: Sequence[Item]) -> UsageDelta | None:
+        """Have read what the prompts of coming turns will begin with, if the window is about to be cut: see `foreseen`.
+
+        The engine does it while nobody has work. Where it cannot, or so many are at it already, nothing is done.
+
+        Args:
+            last: the task of the turn that has ended.
+            turn_input: what was asked then; the next turn is taken to have the same instructions and functions.
+            history: the conversation now.
+
+        Returns:
+            What was read, or None if nothing was.
+        """
+        if last.card in self._cannot_read_ahead or self._ahead >= _AHEAD or self._draining:
+            return None
+        turn_input = replace(turn_input, items=())
+        await self.weigh(turn_input, history)
+        card, items, asked = self._cards[last.card], paired(history), self._output_tokens(turn_input)
+        window = window_of(card.context_tokens, turn_input, asked, self._offer.counter(card.name))
+        beginning = foreseen(items, window, self._offer.counter(card.name))
+        if not beginning or any(item.item_id == beginning[0].item_id for item in last.messages[:2]):
+            return None  # nothing is going to be cut, or it has been
+        task = replace(
+            last,
+            origin=replace(last.origin, task_id=f"{last.origin.turn_id}.ahead"),
+            messages=messages(turn_input, beginning),
+            budget=replace(last.budget, deadline_s=self.clock.now_s() + _AHEAD_S),
+            reads_ahead=True,
+        )
+        self._ahead += 1
+        try:
+            return await self._read(task)
+        finally:
+            self._ahead -= 1
+
+    async def _read(self, task: Task) -> UsageDelta | None:
+        used: UsageDelta | None = None
+        async with aclosing(self._agents[task.origin.agent].run(task)) as events:
+            async for event in events:
+                match event:
+                    case TaskProgress(delta=UsageDelta() as used):
+                        pass
+                    case TaskFailed(fault=fault) if fault.code == "unsupported":
+                        self._cannot_read_ahead.add(task.card)
+                    case _:
+                        pass
+        return used
 
     async def _count_ahead(self, card: Card, texts: Sequence[str], enough: int) -> None:
         counter = self._offer.counter(card.name)

@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from models.content import UsageDelta
 from orchestrator.events import TurnEnded
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -34,6 +35,12 @@ class Meters:
         )
         self._cached = Counter(
             "baton_cached_tokens", "Tokens of prompts that were found in a cache.", ("tenant",), registry=registry
+        )
+        self._ahead = Counter(
+            "baton_read_ahead_tokens",
+            "Tokens of prompts that were read before they were asked for.",
+            ("tenant",),
+            registry=registry,
         )
         self._drafted = Counter(
             "baton_draft_tokens",
@@ -76,6 +83,10 @@ class Meters:
     def watch(self, tenant: str) -> TurnWatch:
         """Return what times the deltas of one answer."""
         return TurnWatch(self._gap.labels(tenant))
+
+    def read_ahead(self, tenant: str, used: UsageDelta) -> None:
+        """Count what was read ahead; it is in no turn's usage."""
+        self._ahead.labels(tenant).inc(used.input_tokens - used.cached_tokens)
 
     def turn_ended(self, tenant: str, ended: TurnEnded) -> None:
         """Count a turn that has ended."""

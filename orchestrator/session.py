@@ -17,6 +17,7 @@ from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal
 from models.ids import new_id
+from orchestrator.ahead import ReadingAhead
 from orchestrator.band import Band
 from orchestrator.events import ItemsRemoved, LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput, items_of
 from orchestrator.journal import Journal
@@ -60,6 +61,7 @@ class Session:
         self._clock = clock
         self._meters = meters
         self._work: dict[int, _Work] = {}
+        self._ahead = ReadingAhead(band, clock, meters, tenant)
         self._watch = meters.watch(tenant)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -128,6 +130,7 @@ class Session:
         turn_input = self._completed(turn_input)
         generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s())
         self._drop(*dropped)
+        self._ahead.stop()
         proposal = self._state.proposal
         assert proposal is not None  # `propose` has just made it
         attempt = Attempt(
@@ -306,6 +309,7 @@ class Session:
             finally:
                 self._closed = True
                 self._drop(*self._work)
+                self._ahead.stop()
                 self._notify()
 
     async def close(self, reason: str) -> None:
@@ -425,6 +429,7 @@ class Session:
         """Begin, drop and stop generations, as the rows just applied say."""
         turn = self._state.turn
         keep = None if turn is None else turn.generation
+        answered = next((work.attempt for work in self._work.values() if work.committed.is_set()), None)
         for generation, work in list(self._work.items()):
             if generation == keep:
                 work.committed.set()
@@ -433,6 +438,8 @@ class Session:
         for event in events:
             if isinstance(event, TurnEnded):
                 self._meters.turn_ended(self.tenant, event)
+                if answered is not None and answered.task is not None and not self._closed:
+                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state.items)
         self._rescheduled.set()
 
     def _drop_proposal(self) -> None:

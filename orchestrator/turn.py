@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed
+from agents.port import Task
 from models.content import Item
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
 from orchestrator.band import Band, Score
@@ -27,7 +28,14 @@ Take = Callable[[AgentEvent], Awaitable[bool]]
 
 
 class Attempt:
-    """One generation of a turn. `run` owns the work; the session owns the task that runs it."""
+    """One generation of a turn. `run` owns the work; the session owns the task that runs it.
+
+    Attributes:
+        turn_id: the turn.
+        generation: which of its generations.
+        turn_input: what is answered.
+        task: what the agent was given; None before that was decided.
+    """
 
     def __init__(
         self,
@@ -43,7 +51,8 @@ class Attempt:
         self.generation = generation
         self._band = band
         self._tenant = tenant
-        self._input = turn_input
+        self.turn_input = turn_input
+        self.task: Task | None = None
         self._history = tuple(history)
         self._deadline_s = band.clock.now_s() + band.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
@@ -72,8 +81,9 @@ class Attempt:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
             with self._band.seat(self._tenant):
-                await self._band.weigh(self._input, self._history)
+                await self._band.weigh(self.turn_input, self._history)
                 score = self._decide()
+                self.task = score.task
                 if not self._decided.done():
                     self._decided.set_result(score.decision)
                 async with self._band.clock.timeout_at(self._deadline_s):
@@ -95,7 +105,7 @@ class Attempt:
             tenant=self._tenant,
             turn_id=self.turn_id,
             generation=self.generation,
-            turn_input=self._input,
+            turn_input=self.turn_input,
             history=self._history,
         )
 

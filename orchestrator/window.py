@@ -210,6 +210,26 @@ def shown(items: Sequence[Item], window: Window, counter: TokenCounter) -> Seque
     return [items[at] for at in sorted(now)]
 
 
+def foreseen(items: Sequence[Item], window: Window, counter: TokenCounter) -> Sequence[Item]:
+    """Return what the next turns will be shown of `items`, if the window is to be cut within half a step of what is said.
+
+    All of them, if it is not.
+    """
+    costs = costs_of(items, window, counter)
+    # What is said next is taken to be as long as what was said last; a call that is open is said still.
+    now = places_now(items) if items and isinstance(items[-1], Call) else frozenset[int]()
+    said = next((costs[at] for at in reversed(range(len(items))) if _is_said_by(items[at], "user")), ITEM_TOKENS)
+    room = window.item_tokens(said) - said
+    over = sum(costs) - room + window.step_tokens // 2
+    if over <= 0:
+        return items
+    for cut in cuts(costs, window, over):
+        kept = kept_from(items, cut, now)
+        if sum(costs[at] for at in kept) <= room:
+            return [items[at] for at in kept]
+    return ()
+
+
 def cuts(costs: Sequence[int], window: Window, over_tokens: int) -> Iterator[int]:
     """Yield the places where items may be cut so that at least so many tokens go, the first place first."""
     before = list(accumulate(costs, initial=0))
