@@ -178,17 +178,14 @@ class _Talk:
         await self._send({"type": "response.create", "response": {"max_output_tokens": _ANSWER_TOKENS}})
         while True:
             event = jsonlib.loads(await self._socket.recv())
-            match event["type"]:
-                case "response.output_text.delta" if not first_s:
-                    first_s = time.perf_counter()
-                case "error":
-                    raise RuntimeError(event)
-                case "response.done":
-                    if not first_s:
-                        raise RuntimeError(event)
-                    usage = event["response"]["usage"]
-                    found = usage["input_token_details"]["cached_tokens"]
-                    return _Turn(first_ms=(first_s - asked_s) * 1000, read=usage["input_tokens"], found=found)
+            if event["type"] == "response.output_text.delta" and not first_s:
+                first_s = time.perf_counter()
+            elif event["type"] == "error" or (event["type"] == "response.done" and not first_s):
+                raise RuntimeError(event)
+            elif event["type"] == "response.done":
+                usage = event["response"]["usage"]
+                found = usage["input_token_details"]["cached_tokens"]
+                return _Turn(first_ms=(first_s - asked_s) * 1000, read=usage["input_tokens"], found=found)
 
     async def _say(self, role: str, kind: str) -> None:
         words = " ".join(self._chance.choices(_WORDS, k=_USER_WORDS))
