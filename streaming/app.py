@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from models.errors import BadInput, BatonError, Internal
+from models.errors import BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
-from streaming.errors import error_response, http_error_response, told
+from streaming.errors import error_response, http_error_response, invalid_request, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
 from streaming.realtime.socket import RealtimeEndpoint
@@ -92,11 +92,7 @@ def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        first: dict[str, Any] = error.errors()[0]
-        # What is no JSON has a place, and no field.
-        field = "" if first["type"] == "json_invalid" else ".".join(str(step) for step in first["loc"][1:])
-        message = f"Invalid '{field}': {first['msg']}." if field else "The body is not the JSON object it has to be."
-        return await on_error(request, BadInput(message, field=field or None))
+        return await on_error(request, invalid_request(error))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:

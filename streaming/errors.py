@@ -9,13 +9,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, assert_never, cast
 
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
 from starlette.responses import JSONResponse
 
 from models.errors import BadInput, BatonError, Conflict, ErrorKind, Internal, Unavailable
 from orchestrator.events import TurnEnded
+from streaming.complaints import complaint
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
@@ -129,14 +131,15 @@ def error_body(error: BatonError) -> str:
 
 def invalid_request(error: RequestValidationError) -> BadInput:
     """Return the error for a request that does not fit, naming its field as the caller wrote it."""
-    # Of the complaints of a union's members, the one furthest in: that member is the one that was meant.
-    path, worst = max(((_path(one, error.body), one) for one in error.errors()), key=lambda found: len(found[0]))
-    field = ".".join(path)
-    if not field:
-        return BadInput("The body is not the JSON object it has to be.")
-    if worst["type"] == "extra_forbidden":
-        return BadInput(f"Unknown or unsupported parameter: '{field}'.", code="unknown_parameter", field=field)
-    return BadInput(f"Invalid '{field}': {worst['msg']}.", field=field)
+    first = error.errors()[0]
+    place = first["loc"][0]
+    if place != "body" or first["type"] == "json_invalid":
+        if place == "body":
+            return BadInput("The body is not the JSON object it has to be.")
+        name = str(first["loc"][-1])
+        return BadInput(f"Invalid '{name}': {first['msg']}.", field=name)
+    errors = [{**one, "loc": one["loc"][1:]} for one in error.errors() if one["loc"][0] == "body"]
+    return complaint(cast("list[ErrorDetails]", errors), error.body)
 
 
 def http_error_response(status: int, message: str, headers: Mapping[str, str] | None) -> JSONResponse:
@@ -161,20 +164,3 @@ def _type(status: int) -> ErrorType:
 
 def _response(said: Told) -> JSONResponse:
     return JSONResponse(said.body, status_code=said.status, headers=said.headers)
-
-
-def _path(complaint: Mapping[str, Any], body: Any) -> list[str]:
-    """Return the steps to a field. Those that only name the member of a union are left out: nobody wrote them."""
-    place, *steps = complaint["loc"]
-    if place != "body":
-        return [str(step) for step in steps]
-    path = []
-    for at, step in enumerate(steps):
-        is_missing = complaint["type"] == "missing" and at == len(steps) - 1
-        if isinstance(body, dict) and (step in body or is_missing):
-            path.append(str(step))
-            body = body.get(step)
-        elif isinstance(body, list) and isinstance(step, int):
-            path.append(str(step))
-            body = body[step]
-    return path

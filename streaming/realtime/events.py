@@ -24,7 +24,7 @@ _ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _ClientEvent(_Strict):
@@ -131,9 +131,6 @@ class FunctionOutputItem(_ItemBase):
     type: Literal["function_call_output"]
     call_id: str
     output: str
-
-
-ITEM_TAGS = ("user", "assistant", "function_call_output")
 
 
 def _item_tag(value: Any) -> str | None:

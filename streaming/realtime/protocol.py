@@ -15,10 +15,10 @@ from models.content import CallResult, Item, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported
 from models.ids import new_id
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from streaming.complaints import complaint
 from streaming.errors import told
 from streaming.realtime.events import (
     CLIENT_EVENT,
-    ITEM_TAGS,
     SUPPORTED,
     UNSUPPORTED,
     AssistantItem,
@@ -217,8 +217,6 @@ class RealtimeProtocol:
         sent = _peek(text)
         event_id = sent.get("event_id") if isinstance(sent.get("event_id"), str) else None
         kind = sent.get("type")
-        path = [str(step) for step in first["loc"] if step not in {*SUPPORTED, *ITEM_TAGS}]
-        param = ".".join(path) or None
         if isinstance(kind, str) and kind in UNSUPPORTED:
             error: BatonError = Unsupported(f"'{kind}' is not supported here. {UNSUPPORTED[kind]}", field="type")
         elif first["type"].startswith("json"):
@@ -228,10 +226,8 @@ class RealtimeProtocol:
             error = BadInput(
                 f"Unknown event type {str(kind)[:64]!r}. Known: {known}.", code="unknown_event", field="type"
             )
-        elif first["type"] == "extra_forbidden":
-            error = BadInput(f"Unknown or unsupported parameter: '{param}'.", code="unknown_parameter", field=param)
         else:
-            error = BadInput(f"Invalid '{param}': {first['msg']}.", code="invalid_value", field=param)
+            error = complaint(exc.errors(include_url=False), sent, code="invalid_value")
         return self._refused(error, event_id, kind)
 
     def _refused(self, error: BatonError, event_id: str | None, kind: object) -> Received:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from streaming.auth import COOKIE, COOKIE_AGE_S, Authenticator
 from streaming.rest.route import RestRoute
@@ -11,6 +11,8 @@ from streaming.rest.route import RestRoute
 
 class Login(BaseModel):
     """A key, to be exchanged for a cookie."""
+
+    model_config = ConfigDict(strict=True)
 
     key: Annotated[str, Field(min_length=1, max_length=256)]
 

@@ -20,8 +20,14 @@ from orchestrator.events import SamplingOverrides, TurnInput
 from streaming.realtime.events import JsonObject, Metadata
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Typed(BaseModel):
+    """Types are as OpenAI has them: a number in a string is a string, and true is no number."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class _Strict(_Typed):
+    model_config = ConfigDict(extra="forbid")
 
 
 class TextContent(_Strict):
@@ -31,7 +37,7 @@ class TextContent(_Strict):
     text: str
 
 
-class OtherContent(BaseModel):
+class OtherContent(_Typed):
     """Content that no model here reads yet."""
 
     type: Literal["image_url", "input_audio", "file", "refusal"]
@@ -60,14 +66,14 @@ class UserMessage(_Strict):
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class FunctionCall(BaseModel):
+class FunctionCall(_Typed):
     """A call's function, its arguments as JSON text. Clients add what they have read in them."""
 
     name: FunctionName
     arguments: str
 
 
-class ToolCall(BaseModel):
+class ToolCall(_Typed):
     """A call that the assistant made, as the client was given it."""
 
     id: str
@@ -75,7 +81,7 @@ class ToolCall(BaseModel):
     function: FunctionCall
 
 
-class AssistantMessage(BaseModel):
+class AssistantMessage(_Typed):
     """What the assistant said before. Clients send back what they were given, so further fields are passed over."""
 
     role: Literal["assistant"]
@@ -268,7 +274,7 @@ class ChatRequest(_Strict):
         while leading < len(self.messages) and isinstance(self.messages[leading], SystemMessage):
             leading += 1
         instructions = "\n\n".join(
-            _text(message.content, f"messages.{at}.content")
+            _text(message.content, f"messages[{at}].content")
             for at, message in enumerate(self.messages[:leading])
             if isinstance(message, SystemMessage)
         )
@@ -277,7 +283,7 @@ class ChatRequest(_Strict):
         # What is kept has ids of its own for ever; what is not needs them only here, and a ULID is not cheap.
         ids = iter(lambda: new_id("item"), None) if self.store else (f"item_{n}" for n in count())
         for at, message in enumerate(self.messages[leading:], start=leading):
-            items += _items(message, f"messages.{at}", calls, ids)
+            items += _items(message, f"messages[{at}]", calls, ids)
         asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         turn_input = TurnInput(
             items=tuple(items[-1:]),
@@ -374,6 +380,6 @@ def _text(content: Contents, field: str) -> str:
     words = []
     for at, part in enumerate(content):
         if not isinstance(part, TextContent):
-            raise Unsupported(f"Content of type {part.type!r} is not read here yet. Send text.", field=f"{field}.{at}")
+            raise Unsupported(f"Content of type {part.type!r} is not read here yet. Send text.", field=f"{field}[{at}]")
         words.append(part.text)
     return "".join(words)

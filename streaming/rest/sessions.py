@@ -23,7 +23,7 @@ from streaming.sse import EventStream
 class SessionChanges(BaseModel):
     """What may be set; null clears, what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
     instructions: Annotated[str | None, Field(max_length=100_000)] = None

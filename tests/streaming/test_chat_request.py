@@ -213,7 +213,7 @@ def test_what_is_kept_has_ids_of_its_own_for_ever() -> None:
 def test_a_result_answers_a_call_that_was_made_before_it() -> None:
     with pytest.raises(BadInput) as refused:
         _turn(_HELLO, {"role": "tool", "tool_call_id": "c1", "content": "A tree."})
-    assert refused.value.field == "messages.1.tool_call_id"
+    assert refused.value.field == "messages[1].tool_call_id"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_result_answers_a_call_that_was_made_before_it() -> None:
 def test_content_that_is_not_read_is_refused_where_it_stands(part: dict[str, Any]) -> None:
     with pytest.raises(Unsupported) as refused:
         _turn(_HELLO, {"role": "user", "content": [{"type": "text", "text": "See:"}, part]})
-    assert refused.value.field == "messages.1.content.1"
+    assert refused.value.field == "messages[1].content[1]"
 
 
 def test_tools_reach_the_turn_with_the_choice_of_them() -> None:

@@ -223,7 +223,7 @@ def _update(**session: object) -> str:
 def test_a_number_that_json_has_no_word_for_is_refused(number: str) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"a": 5}}
     (reply,) = _Protocol().receive(_update(tools=[tool]).replace("5", number)).replies
-    assert reply["error"]["param"] == "session.tools.0.parameters"
+    assert reply["error"]["param"] == "session.tools[0].parameters"
 
 
 def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
