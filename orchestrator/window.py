@@ -52,8 +52,8 @@ class Window:
 
     @property
     def step_tokens(self) -> int:
-        """By how much it is cut: half of what items have, where as little is said now as can be."""
-        return max(self.item_tokens(0) // 2, 1)
+        """By how much it is cut: a little more than half of what items may have, where as little is said now as can be."""
+        return max(self.item_tokens(0) * 5 // 9, 1)
 
     def item_tokens(self, now_tokens: int) -> int:
         """Return what all items may have together, if so much is said now.

@@ -49,6 +49,7 @@ HONOURED = frozenset(
         "signals.logprobs",
         "signals.entropies",
         "signals.margins",
+        "reads_ahead",
         *PROCESSORS,
     }
 )

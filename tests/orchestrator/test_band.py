@@ -190,9 +190,9 @@ def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_
     history = [said(10, n) for n in range(8)]
     score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
     # 100 of the window, less 8 + 8 for instructions and answer, less 20 that the answer wants and 6 to spare, are 58 for items.
-    # 8 times 10 + 8, and 9, are 95 too many: cut by four times 29, before the eighth.
-    assert [item.item_id for item in score.task.messages] == ["item_7", "item_99"]
-    assert score.decision.remarks[-1] == "is shown 1 of 8 earlier items: its window holds no more"
+    # 8 times 10 + 8, and 9, are 95 too many: cut by three times 32, before the seventh.
+    assert [item.item_id for item in score.task.messages] == ["item_6", "item_7", "item_99"]
+    assert score.decision.remarks[-1] == "is shown 2 of 8 earlier items: its window holds no more"
     assert score.task.budget.output_tokens == 20
 
 
@@ -218,9 +218,9 @@ def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card)
 def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small: Card) -> None:
     band = new_band(WordsOffer(small), max_output_tokens=1_000)
     score = decide(band, asking(), *(said(1, n) for n in range(50)))
-    # 75 are left, 38 of them for the answer and 6 to spare: 31 for the history. Of 450 a multiple of 18 goes that leaves that.
-    assert len(score.task.messages) == 1 + 2
-    assert score.task.budget.output_tokens == 75 - 18
+    # 75 are left, 38 of them for the answer and 6 to spare: 31 for the history. Of 450 a multiple of 20 goes that leaves that.
+    assert len(score.task.messages) == 1 + 3
+    assert score.task.budget.output_tokens == 75 - 27
 
 
 @settings(max_examples=150, derandomize=True)
