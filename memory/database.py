@@ -21,7 +21,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.exc import SQLAlchemyError
 
 from memory.schema import REVISION
-from models.errors import BatonError, Internal
+from memory.trouble import LASTING, corrupt, trouble
+from models.errors import BatonError, Internal, Overloaded
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ Unit = Callable[[Connection], T]
 _MAX_GROUP = 64
 _MAX_WAITING = 1024
 _READERS = 2
+_PROBE_BYTES = 256 * 1024
 
 
 class _Job(Generic[T]):
@@ -67,8 +69,11 @@ class Database:
         """Open the database at `path`, and make it if it is not there.
 
         Raises:
-            Internal: it cannot be opened, or its revision is not known here.
+            BatonError: it cannot be opened (see `memory.trouble`), or its revision is not known here.
         """
+        self._path = path
+        self._trouble: BatonError | None = None
+        self._probing = asyncio.Lock()
         self._writer = _engine(path, begin="BEGIN IMMEDIATE")
         self._reader = _engine(path, begin="BEGIN")
         with _opened(path), self._writer.begin() as connection:
@@ -92,34 +97,68 @@ class Database:
         A caller that is cancelled meanwhile does not undo the write.
 
         Raises:
-            Internal: the database refused the transaction, or is closed; nothing of the unit is kept.
+            Overloaded: the database is closed.
+            BatonError: the database refused the transaction, see `memory.trouble`; nothing of the unit is kept.
             BatonError: whatever the unit raised; nothing of it is kept.
         """
         await self._room.acquire()
         if self._closed:
             self._room.release()
-            raise Internal("The server is stopping. Try again later.")
+            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
         job = _Job(unit)
         written = asyncio.wrap_future(job.done)
         written.add_done_callback(lambda _: self._room.release())
         self._jobs.put(job)
         # Shielded: the cancellation of a caller must not take a unit that waits out of the queue.
-        return await _translated(asyncio.shield(written))
+        result = await self._translated(asyncio.shield(written))
+        if self._trouble is not None and self._trouble.code != corrupt().code and not self._probing.locked():
+            self._trouble = None  # it can be written again; damage is not undone by that
+        return result
 
     async def read(self, unit: Unit[T]) -> T:
         """Run `unit` on a snapshot, beside the writer.
 
         Raises:
-            Internal: the database could not be read.
+            BatonError: the database could not be read; see `memory.trouble`.
         """
         async with self._reading:
             reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, unit)
-            return await _translated(reading)
+            return await self._translated(reading)
+
+    async def trouble(self) -> BatonError | None:
+        """Return what keeps the database from being read or written, if it failed and still does."""
+        if self._trouble is None:
+            return None
+        async with self._probing:
+            if (found := self._trouble) is not None:
+                try:
+                    if found.code == corrupt().code:
+                        await self.read(_check_whole)
+                    # Rows of some size, so that the file or its log has to grow; then they are gone again.
+                    await self.write(_fill)
+                    await self.write(_empty)
+                except BatonError as exc:
+                    self._trouble = exc
+                else:
+                    self._trouble = None
+        return self._trouble
 
     def read_blocking(self, unit: Unit[T]) -> T:
         """Run `unit` on a snapshot, in the calling thread."""
         with self._reader.begin() as connection:
             return unit(connection)
+
+    async def _translated(self, result: asyncio.Future[T]) -> T:
+        try:
+            return await result
+        except BatonError:
+            raise
+        except SQLAlchemyError as exc:
+            _log.exception("the database refused")
+            error = trouble(exc, self._path)
+            if error.code in LASTING:
+                self._trouble = error
+            raise error from exc
 
     def close(self) -> None:
         """Write what waits, then close; a later write is refused."""
@@ -184,14 +223,18 @@ def _in_transaction(connection: Connection) -> bool:
     return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]  # sqlite3's
 
 
-async def _translated(result: asyncio.Future[T]) -> T:
-    try:
-        return await result
-    except BatonError:
-        raise
-    except SQLAlchemyError as exc:
-        _log.exception("the database refused")
-        raise Internal("The database refused. Is the disk full? The server's log has the cause.") from exc
+def _check_whole(connection: Connection) -> None:
+    if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
+        raise corrupt()
+
+
+def _fill(connection: Connection) -> None:
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS probe (filler BLOB)")
+    connection.exec_driver_sql(f"INSERT INTO probe VALUES (zeroblob({_PROBE_BYTES}))")
+
+
+def _empty(connection: Connection) -> None:
+    connection.exec_driver_sql("DROP TABLE probe")
 
 
 def _engine(path: Path, *, begin: str) -> Engine:
@@ -223,8 +266,11 @@ def _opened(path: Path) -> Iterator[None]:
         yield
     except SQLAlchemyError as exc:
         reason = getattr(exc, "orig", None) or exc
-        raise Internal(
-            f"The database {path} cannot be opened ({reason}). Is the disk full, or was it made by a newer Baton?"
+        error = trouble(exc, path)
+        raise type(error)(
+            f"The database {path} cannot be opened ({reason}). {error.message}",
+            code=error.code,
+            retryable=error.retryable,
         ) from exc
 
 

@@ -1,11 +1,12 @@
 """Writes a session's rows: events, turns and the effect ledger in one transaction."""
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import assert_never
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from memory import effects, log
@@ -13,6 +14,7 @@ from memory.database import Database
 from memory.effects import Effect
 from memory.log import Entry, Row
 from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
+from memory.trouble import corrupt
 from models.clock import Clock
 from models.content import Call, CallResult, Item, Part
 from models.errors import BatonError, NotFound
@@ -31,6 +33,8 @@ from orchestrator.events import (
     items_of,
     title_of,
 )
+
+_log = logging.getLogger(__name__)
 
 _STRING: TypeAdapter[str] = TypeAdapter(str)
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
@@ -152,7 +156,11 @@ class Journal:
 
 
 def _committed(rows: Iterable[Row]) -> tuple[Committed, ...]:
-    return tuple(Committed(seq=row.seq, at_ms=row.at_ms, event=decode(row.body)) for row in rows)
+    try:
+        return tuple(Committed(seq=row.seq, at_ms=row.at_ms, event=decode(row.body)) for row in rows)
+    except ValidationError as exc:
+        _log.exception("a row of a session's log is not what was written there")
+        raise corrupt() from exc
 
 
 def _turn_id(event: LogEvent) -> str | None:

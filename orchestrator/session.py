@@ -12,7 +12,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agents.events import AgentEvent, TaskProgress, TaskStarted
+from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
+from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal
@@ -71,6 +72,7 @@ class Session:
         # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
         self._next_item_id = new_id("item")
         self._closed = False
+        self._closed_by: Fault | None = None  # what keeps the log from being written
         self._state.touch(clock.now_s())
 
     @property
@@ -255,6 +257,7 @@ class Session:
         Raises:
             BadInput: `after` is not a number that this session has reached.
             Internal: the session had to be closed; open it again and go on after the last row received.
+            BatonError: its log cannot be written; see `memory.trouble`.
         """
         await self._opened()
         if after is not None and not 0 <= after <= self._state.last_seq:
@@ -278,6 +281,8 @@ class Session:
                     yield event
                 if not batch:
                     if self._closed:
+                        if self._closed_by is not None:
+                            raise self._why_closed()
                         raise Internal("The session was closed. Open it again.", code="session_closed")
                     await changed.wait()
         finally:
@@ -325,7 +330,7 @@ class Session:
     async def _opened(self) -> None:
         await self._started.wait()
         if self._closed:
-            raise _session_closed()
+            raise self._why_closed()
 
     async def _keep_time(self) -> None:
         match self._state.overdue(self._clock.now_s()):
@@ -396,7 +401,7 @@ class Session:
     async def _transact(self, plan: Callable[[], tuple[LogEvent, ...]]) -> None:
         """Plan, commit, apply and show, whole even if the caller is cancelled meanwhile."""
         if self._closed:
-            raise _session_closed()  # the task group may be gone
+            raise self._why_closed()  # the task group may be gone
         task = self._tasks.create_task(self._transaction(plan))
         error = await asyncio.shield(task)
         if error is not None:
@@ -405,7 +410,7 @@ class Session:
     async def _transaction(self, plan: Callable[[], tuple[LogEvent, ...]]) -> BatonError | None:
         async with self._lock:
             if self._closed:
-                return _session_closed()
+                return self._why_closed()
             try:
                 events = plan()
             except BatonError as exc:
@@ -417,6 +422,8 @@ class Session:
             except Exception as exc:  # noqa: BLE001  # whatever it is: what is in the log is now unknown here
                 _log.exception("session %s is closed: a transaction failed", self.session_id)
                 self._closed = True
+                if isinstance(exc, BatonError) and exc.code in LASTING:
+                    self._closed_by = Fault.of(exc)
                 self._rescheduled.set()
                 self._notify()
                 return exc if isinstance(exc, BatonError) else Internal("The session's log could not be written.")
@@ -458,6 +465,7 @@ class Session:
         self._changed.set()
         self._changed = asyncio.Event()
 
-
-def _session_closed() -> Conflict:
-    return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+    def _why_closed(self) -> BatonError:
+        if self._closed_by is not None:
+            return self._closed_by.error()
+        return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")

@@ -2,11 +2,17 @@
 
 from typing import Any
 
+from models.errors import BatonError
 from models.fleet import Fleet
 
 
-def readiness(fleet: Fleet) -> tuple[int, dict[str, Any]]:
-    """Return the status, 200 or 503, and the body. Ready is who has one model up and none still coming."""
+def readiness(fleet: Fleet, trouble: BatonError | None) -> tuple[int, dict[str, Any]]:
+    """Return the status, 200 or 503, and the body. Ready is who has one model up and none still coming, and can keep what is said.
+
+    Args:
+        fleet: the models.
+        trouble: what keeps the storage from being read or written.
+    """
     standings = {card.name: fleet.standing(card.name) for card in fleet.cards}
     states = {standing.state for standing in standings.values()}
     settled = "ready" if "ready" in states else "failed"
@@ -21,4 +27,7 @@ def readiness(fleet: Fleet) -> tuple[int, dict[str, Any]]:
         }
         for name, standing in standings.items()
     ]
-    return (200 if status == "ready" else 503), {"status": status, "models": models}
+    body: dict[str, Any] = {"status": status, "models": models}
+    if trouble is not None:
+        body |= {"status": "failed", "storage": {"code": trouble.code, "message": trouble.message}}
+    return (200 if body["status"] == "ready" else 503), body

@@ -146,6 +146,7 @@ class _Connection:
         self._caller = caller
         self._rates = rates
         self._sending = asyncio.Lock()
+        self._obeying = asyncio.Lock()
         self._missing: BatonError | None = None  # why the item that was sent last is not in the conversation
 
     async def run(self, after: int) -> None:
@@ -166,8 +167,9 @@ class _Connection:
                     await self._check(None)
                     await self._send(self._protocol.session_event(event))
         except BatonError as exc:
-            await self._send(self._protocol.failed(exc, None))
-            await self._close(1012, "the session was closed; connect again")
+            async with self._obeying:  # what the client is being answered is answered first
+                await self._send(self._protocol.failed(exc, None))
+                await self._close(*_closure(exc))
             raise Disconnected from exc
 
     async def _hear(self, inbox: "_Inbox") -> None:
@@ -177,12 +179,13 @@ class _Connection:
             following = None
             if _is_message(received.command) and (text := await inbox.arrived()) is not None:
                 following = self._receive(text)
-            if following is not None and isinstance(following.command, Respond):
-                await self._obey_both(received, following)
-                continue
-            await self._obey(received)
-            if following is not None:
-                await self._obey(following)
+            async with self._obeying:
+                if following is not None and isinstance(following.command, Respond):
+                    await self._obey_both(received, following)
+                    continue
+                await self._obey(received)
+                if following is not None:
+                    await self._obey(following)
 
     def _receive(self, text: str) -> Received:
         return self._protocol.receive(text, self._session.settings)
@@ -218,7 +221,12 @@ class _Connection:
 
     async def _may(self, received: Received) -> bool:
         """Return whether the client may have this done, and count it at its key's rate if it asks work of the session."""
-        await self._check(received.event_id)
+        try:
+            await self._check(received.event_id)
+        except BatonError as exc:  # it cannot be said
+            self._note(received.command, exc)
+            await self._reply(self._protocol.failed(exc, received.event_id))
+            return False
         if received.refused is not None:
             self._missing = received.refused
         if received.command is None or isinstance(received.command, Cancel):
@@ -266,7 +274,7 @@ class _Connection:
             self._missing = None
             raise missing
 
-    def _note(self, command: Command, refused: BatonError | None) -> None:
+    def _note(self, command: Command | None, refused: BatonError | None) -> None:
         if isinstance(command, AddItem):
             is_there = refused is None or refused.code in _IS_THERE
             self._missing = None if is_there else refused
@@ -346,6 +354,19 @@ class _Inbox:
         # None rather than an error, which would end the connection's tasks: what was asked before is done first.
         message = await self._websocket.receive()
         return None if message["type"] == "websocket.disconnect" else str(message.get("text") or "")
+
+
+def _closure(error: BatonError) -> tuple[int, str]:
+    """Return the close code for a session that ended, and the words for it (RFC 6455, 7.4.1, and IANA's registry).
+
+    1012 has clients connect again at once, which helps where the session only has to be opened anew. While the server cannot
+    keep what is said, it would lead them into the same failure: 1013 asks them to come later. What does not pass is 1011.
+    """
+    if error.code == "session_closed":
+        return 1012, "the session was closed; connect again"
+    if error.retryable or error.code == "storage_full":
+        return 1013, "nothing can be kept now; try again later"
+    return 1011, "the server cannot go on with this session"
 
 
 def _is_message(command: Command | None) -> bool:

@@ -22,7 +22,7 @@ def operation_routes(conductor: Conductor) -> APIRouter:
     @router.get("/readyz")
     async def readyz() -> Response:
         """Say whether a first token is possible, and how far each model has come."""
-        status, body = readiness(conductor.fleet)
+        status, body = readiness(conductor.fleet, await conductor.database.trouble())
         return JSONResponse(body, status_code=status)
 
     @router.get("/metrics")

@@ -57,6 +57,8 @@ async def until_ready(api: Api, console: Console, check: Callable[[], None]) -> 
             await asyncio.sleep(_POLL_S)
             readiness = await api.readiness()
     if readiness["status"] == "failed":
+        if "storage" in readiness:
+            raise NoModel(readiness["storage"]["message"])
         raise NoModel(" ".join(words(model) for model in readiness["models"]) or "This server serves no model.")
 
 

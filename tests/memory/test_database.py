@@ -18,7 +18,7 @@ import memory.database
 from memory.database import _MAX_WAITING, Database, Unit, transaction
 from memory.schema import REVISION, events, metadata, sessions
 from memory.sessions import create_session
-from models.errors import Conflict, Internal
+from models.errors import Conflict, Internal, Overloaded, Unavailable
 
 _TIMEOUT_S = 30
 
@@ -179,7 +179,7 @@ async def test_closing_writes_what_waits(tmp_path):
 async def test_a_write_after_closing_is_refused_instead_of_waiting_for_ever(tmp_path):
     database = Database(tmp_path / "baton.sqlite3")
     database.close()
-    with pytest.raises(Internal):
+    with pytest.raises(Overloaded):
         async with asyncio.timeout(5):
             await database.write(_add("a"))
 
@@ -280,7 +280,7 @@ async def test_a_full_disk_loses_no_unit_that_was_told_to_be_kept(database):
     told = await asyncio.gather(*(database.write(fill(n)) for n in range(20)), return_exceptions=True)
     kept = await database.read(lambda c: {n for (n,) in c.execute(text("SELECT n FROM filled"))})
     assert kept == {n for n, outcome in enumerate(told) if not isinstance(outcome, Exception)}
-    assert any(isinstance(outcome, Internal) for outcome in told)
+    assert any(isinstance(outcome, Unavailable) for outcome in told)
     await database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000"))
     await database.write(fill(99))
 

@@ -104,7 +104,7 @@ class _Standings:
 def test_a_server_is_ready_with_one_model_up_and_none_on_its_way(
     states: list[CardState], status: int, said: str
 ) -> None:
-    answer, body = readiness(cast("Fleet", _Standings(states)))
+    answer, body = readiness(cast("Fleet", _Standings(states)), None)
     assert (answer, body["status"]) == (status, said)
     assert body["models"] == [
         {
