@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from models.content import Call, CallResult, Item, text_of
-from models.errors import Conflict, NotFound, too_long
+from models.errors import BadInput, Conflict, NotFound, too_long
+from orchestrator.order import FRONT, Order
 
 
 class Conversation:
@@ -12,6 +13,7 @@ class Conversation:
     def __init__(self, *, items: int, characters: int, item_characters: int) -> None:
         """Keep at most so many items, of so many characters together; refuse an item that is longer than its bound."""
         self.items: list[Item] = []
+        self.order = Order()
         self.full = False  # whether older items would have no place here
         self.heard_ms: dict[str, int] = {}
         self.unlogged_heard: set[str] = set()
@@ -21,8 +23,16 @@ class Conversation:
         self._characters = 0
         self._audio_ms: dict[str, int] = {}
 
-    def insert(self, at: int, items: Sequence[Item], *, audio_ms: int = 0) -> None:
-        """Put items at a place; `audio_ms` is how long the sound of each is."""
+    def add(self, items: Sequence[Item], after: str | None = None, *, is_open: bool = False) -> None:
+        """Put items at their place; see `Order.add`. Those whose place is among what has left do not come."""
+        if (at := self.order.add([item.item_id for item in items], after, is_open=is_open)) is not None:
+            self._insert(at, items)
+
+    def take(self, item: Item, *, audio_ms: int = 0) -> None:
+        """Give an item of the response its place; `audio_ms` is how long its sound is."""
+        self._insert(self.order.take(item.item_id), (item,), audio_ms)
+
+    def _insert(self, at: int, items: Sequence[Item], audio_ms: int = 0) -> None:
         self.items[at:at] = items
         for item in items:
             self._characters += len(text_of(item))
@@ -39,6 +49,7 @@ class Conversation:
             else:
                 kept.append(item)
         self.items = kept
+        self.order.remove(item_ids)
 
     def trim(self) -> int:
         """Let the oldest items go until the rest is within its bounds. Return how many went."""
@@ -49,18 +60,56 @@ class Conversation:
             self._forget(self.items[excess])
             excess += 1
         del self.items[:excess]
+        self.order.forget(excess)
         self.full = self.full or excess > 0 or len(self.items) == self._max_items
         return excess
+
+    def check_place(self, items: Sequence[Item], after: str | None, *, left: bool, open_id: str | None) -> None:
+        """Check that there is a place for items, and that results come after their calls there.
+
+        Args:
+            items: the items.
+            after: what they are to come after; see `Order.add`.
+            left: whether that is an item which has left.
+            open_id: the item that is being written.
+
+        Raises:
+            BadInput: a result would come before its call.
+            NotFound: there is no such item.
+        """
+        if after is None:
+            return
+        if not left and after not in {FRONT, open_id, *self.order.ids}:
+            raise NotFound(
+                f"There is no item {after!r} in this session to come after.",
+                code="item_not_found",
+                field="previous_item_id",
+            )
+        at = (
+            0
+            if left or after == FRONT
+            else 1 + self.order.ids.index(after)
+            if after in self.order.ids
+            else len(self.items)
+        )
+        later = {item.call_id for item in self.items[at:] if isinstance(item, Call)}
+        for item in items:
+            if isinstance(item, CallResult) and item.call_id in later:
+                raise BadInput(
+                    f"The result of the call {item.call_id!r} would come before the call. Add it after that.",
+                    field="previous_item_id",
+                )
 
     def check_new(self, items: Sequence[Item]) -> None:
         """Check that items may be added.
 
         Raises:
-            Conflict: an item's id is taken, or a call has its result already.
+            Conflict: an item's id or a call's is taken, or a call has its result already.
             LimitExceeded: an item is too long.
             NotFound: a result answers no call of this conversation.
         """
         known = {item.item_id for item in self.items}
+        named = {item.call_id for item in self.items if isinstance(item, Call)}
         calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
         answered = {item.call_id for item in self.items if isinstance(item, CallResult)}
         check_lengths(items, self._max_item_characters)
@@ -68,8 +117,12 @@ class Conversation:
             if item.item_id in known:
                 raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
             known.add(item.item_id)
-            if isinstance(item, Call) and item.status == "completed":
-                calls.add(item.call_id)
+            if isinstance(item, Call):
+                if item.call_id in named:
+                    raise Conflict(f"There is a call {item.call_id!r} in this session already.", code="call_exists")
+                named.add(item.call_id)
+                if item.status == "completed":
+                    calls.add(item.call_id)
             if isinstance(item, CallResult):
                 if item.call_id not in calls:
                     raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")

@@ -128,10 +128,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemsAdded:
-    """Items became part of the conversation without asking for a reply."""
+    """Items became part of the conversation without asking for a reply.
+
+    Attributes:
+        items: the items.
+        after: what they come after: an item, `order.FRONT`, or the last one of all (None).
+        after_open: whether `after` was being written at the time.
+    """
 
     kind: Literal["items_added"] = "items_added"
     items: tuple[Item, ...]
+    after: str | None = None
+    after_open: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

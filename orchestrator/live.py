@@ -79,7 +79,6 @@ class LiveTurn:
         generation: the one that was accepted; what is written of the turn carries it.
         current_generation: the same, until an interruption raises it; output of any other is stale.
         last_generation: the highest that a candidate of this turn had.
-        slot: where in the conversation its next item goes.
         asked_s: when it was asked for.
         accepted_s: when it was accepted.
         open: the item that is being written.
@@ -92,7 +91,6 @@ class LiveTurn:
     generation: int
     current_generation: int
     last_generation: int
-    slot: int
     asked_s: float
     accepted_s: float
     open: OpenItem | None = None

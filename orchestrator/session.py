@@ -20,9 +20,11 @@ from models.errors import BadInput, BatonError, Conflict, Internal
 from models.ids import new_id
 from orchestrator.ahead import ReadingAhead
 from orchestrator.band import Band
-from orchestrator.events import ItemsRemoved, LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput, items_of
+from orchestrator.events import LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput
+from orchestrator.folding import fold
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
+from orchestrator.order import FRONT, Order
 from orchestrator.reader import Cursor
 from orchestrator.state import SessionState
 from orchestrator.turn import Attempt
@@ -90,16 +92,11 @@ class Session:
         """The conversation, as far back as it is kept for a model."""
         return tuple(self._state.items)
 
-    async def item_ids(self, seq: int) -> tuple[str, ...]:
-        """Return the items of the conversation at row `seq` in their order, as far back as a reader may need them."""
+    async def order(self, seq: int) -> Order:
+        """Return the order of the conversation's items at row `seq`, as far back as they are kept."""
         if seq == self._state.last_seq:
-            return tuple(item.item_id for item in self._state.items)
-        ids: list[str] = []
-        for row in await self._journal.read(max(0, seq - _CATCH_UP_ROWS), min(seq, _CATCH_UP_ROWS)):
-            ids += [item.item_id for item in items_of(row.event)]
-            if isinstance(row.event, ItemsRemoved):
-                ids = [item_id for item_id in ids if item_id not in row.event.item_ids]
-        return tuple(ids)
+            return self._state.order.copy()
+        return (await fold(self._journal, self._state.limits, seq, self._clock.now_s())).order
 
     @property
     def running_turn(self) -> str | None:
@@ -210,15 +207,24 @@ class Session:
         """
         await self.add((CallResult(item_id=item_id or new_id("item"), call_id=call_id, parts=parts),))
 
-    async def add(self, items: tuple[Item, ...]) -> None:
+    async def add(self, items: tuple[Item, ...], after: str | None = None) -> None:
         """Add items to the conversation without asking for a reply. When this returns, they are in the log.
 
+        Args:
+            items: the items.
+            after: what they come after: an item, `order.FRONT`, or the last one of all (None).
+
         Raises:
+            BadInput: a result would come before its call.
             Conflict: an item's id is taken, or a call has its result already.
-            NotFound: a result answers no call of this conversation.
+            NotFound: there is no item to come after; a result answers no call of this conversation.
         """
         await self._opened()
-        await self._transact(lambda: self._state.plan_add(items))
+        known = {None, FRONT, *self._state.order.ids}
+        left = after not in known and after is not None and await self._journal.holds(after)
+        await self._transact(
+            lambda: self._state.plan_add(items, after, left=left and after not in self._state.order.ids)
+        )
 
     async def remove(self, item_ids: tuple[str, ...]) -> None:
         """Take items out of the conversation: no model is shown them any more. The log keeps them.

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import dropwhile
 from typing import Literal
 
 from memory import log
@@ -17,7 +16,8 @@ from models.content import Item
 from models.errors import Overloaded
 from models.ids import new_id
 from orchestrator.band import Band
-from orchestrator.events import Committed, ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
+from orchestrator.events import ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
+from orchestrator.folding import fold
 from orchestrator.journal import Journal
 from orchestrator.meters import Meters
 from orchestrator.session import Session
@@ -192,16 +192,9 @@ class Sessions:
     async def _fold(self, journal: Journal) -> SessionState:
         """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
         record = await journal.record()
-        last_seq = record.last_seq
-        reach = self._limits.items * 2
-        while True:
-            rows = await journal.read(max(0, last_seq - reach), reach)
-            state = SessionState(self._limits)
-            state.apply(rows if reach >= last_seq else _from_a_turn_on(rows), self._clock.now_s())
-            if reach >= last_seq or state.full:
-                state.settings = settings_of(record)
-                return state
-            reach *= 2
+        state = await fold(journal, self._limits, record.last_seq, self._clock.now_s())
+        state.settings = settings_of(record)
+        return state
 
     def _make_room(self) -> None:
         """Put away the session that was opened first and is not used, if there are too many."""
@@ -248,8 +241,3 @@ def _tell(turns: dict[str, ToldTurn], event: LogEvent, items: Sequence[Item]) ->
             turns[turn_id] = replace(turns[turn_id], state=event.state, reason=reason)
         case _:
             pass
-
-
-def _from_a_turn_on(rows: tuple[Committed, ...]) -> tuple[Committed, ...]:
-    """Return `rows` from the first turn on that they hold the beginning of: where an item goes depends on its turn."""
-    return tuple(dropwhile(lambda row: not isinstance(row.event, TurnAccepted), rows))

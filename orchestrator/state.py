@@ -33,6 +33,7 @@ from orchestrator.events import (
     title_of,
 )
 from orchestrator.live import LiveTurn, Proposal, take_delta
+from orchestrator.order import Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,11 @@ class SessionState:
         return self._conversation.items
 
     @property
+    def order(self) -> Order:
+        """The order of the items."""
+        return self._conversation.order
+
+    @property
     def full(self) -> bool:
         """Whether older items would have no place in `items`."""
         return self._conversation.full
@@ -92,25 +98,26 @@ class SessionState:
     def apply(self, rows: Iterable[Committed], now_s: float) -> None:
         """Take rows in, in order of `seq`, right after they were committed or read."""
         for row in rows:
+            if row.seq > self.last_seq + 1:
+                self._conversation.order.behind = True  # what was said in the rows that were left out
             self.last_seq = row.seq
             self.rows.append(row)
             self._fold(row.event, row.seq, now_s)
             # After each row, not at the end: what is removed later makes no room for what had left before.
-            excess = self._conversation.trim()
-            if self.turn is not None:
-                self.turn.slot = max(0, self.turn.slot - excess)
+            self._conversation.trim()
 
     def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
         match event:
             case ItemsAdded():
-                self._conversation.insert(len(self.items), event.items)
+                self._conversation.add(event.items, event.after, is_open=event.after_open)
                 self._name(event)
             case ItemsRemoved():
                 self._conversation.remove(event.item_ids)
             case SettingsChanged():
                 self.settings = event.settings
             case TurnAccepted():
-                self._conversation.insert(len(self.items), event.input.items)
+                self._conversation.add(event.input.items)
+                self._conversation.order.begin()
                 self._name(event)
                 proposed = self._accepting
                 self.turn = LiveTurn(
@@ -119,22 +126,19 @@ class SessionState:
                     generation=event.generation,
                     current_generation=event.generation,
                     last_generation=event.generation if proposed is None else proposed.last_generation,
-                    slot=len(self.items),
                     asked_s=now_s if proposed is None else proposed.asked_s,
                     accepted_s=now_s,
                 )
                 self.proposal = self._accepting = None
                 self._quiet_since_s = now_s
             case ItemClosed():
-                # At the place of its turn: what was added while it was written comes after it.
-                at = len(self.items) if self.turn is None else self.turn.slot
-                self._conversation.insert(at, (event.item,), audio_ms=event.audio_ms)
+                self._conversation.take(event.item, audio_ms=event.audio_ms)
                 if self.turn is not None:
-                    self.turn.slot = at + 1
                     self.turn.open = None
             case PlaybackHeard():
                 self._conversation.logged_heard(event.item_id, event.heard_ms)
             case TurnEnded():
+                self._conversation.order.end()
                 self.turn = None
                 self._quiet_since_s = now_s
             case _:
@@ -233,16 +237,26 @@ class SessionState:
             ),
         )
 
-    def plan_add(self, items: tuple[Item, ...]) -> tuple[LogEvent, ...]:
+    def plan_add(
+        self, items: tuple[Item, ...], after: str | None = None, *, left: bool = False
+    ) -> tuple[LogEvent, ...]:
         """Return the row that adds items to the conversation.
 
+        Args:
+            items: the items.
+            after: what they come after: an item, `order.FRONT`, or the last one of all (None).
+            left: whether that is an item which has left memory, not the log.
+
         Raises:
+            BadInput: a result would come before its call.
             Conflict: an item's id is taken, or a call has its result already.
             LimitExceeded: an item is too long.
-            NotFound: a result answers no call of this conversation.
+            NotFound: there is no item to come after; a result answers no call of this conversation.
         """
+        opened = None if self.turn is None or self.turn.open is None else self.turn.open.item_id
+        self._conversation.check_place(items, after, left=left, open_id=opened)
         self._conversation.check_new(items)
-        return (ItemsAdded(items=items),)
+        return (ItemsAdded(items=items, after=after, after_open=after is not None and after == opened),)
 
     def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:
         """Return the row that takes items out of the conversation; those in `left` have left memory, not the log.

@@ -6,9 +6,6 @@ The strict order holds for every client, also for one that arrives in the middle
 `response.output_text.done` → `response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
 """
 
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, assert_never
 
@@ -29,6 +26,7 @@ from orchestrator.events import (
     TurnEnded,
     title_of,
 )
+from orchestrator.order import FRONT, Order
 from streaming.realtime.events import ServerEvent, ended_fields, response_id, response_object, wire_item
 from streaming.realtime.extensions import BatonRouted, BatonSequence, BatonSession, BatonTimed
 
@@ -48,19 +46,14 @@ class _Response:
 class Narrator:
     """What one client knows of its session, and what it is told next."""
 
-    def __init__(self, session_id: str, seq: int, item_ids: Sequence[str], settings: SessionSettings) -> None:
-        """Begin after row `seq`, where the conversation ended with `item_ids`."""
+    def __init__(self, session_id: str, seq: int, order: Order, settings: SessionSettings) -> None:
+        """Begin after row `seq`, where the conversation's items are in `order`; it is taken over."""
         self.seq = seq
         self.settings = settings
         self._session_id = session_id
-        self._item_ids = deque(item_ids, maxlen=_REMEMBERED_ITEMS)
+        self._order = order
         self._responses: dict[str, _Response] = {}
         self._previous: dict[str, str | None] = {}
-
-    @property
-    def last_item_id(self) -> str | None:
-        """The item at the end of the conversation, as far as this client was told."""
-        return self._item_ids[-1] if self._item_ids else None
 
     def tell(self, event: SessionEvent) -> list[ServerEvent]:
         """Return the events, without ids; those of Baton's own are among them."""
@@ -78,7 +71,7 @@ class Narrator:
     def _logged(self, event: LogEvent) -> list[ServerEvent]:
         match event:
             case ItemsAdded():
-                return [*self._added(event.items), *self._named(event)]
+                return [*self._added(event.items, event.after, is_open=event.after_open), *self._named(event)]
             case ItemsRemoved():
                 return self._removed(event.item_ids)
             case SettingsChanged():
@@ -94,13 +87,20 @@ class Narrator:
             case _:
                 assert_never(event)
 
-    def _added(self, items: tuple[Item, ...]) -> list[ServerEvent]:
-        return [told for item in items for told in (self._item("added", item), self._item("done", item))]
+    def _added(self, items: tuple[Item, ...], after: str | None = None, *, is_open: bool = False) -> list[ServerEvent]:
+        at = self._order.add([item.item_id for item in items], after, is_open=is_open)
+        # What is after an item that is not known here is directly after it all the same.
+        previous = (None if after == FRONT else after) if at is None else self._order.before(at)
+        out = []
+        for item in items:
+            wire = wire_item(item, "completed")
+            out += [self._item("added", previous, wire), self._item("done", previous, wire)]
+            previous = item.item_id
+        self._order.forget(len(self._order.ids) - _REMEMBERED_ITEMS)
+        return out
 
     def _removed(self, item_ids: tuple[str, ...]) -> list[ServerEvent]:
-        for item_id in item_ids:
-            with suppress(ValueError):  # it was told of too long ago
-                self._item_ids.remove(item_id)
+        self._order.remove(item_ids)
         return [{"type": "conversation.item.deleted", "item_id": item_id} for item_id in item_ids]
 
     def _named(self, event: LogEvent) -> list[ServerEvent]:
@@ -113,6 +113,7 @@ class Narrator:
         return BatonSession.of(self._session_id, settings).model_dump(mode="json")
 
     def _accepted(self, event: TurnAccepted) -> list[ServerEvent]:
+        self._order.begin()
         begun = self._begin(event.turn_id, event.input.max_output_tokens, event.input.metadata)
         return [*begun, BatonRouted.of(event.turn_id, event.decision).model_dump(mode="json")]
 
@@ -131,7 +132,8 @@ class Narrator:
         self._responses[turn_id].call_id = item.call_id if isinstance(item, Call) else None
         wire = wire_item(_emptied(item), "in_progress")
         out.append({"type": "response.output_item.added", **self._place(turn_id), "item": wire})
-        out.append(self._item("added", item, wire))
+        self._previous[item.item_id] = previous = self._order.before(self._order.take(item.item_id))
+        out.append(self._item("added", previous, wire))
         if isinstance(item, Message):
             out.append(self._content(turn_id, "response.content_part.added", item, part={"type": "text", "text": ""}))
         if text := text_of(item):
@@ -154,12 +156,13 @@ class Narrator:
             place = {**self._place(turn_id), "item_id": item.item_id, "call_id": item.call_id, "name": item.name}
             out.append({"type": "response.function_call_arguments.done", **place, "arguments": text})
         wire = wire_item(item, "completed" if isinstance(item, CallResult) else item.status)
-        out.append(self._item("done", item, wire))
+        out.append(self._item("done", self._previous.pop(item.item_id, None), wire))
         out.append({"type": "response.output_item.done", **self._place(turn_id), "item": wire})
         self._responses[turn_id].output.append(wire)
         return out
 
     def _ended(self, event: TurnEnded) -> list[ServerEvent]:
+        self._order.end()
         out = self._begin(event.turn_id)
         response = self._responses.pop(event.turn_id)
         fields = {**response.fields, **ended_fields(event), "output": response.output}
@@ -177,17 +180,8 @@ class Narrator:
     def _place(self, turn_id: str) -> dict[str, Any]:
         return {"response_id": response_id(turn_id), "output_index": len(self._responses[turn_id].output)}
 
-    def _item(self, what: Literal["added", "done"], item: Item, wire: dict[str, Any] | None = None) -> ServerEvent:
-        if what == "added":
-            self._previous[item.item_id] = previous = self.last_item_id
-            self._item_ids.append(item.item_id)
-        else:
-            previous = self._previous.pop(item.item_id, None)
-        return {
-            "type": f"conversation.item.{what}",
-            "previous_item_id": previous,
-            "item": wire_item(item, "completed") if wire is None else wire,
-        }
+    def _item(self, what: Literal["added", "done"], previous: str | None, wire: dict[str, Any]) -> ServerEvent:
+        return {"type": f"conversation.item.{what}", "previous_item_id": previous, "item": wire}
 
 
 def _emptied(item: Item) -> Item:

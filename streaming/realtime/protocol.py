@@ -3,7 +3,6 @@
 Feed it what the client sends (`receive`) and what the session yields (`session_event`); send what it returns, in order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar, assert_never
@@ -15,6 +14,7 @@ from models.content import CallResult, Item, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported
 from models.ids import new_id
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from orchestrator.order import Order
 from streaming.complaints import complaint
 from streaming.errors import told
 from streaming.realtime.events import (
@@ -48,9 +48,10 @@ _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddItem:
-    """The client adds an item to the conversation."""
+    """The client adds an item to the conversation: after another, at the front (`order.FRONT`), or at the end (None)."""
 
     item: Item
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +102,9 @@ class RealtimeProtocol:
         options: SessionOptions,
         defaults: RequestDefaults,
         settings: SessionSettings,
-        item_ids: Sequence[str],
+        order: Order,
     ) -> None:
-        """Begin after row `seq`, where the conversation ended with `item_ids`.
+        """Begin after row `seq`, where the conversation's items are in `order`.
 
         Args:
             session_id: the session.
@@ -112,7 +113,7 @@ class RealtimeProtocol:
                 before the `defaults` of its key.
             defaults: of the key.
             settings: of the session, at present.
-            item_ids: the items of the conversation, as far back as they are known.
+            order: of the conversation's items, as far back as they are known; it is taken over.
         """
         self._session_id = session_id
         self._options = options
@@ -121,7 +122,7 @@ class RealtimeProtocol:
         prefix = new_id("event")
         self._event_ids = (f"{prefix}_{n}" for n in count(1))
         self._baton_events = options.baton is not None and options.baton.events
-        self._narrator = Narrator(session_id, seq, item_ids, settings)
+        self._narrator = Narrator(session_id, seq, order, settings)
 
     # From the client
 
@@ -155,11 +156,8 @@ class RealtimeProtocol:
             case SessionUpdate():
                 return self._update(event, settings)
             case ItemCreate():
-                if event.previous_item_id not in {None, self._narrator.last_item_id}:
-                    raise Unsupported(
-                        "Items are added at the end: leave 'previous_item_id' out.", field="previous_item_id"
-                    )
-                return Received(command=AddItem(item=_item(event.item)), event_id=event.event_id)
+                added = AddItem(item=_item(event.item), after=event.previous_item_id)
+                return Received(command=added, event_id=event.event_id)
             case ItemDelete():
                 return Received(command=RemoveItem(item_id=event.item_id), event_id=event.event_id)
             case ResponseCreate():

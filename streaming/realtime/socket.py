@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
-from models.content import CallResult, Message
+from models.content import Message
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
 from orchestrator.build import Conductor
 from orchestrator.session import Session
@@ -120,7 +120,7 @@ class RealtimeEndpoint:
             options=options,
             defaults=RequestDefaults() if caller.key is None else caller.key.defaults,
             settings=session.settings,
-            item_ids=await session.item_ids(after),
+            order=await session.order(after),
         )
         return session, after, protocol
 
@@ -281,10 +281,8 @@ class _Connection:
 
     async def _do(self, command: Command) -> None:
         match command:
-            case AddItem(item=CallResult() as result):
-                await self._session.tool_result(result.call_id, result.parts, item_id=result.item_id)
             case AddItem():
-                await self._session.add((command.item,))
+                await self._session.add((command.item,), command.after)
             case RemoveItem():
                 await self._session.remove((command.item_id,))
             case Respond():
@@ -370,7 +368,7 @@ def _closure(error: BatonError) -> tuple[int, str]:
 
 
 def _is_message(command: Command | None) -> bool:
-    return isinstance(command, AddItem) and isinstance(command.item, Message)
+    return isinstance(command, AddItem) and isinstance(command.item, Message) and command.after is None
 
 
 def _after(asked: str | None, session: Session) -> int:

@@ -34,7 +34,7 @@ async def session_events(session: Session, after: int | None) -> AsyncGenerator[
         options=SessionOptions(type="realtime", baton=BatonOptions(events=True)),
         defaults=RequestDefaults(),
         settings=session.settings,
-        item_ids=await session.item_ids(at),
+        order=await session.order(at),
     )
     yield b": here\n\n"
     async with aclosing(session.events(at)) as events:

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
-from models.errors import Conflict, LimitExceeded, NotFound
+from models.errors import BadInput, Conflict, LimitExceeded, NotFound
 from orchestrator.conversation import Conversation
+from orchestrator.order import FRONT
 
 
 def said(item_id: str, text: str = "hello") -> Message:
@@ -33,6 +34,7 @@ def conversation() -> Conversation:
 def test_it_stays_within_its_bounds_and_its_books_agree_with_its_items(steps: list[int]) -> None:
     conversation = Conversation(items=4, characters=20, item_characters=100)
     kept: list[Item] = []
+    has_left = False
     for n, number in enumerate(steps):
         chance = random.Random(number)
         if kept and chance.random() < 0.3:
@@ -40,13 +42,20 @@ def test_it_stays_within_its_bounds_and_its_books_agree_with_its_items(steps: li
             conversation.remove([*gone, "item_that_left_before"])
             kept = [item for item in kept if item.item_id not in gone]
         else:
-            at = chance.randint(0, len(kept))
             item = said(f"item_{n}", "x" * chance.randint(0, 30))
-            conversation.insert(at, (item,), audio_ms=chance.choice((0, 7)))
-            conversation.hear(item.item_id, 3)
-            kept.insert(at, item)
+            if chance.random() < 0.3:
+                conversation.take(item, audio_ms=chance.choice((0, 7)))
+                kept.append(item)
+            else:
+                at = chance.randint(0, len(kept))
+                conversation.add((item,), kept[at - 1].item_id if at else "root")
+                if at or not has_left:  # what comes before all that has left is not here
+                    kept.insert(at, item)
+            if item in kept:
+                conversation.hear(item.item_id, 3)
             while len(kept) > 4 or (sum(len(text_of(item)) for item in kept) > 20 and len(kept) > 1):
                 kept.pop(0)
+                has_left = True
             conversation.trim()
         assert conversation.items == kept
         known = {item.item_id for item in kept}
@@ -57,18 +66,18 @@ def test_it_stays_within_its_bounds_and_its_books_agree_with_its_items(steps: li
 
 def test_it_is_full_from_when_older_items_would_have_no_place(conversation: Conversation) -> None:
     for n in range(3):
-        conversation.insert(n, (said(str(n), ""),))
+        conversation.add((said(str(n), ""),))
         assert (conversation.trim(), conversation.full) == (0, False)
-    conversation.insert(3, (said("3", ""),))
+    conversation.add((said("3", ""),))
     assert (conversation.trim(), conversation.full) == (0, True)
-    conversation.insert(4, (said("4", ""), said("5", "")))
+    conversation.add((said("4", ""), said("5", "")))
     assert (conversation.trim(), conversation.full) == (2, True)
     conversation.remove(["4", "5"])
     assert (conversation.trim(), conversation.full) == (0, True)  # what left then does not come back
 
 
 def test_the_newest_item_stays_however_long_it_is(conversation: Conversation) -> None:
-    conversation.insert(0, (said("old"), said("new", "x" * 50)))
+    conversation.add((said("old"), said("new", "x" * 50)))
     assert conversation.trim() == 1
     assert [item.item_id for item in conversation.items] == ["new"]
 
@@ -89,18 +98,49 @@ def test_an_item_that_is_too_long_is_refused_with_the_limit(conversation: Conver
         ((), (said("a"), said("a")), Conflict),
         ((), (result("call_1"),), NotFound),
         ((), (result("call_1"), call("call_1")), NotFound),
+        ((call("call_1"),), (call("call_1", "item_again"),), Conflict),
+        ((), (call("call_1"), call("call_1", "item_again")), Conflict),
         ((call("call_1"),), (result("call_1"), result("call_1", "item_again")), Conflict),
         ((call("call_1"), result("call_1")), (result("call_1", "item_again"),), Conflict),
     ],
-    ids=["id taken", "id twice", "no call", "call comes later", "answered twice at once", "answered before"],
+    ids=[
+        "id taken",
+        "id twice",
+        "no call",
+        "call comes later",
+        "call taken",
+        "call twice",
+        "answered twice at once",
+        "answered before",
+    ],
 )
 def test_what_would_break_it_is_refused(
     conversation: Conversation, there: tuple[Item, ...], new: tuple[Item, ...], error: type[Exception]
 ) -> None:
-    conversation.insert(0, there)
+    conversation.add(there)
     with pytest.raises(error):
         conversation.check_new(new)
     assert conversation.items == list(there)
+
+
+@pytest.mark.parametrize("after", [FRONT, "a"])
+def test_a_result_has_no_place_before_its_call(conversation: Conversation, after: str) -> None:
+    conversation.add((said("a"), call("call_1"), said("b")))
+    with pytest.raises(BadInput) as refused:
+        conversation.check_place((result("call_1"),), after, left=False, open_id=None)
+    assert refused.value.field == "previous_item_id"
+    for good in ("item_call", "b", None):
+        conversation.check_place((result("call_1"),), good, left=False, open_id=None)
+
+
+def test_there_has_to_be_what_an_item_is_to_come_after(conversation: Conversation) -> None:
+    conversation.add((said("a"),))
+    with pytest.raises(NotFound) as refused:
+        conversation.check_place((said("b"),), "gone", left=False, open_id="open")
+    assert (refused.value.code, refused.value.field) == ("item_not_found", "previous_item_id")
+    for good in (None, FRONT, "a", "open"):
+        conversation.check_place((said("b"),), good, left=False, open_id="open")
+    conversation.check_place((said("b"),), "long_ago", left=True, open_id=None)
 
 
 def test_a_call_may_come_together_with_its_result(conversation: Conversation) -> None:
@@ -108,7 +148,7 @@ def test_a_call_may_come_together_with_its_result(conversation: Conversation) ->
 
 
 def test_playback_only_goes_forward_and_is_logged_once(conversation: Conversation) -> None:
-    conversation.insert(0, (said("a"),), audio_ms=100)
+    conversation.take(said("a"), audio_ms=100)
     assert conversation.sound_ms("a") == 100
     conversation.hear("a", 60)
     conversation.hear("a", 40)
@@ -120,7 +160,7 @@ def test_playback_only_goes_forward_and_is_logged_once(conversation: Conversatio
 
 
 def test_what_was_heard_while_a_row_was_written_is_still_to_be_logged(conversation: Conversation) -> None:
-    conversation.insert(0, (said("a"),), audio_ms=100)
+    conversation.take(said("a"), audio_ms=100)
     conversation.hear("a", 60)
     conversation.hear("a", 80)
     conversation.logged_heard("a", 60)

@@ -43,8 +43,9 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
+from orchestrator.folding import from_a_turn_on
+from orchestrator.order import FRONT
 from orchestrator.reader import Cursor
-from orchestrator.sessions import _from_a_turn_on
 from orchestrator.state import SessionLimits, SessionState
 
 # Small, so that a few steps pass every bound.
@@ -53,9 +54,15 @@ LIMITS = SessionLimits(candidates=2, items=6, rows=4, detach_grace_s=20.0, propo
 # None at all; characters of one to four bytes; a mark that joins the one before it; line ends that must stay as they are.
 TEXTS = ("", "a", "word ", "\u00e9\u20ac", "\u0301", "\U0001f3bb\U0001f469\u200d\U0001f3a4", "\r\n", "\r", "\x00")
 
+GOES_ON = "where the response goes on"
+
 DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
 
 End = Literal["stop", "length", "calls", "fail"]
+
+
+def id_of(place: Item | str) -> str:
+    return place if isinstance(place, str) else place.item_id
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,9 @@ class Play:
         self.samples: dict[str, int] = {}
         self.heard: dict[str, int] = {}
         self.usage = Usage()
-        self.order: list[Item] = []  # the conversation
-        self.after: list[Item] = []  # what was added while the turn ran, which follows its items
+        # The conversation; in it, as bare ids, the item that is open, and where the response goes on.
+        self.places: list[Item | str] = []
+        self.has_left = False
         self.settings = SessionSettings()
         self.readers: list[Reader] = []
         self.left: list[Reader] = []
@@ -214,16 +222,16 @@ class Play:
     def book(self, event: LogEvent) -> None:
         match event:
             case ItemsAdded():
-                (self.order if self.state.turn is None else self.after).extend(event.items)
+                self.book_added(event)
                 self.book_title(event.items)
             case ItemsRemoved():
-                self.order = [item for item in self.order if item.item_id not in event.item_ids]
+                self.places = [place for place in self.places if id_of(place) not in event.item_ids]
                 for item_id in event.item_ids:
                     self.heard.pop(item_id, None)
             case SettingsChanged():
                 self.settings = event.settings
             case TurnAccepted():
-                self.order.extend(event.input.items)
+                self.places += [*event.input.items, GOES_ON]
                 self.book_title(event.input.items)
                 self.running = Generation(event.turn_id, event.generation)
                 self.stale.extend(known for known in self.proposed if known != self.running)
@@ -233,15 +241,14 @@ class Play:
                 assert event.item.item_id == self.open_id
                 assert text_of(event.item) == self.texts[self.open_id]
                 assert event.audio_ms == self.samples[self.open_id]
-                self.order.append(event.item)
+                self.places[self.places.index(self.open_id)] = event.item
                 self.open_id = None
             case TurnEnded():
                 assert event.usage == self.usage
                 if self.running is not None:
                     self.stale.append(self.running)
                     self.running = None
-                self.order += self.after
-                self.after = []
+                self.places.remove(GOES_ON)
 
     def book_title(self, items: tuple[Item, ...]) -> None:
         said = (" ".join(text_of(item).split()) for item in items if isinstance(item, Message))
@@ -249,8 +256,22 @@ class Play:
             self.settings = replace(self.settings, title=next(filter(None, said), None))
 
     def book_what_leaves(self) -> None:
-        for _ in range(len(self.order) + len(self.after) - LIMITS.items):
-            (self.order or self.after).pop(0)
+        for _ in range(len(self.order) - LIMITS.items):
+            self.places.remove(self.order[0])
+            self.has_left = True
+
+    @property
+    def order(self) -> list[Item]:
+        return [place for place in self.places if not isinstance(place, str)]
+
+    def book_added(self, event: ItemsAdded) -> None:
+        if event.after is None:
+            self.places += event.items
+        elif event.after != FRONT:
+            at = [id_of(place) for place in self.places].index(event.after) + 1
+            self.places[at:at] = event.items
+        elif not self.has_left:
+            self.places[:0] = event.items
 
     def output(self, event: AgentEvent) -> None:
         """Do as the follower of the running generation does: take, or wait for the lock."""
@@ -274,6 +295,7 @@ class Play:
             return
         if self.open_id is None:
             self.open_id = item_id
+            self.places.insert(self.places.index(GOES_ON), item_id)
             self.texts[item_id] = ""
             self.samples[item_id] = 0
         if isinstance(delta, TextDelta):
@@ -345,7 +367,13 @@ class Play:
         self.running = None  # from the planning on, before any row is written
 
     def add(self, chance: random.Random) -> None:
-        self.begin(self.state.plan_add(tuple(self.message(chance) for _ in range(chance.randint(1, 3)))))
+        known = [id_of(place) for place in self.places if place != GOES_ON]
+        after = chance.choice((None, FRONT, chance.choice(known) if known else None, "item_unknown"))
+        try:
+            self.begin(self.state.plan_add(tuple(self.message(chance) for _ in range(chance.randint(1, 3))), after))
+        except NotFound as refused:
+            self.is_refused(refused, "item_not_found")
+            assert after == "item_unknown"
 
     def answer_a_call(self, chance: random.Random) -> None:
         calls = [item for item in self.state.items if isinstance(item, Call)]
@@ -523,7 +551,7 @@ class Play:
         for generation in (*self.stale, *self.proposed):
             assert not self.state.is_current(generation.turn_id, generation.number)
         assert self.running is None or self.state.is_current(self.running.turn_id, self.running.number)
-        assert self.state.items == self.order + self.after
+        assert self.state.items == self.order
         assert self.state.settings == self.settings
         turn = self.state.turn
         if turn is not None and turn.open is not None:
@@ -593,7 +621,7 @@ class Play:
         """Whatever was before it: as soon as it fills the conversation, its items are the ones that were lived."""
         for reach in range(LIMITS.items, len(self.log), LIMITS.items):
             folded = SessionState(LIMITS)
-            folded.apply(_from_a_turn_on(tuple(self.log[-reach:])), self.now_s)
+            folded.apply(from_a_turn_on(tuple(self.log[-reach:])), self.now_s)
             if folded.full:
                 assert folded.items == self.state.items
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from memory.keys import RequestDefaults
 from models.errors import BadInput
 from orchestrator.events import SessionSettings
+from orchestrator.order import Order
 from streaming.complaints import Step, complaint, written
 from streaming.realtime.events import SessionOptions
 from streaming.realtime.protocol import RealtimeProtocol
@@ -168,7 +169,7 @@ def _receive(event: Any) -> dict[str, Any] | None:
         options=SessionOptions(type="realtime"),
         defaults=RequestDefaults(),
         settings=SessionSettings(),
-        item_ids=(),
+        order=Order(),
     )
     (reply, *_) = protocol.receive(json.dumps(event), SessionSettings()).replies or ({},)
     return reply["error"] if reply.get("type") == "error" else None

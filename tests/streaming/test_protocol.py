@@ -1,7 +1,7 @@
 """The protocol core, without a socket: random sessions told to a client, held against the specification."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
+from orchestrator.order import Order
 from streaming.realtime.events import SUPPORTED, UNSUPPORTED, BatonOptions, SessionOptions
 from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Received, RemoveItem, Respond
 
@@ -55,7 +56,7 @@ class _Protocol(RealtimeProtocol):
         *,
         defaults: RequestDefaults | None = None,
         settings: SessionSettings | None = None,
-        item_ids: Sequence[str] = (),
+        order: Order | None = None,
     ) -> None:
         self._set = settings or SessionSettings()
         super().__init__(
@@ -64,7 +65,7 @@ class _Protocol(RealtimeProtocol):
             options=options or SessionOptions(type="realtime"),
             defaults=defaults or RequestDefaults(),
             settings=self._set,
-            item_ids=item_ids,
+            order=order or Order(),
         )
 
     def receive(self, text: str, settings: SessionSettings | None = None) -> Received:
@@ -281,7 +282,7 @@ def test_an_item_that_left_is_told_once_and_nothing_comes_after_it_any_more() ->
 )
 def test_an_item_always_comes_after_the_last_that_is_still_there(steps: list[tuple[bool, int]], before: int) -> None:
     there = [f"old_{n}" for n in range(before)]
-    protocol = _Protocol(item_ids=there)
+    protocol = _Protocol(order=Order(list(there)))
     for seq, (is_removal, pick) in enumerate(steps, start=1):
         if is_removal and there:
             gone = there.pop(pick % len(there))
@@ -292,20 +293,38 @@ def test_an_item_always_comes_after_the_last_that_is_still_there(steps: list[tup
             there.append(name)
 
 
-def test_an_item_may_be_put_after_the_last_one_by_name_and_nowhere_else() -> None:
-    protocol = _Protocol(item_ids=("a", "b"))
+def test_where_an_item_is_to_go_is_for_the_session_to_check_in_order_of_arrival() -> None:
+    protocol = _Protocol(order=Order(["a", "b"]))
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
-
-    def created(previous: str | None) -> Received:
+    for previous in (None, "root", "a", "b", "sent_a_moment_ago"):
         event = {"type": "conversation.item.create", "previous_item_id": previous, "item": item}
-        return protocol.receive(json.dumps(event))
+        command = protocol.receive(json.dumps(event)).command
+        assert isinstance(command, AddItem)
+        assert command.after == previous
 
-    assert created("b").command is not None
-    assert created(None).command is not None
-    (reply,) = created("a").replies
-    assert (reply["error"]["code"], reply["error"]["param"]) == ("unsupported", "previous_item_id")
-    protocol.session_event(_removed(1, "b"))
-    assert created("a").command is not None
+
+def test_an_item_is_told_at_its_place() -> None:
+    protocol = _Protocol(order=Order(["a", "b"]))
+
+    def added(seq: int, name: str, after: str | None) -> list[tuple[str, str | None]]:
+        item = Message(item_id=name, role="user", parts=(TextPart(text=name),))
+        return _links(protocol.session_event(Committed(seq=seq, at_ms=1, event=ItemsAdded(items=(item,), after=after))))
+
+    assert added(1, "c", "a") == [("c", "a")]
+    assert added(2, "d", "root") == [("d", None)]
+    assert added(3, "e", None) == [("e", "b")]
+    assert added(4, "f", "d") == [("f", "d")]
+    assert added(5, "g", None) == [("g", "e")]
+
+
+def test_an_item_among_those_that_a_client_was_never_told_of_comes_after_what_its_row_says() -> None:
+    protocol = _Protocol(order=Order(["a"], behind=True))
+    item = Message(item_id="b", role="user", parts=())
+    there = Committed(seq=1, at_ms=1, event=ItemsAdded(items=(item,), after="long_ago"))
+    assert _links(protocol.session_event(there)) == [("b", "long_ago")]
+    at_the_front = Committed(seq=2, at_ms=1, event=ItemsAdded(items=(replace(item, item_id="c"),), after="root"))
+    assert _links(protocol.session_event(at_the_front)) == [("c", None)]
+    assert _links(protocol.session_event(_added(3, "d"))) == [("d", "a")]
 
 
 _ASKED = SessionOptions(type="realtime", baton=BatonOptions(events=True))

@@ -16,6 +16,7 @@ from models.clock import ManualClock
 from models.content import Item
 from models.errors import Conflict, Overloaded, too_long
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from orchestrator.order import Order
 from streaming.auth import Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
@@ -115,7 +116,7 @@ class _Session:
         await asyncio.get_running_loop().create_future()
         yield  # type: ignore[misc]  # never reached; it makes this a generator
 
-    async def add(self, items: tuple[Item, ...]) -> None:
+    async def add(self, items: tuple[Item, ...], after: str | None = None) -> None:
         self._note("add")
 
     async def respond(self, turn_input: TurnInput) -> None:
@@ -142,7 +143,7 @@ async def _hear(
         options=SessionOptions(type="realtime"),
         defaults=RequestDefaults(),
         settings=session.settings,
-        item_ids=(),
+        order=Order(),
     )
     rates = RateLimits(ManualClock())
     key = Key(

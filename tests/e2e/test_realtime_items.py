@@ -1,0 +1,98 @@
+"""Items that a client puts into the conversation, over the websocket, and where they are then."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from support.server import Server, receive, say, send, serving, until
+from support.wire import check_event
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    rules = [
+        {"pattern": r"^slowly$", "reply": "{n} ", "times": "500", "gap_s": 0.02},
+        {"pattern": r"(?s)(.*)", "reply": "You said: \\1"},
+    ]
+    async with serving(tmp_path_factory.mktemp("server") / "home", rules=rules) as running:
+        yield running
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def _message(name: str) -> dict[str, Any]:
+    return {"id": name, "type": "message", "role": "user", "content": [{"type": "input_text", "text": name}]}
+
+
+async def _create(socket: Any, name: str, **more: Any) -> None:
+    await send(socket, type="conversation.item.create", item=_message(name), **more)
+
+
+def _placed(events: list[dict[str, Any]], there: list[str] | None = None) -> list[str]:
+    """Put the items where the events say, as a client does."""
+    there = list(there or ())
+    for event in events:
+        if event["type"] == "conversation.item.added":
+            check_event(event)
+            if event["item"]["id"] in there:  # one that was open when the connection ended is told again
+                continue
+            previous = event["previous_item_id"]
+            there.insert(0 if previous is None else there.index(previous) + 1, event["item"]["id"])
+    return there
+
+
+async def _over_rest(server: Server, session: str) -> list[str]:
+    async with httpx.AsyncClient(base_url=server.address) as client:
+        read = (await client.get(f"/v1/sessions/{session}")).json()
+        exported = (await client.get(f"/v1/sessions/{session}/export")).json()
+    assert read["items"] == exported["items"]
+    return [item["id"] for item in read["items"]]
+
+
+async def test_items_go_to_the_front_after_any_other_and_after_one_sent_a_moment_ago(server: Server) -> None:
+    async with server.connect() as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+        # Sent without waiting for what comes back: each is checked when those before it are there.
+        await _create(socket, "b")
+        await _create(socket, "a", previous_item_id="root")
+        await _create(socket, "d", previous_item_id="b")
+        await _create(socket, "c", previous_item_id="b")
+        await _create(socket, "lost", previous_item_id="nowhere", event_id="mine")
+        await _create(socket, "e", previous_item_id=None)
+        events = [await receive(socket) for _ in range(12)]
+        assert _placed(events) == ["a", "b", "c", "d", "e"]
+        (error,) = [event["error"] for event in events if event["type"] == "error"]
+        assert (error["code"], error["param"], error["event_id"]) == ("item_not_found", "previous_item_id", "mine")
+    assert await _over_rest(server, session) == ["a", "b", "c", "d", "e"]
+
+
+async def test_what_is_added_while_a_response_runs_has_one_place_for_everybody(server: Server) -> None:
+    async with server.connect("?baton=events") as socket:
+        assert socket.response is not None
+        session = socket.response.headers["x-baton-session"]
+        await say(socket, "slowly", item_id="asked")
+        events = await until(socket, "response.output_text.delta")
+        written = events[-1]["item_id"]
+        await _create(socket, "at_the_end")
+        await _create(socket, "after_it", previous_item_id=written)
+        await _create(socket, "before_it", previous_item_id="asked")
+        await _create(socket, "first", previous_item_id="root")
+        while sum(event["type"] == "conversation.item.done" for event in events) < 5:
+            events.append(await receive(socket))
+        await send(socket, type="response.cancel")
+        events += await until(socket, "response.done")
+        right = ["first", "asked", "before_it", written, "after_it", "at_the_end"]
+        assert _placed(events) == right
+    seqs = [event["seq"] for event in events if event["type"] == "baton.sequence"]
+    for seq in (0, *seqs):
+        async with server.connect(f"?session={session}&after={seq}&baton=events") as again:
+            told = [await receive(again)]
+            while not any(e["type"] == "baton.sequence" and e["seq"] > seqs[-1] for e in told):
+                told.append(await receive(again))
+        before = events[: next((n for n, e in enumerate(events) if e.get("seq") == seq), -1) + 1]
+        assert _placed(told, _placed(before)) == right, seq
+    assert await _over_rest(server, session) == right
