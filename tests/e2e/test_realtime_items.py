@@ -37,8 +37,6 @@ def _placed(events: list[dict[str, Any]], there: list[str] | None = None) -> lis
     for event in events:
         if event["type"] == "conversation.item.added":
             check_event(event)
-            if event["item"]["id"] in there:  # one that was open when the connection ended is told again
-                continue
             previous = event["previous_item_id"]
             there.insert(0 if previous is None else there.index(previous) + 1, event["item"]["id"])
     return there
@@ -94,5 +92,7 @@ async def test_what_is_added_while_a_response_runs_has_one_place_for_everybody(s
             while not any(e["type"] == "baton.sequence" and e["seq"] > seqs[-1] for e in told):
                 told.append(await receive(again))
         before = events[: next((n for n, e in enumerate(events) if e.get("seq") == seq), -1) + 1]
-        assert _placed(told, _placed(before)) == right, seq
+        # What was not done when a connection ended is told again.
+        done = {event["item"]["id"] for event in before if event["type"] == "conversation.item.done"}
+        assert _placed(told, [item for item in _placed(before) if item in done]) == right, seq
     assert await _over_rest(server, session) == right
