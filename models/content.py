@@ -4,7 +4,7 @@ Media are references to blobs (sha-256, media type, dimensions or duration), nev
 frozen dataclass with a `kind`, so that each union here is closed and matched exhaustively.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Modality = Literal["text", "image", "audio", "video", "file"]
@@ -142,6 +142,8 @@ class TextDelta:
         logprobs: natural log-probability of each chosen token.
         entropies: entropy in nats of each distribution that was sampled.
         margins: probability of the first choice minus that of the second.
+        written: tokens of the answer so far, this delta's included; 0 where the engine does not count. It is what is known of
+            an answer that is cut off before its `UsageDelta`.
     """
 
     kind: Literal["text"] = "text"
@@ -150,6 +152,7 @@ class TextDelta:
     logprobs: tuple[float, ...] = ()
     entropies: tuple[float, ...] = ()
     margins: tuple[float, ...] = ()
+    written: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +166,16 @@ class AudioDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallDelta:
-    """A fragment of a call. Fragments of one call share its `call_id` and come one after another."""
+    """A fragment of a call. Fragments of one call share its `call_id` and come one after another.
+
+    `written` is as in `TextDelta`.
+    """
 
     kind: Literal["call"] = "call"
     call_id: str
     name: str
     arguments: str
+    written: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from contextlib import aclosing, contextmanager
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
 from memory.log import EndState
-from models.content import Item, UsageDelta, text_of
+from models.content import CallDelta, Item, TextDelta, UsageDelta, text_of
 from models.errors import Internal, too_long
 from models.ids import new_id
 from orchestrator.band import Band, Score
@@ -29,6 +29,7 @@ class Completion:
         self._decided_s = band.clock.now_s()
         self._first_s: float | None = None
         self._usage = Usage()
+        self._written = 0
         self._end: tuple[EndState, str | None, Fault | None] = ("interrupted", "client_gone", None)
 
     @property
@@ -65,7 +66,7 @@ class Completion:
             state=state,
             reason=reason,
             fault=fault,
-            usage=self._usage,
+            usage=self._usage.cut_off(self._written),
             decided_ms=round((self._decided_s - self._began_s) * 1000),
             first_delta_ms=None if self._first_s is None else round((self._first_s - self._began_s) * 1000),
             duration_ms=round((now_s - self._began_s) * 1000),
@@ -75,7 +76,9 @@ class Completion:
         match event:
             case TaskProgress(delta=UsageDelta() as delta):
                 self._usage = self._usage.plus(delta)
-            case TaskProgress():
+            case TaskProgress(delta=delta):
+                if isinstance(delta, TextDelta | CallDelta):
+                    self._written = max(self._written, delta.written)
                 now_s = self._band.clock.now_s()
                 self._watch.delta(now_s)
                 if self._first_s is None:

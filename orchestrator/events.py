@@ -6,7 +6,7 @@ events show an item that is still open; they are not rows, and each character of
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, assert_never
 
 from pydantic import TypeAdapter
@@ -115,6 +115,10 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     drafts: tuple[DraftUsage, ...] = ()
+
+    def cut_off(self, written: int) -> "Usage":
+        """Return it for an answer of which so many tokens were taken, and that told no usage of its own any more."""
+        return self if self.output_tokens else replace(self, output_tokens=written)
 
     def plus(self, used: UsageDelta) -> "Usage":
         """Return it with what was used since."""

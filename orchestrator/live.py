@@ -82,7 +82,8 @@ class LiveTurn:
         asked_s: when it was asked for.
         accepted_s: when it was accepted.
         open: the item that is being written.
-        usage: tokens so far.
+        usage: tokens so far, as the engine tells them.
+        written: tokens of the answer that were taken so far.
         first_delta_s: when the first delta was taken.
     """
 
@@ -95,6 +96,7 @@ class LiveTurn:
     accepted_s: float
     open: OpenItem | None = None
     usage: Usage = field(default_factory=Usage)
+    written: int = 0
     first_delta_s: float | None = None
 
 
@@ -123,6 +125,8 @@ def take_delta(turn: LiveTurn, delta: Delta, item_id: str, now_s: float) -> bool
             if turn.first_delta_s is None:
                 turn.first_delta_s = now_s
             _grow(turn.open, delta)
+            if not isinstance(delta, AudioDelta):
+                turn.written = max(turn.written, delta.written)
             return True
         case FinishDelta():
             return False

@@ -410,7 +410,7 @@ class SessionState:
             state=state,
             reason=reason,
             fault=fault,
-            usage=turn.usage,
+            usage=turn.usage.cut_off(turn.written),
             decided_ms=_ms(turn.accepted_s - turn.asked_s),
             first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
             duration_ms=_ms(now_s - turn.asked_s),

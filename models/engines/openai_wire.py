@@ -243,6 +243,7 @@ class Answer:
         self._usage: _Usage | None = None
         self._call: tuple[int | None, str, str] | None = None
         self._indexes: set[int] = set()
+        self._pieces = 0  # servers send a piece for a token, and tell the true count only at the end
 
     def take(self, data: bytes) -> Iterator[Delta]:
         """Yield what an event says; to be run to its end.
@@ -263,6 +264,7 @@ class Answer:
             _log.warning("%s ends an answer with an error: %s", self._server, chunk.error)
             raise explain(_status_in(chunk.error), chunk.error, self._server)
         self._usage = chunk.usage or self._usage
+        self._pieces += any(choice.delta is not None for choice in chunk.choices or ())
         for choice in chunk.choices or ():
             self._reason = choice.finish_reason or self._reason
             if choice.delta is None:
@@ -294,7 +296,7 @@ class Answer:
 
     def _text(self, text: str, logprobs: _Logprobs | None) -> TextDelta:
         if not self._signals:
-            return TextDelta(text=text)
+            return TextDelta(text=text, written=self._pieces)
         tokens = () if logprobs is None else logprobs.content or ()
         if text and not tokens:
             raise Unsupported(
@@ -305,6 +307,7 @@ class Answer:
             text=text,
             logprobs=tuple(token.logprob for token in tokens) if "logprobs" in self._signals else (),
             margins=tuple(map(_margin, tokens)) if "margins" in self._signals else (),
+            written=self._pieces,
         )
 
     def _fragment(self, fragment: _Fragment) -> CallDelta:
@@ -318,7 +321,7 @@ class Answer:
                 self._indexes.add(fragment.index)
             self._call = (fragment.index, fragment.id or new_id("call"), function.name or "")
         _, call_id, name = self._call
-        return CallDelta(call_id=call_id, name=name, arguments=function.arguments or "")
+        return CallDelta(call_id=call_id, name=name, arguments=function.arguments or "", written=self._pieces)
 
 
 def _margin(token: _Token) -> float:

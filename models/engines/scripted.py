@@ -97,9 +97,9 @@ class ScriptedEngine:
             await self._pace(gap_s, request.deadline)
             written += 1
             if rule.call is None:
-                yield TextDelta(text=token)
+                yield TextDelta(text=token, written=written)
             else:
-                yield CallDelta(call_id=call_id, name=rule.call, arguments=token)
+                yield CallDelta(call_id=call_id, name=rule.call, arguments=token, written=written)
         else:
             limit = written + 1
         if rule.fault == "exit":

@@ -1,6 +1,7 @@
 """From tokens to deltas: the words of an answer, its statistics, and its end."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -81,14 +82,14 @@ class AnswerWriter:
             text += self._stops.feed(self._words.step(self._tokenizer, token) or "")
             if self._signals:
                 words, called = self._parted(text)
-                deltas += [self._signalled(words, token, scores, place), *called]
+                deltas += [self._signalled(words, token, scores, place), *self._said("", called)]
                 text = ""
             if self._stops.stopped:
                 return place + 1, deltas + self.finish("stop", text)
             if self.written >= self._limit:
                 return place + 1, deltas + self.finish("length", text)
         words, called = self._parted(text)
-        return len(tokens), [*deltas, *([TextDelta(text=words)] if words else []), *called]
+        return len(tokens), [*deltas, *self._said(words, called)]
 
     def finish(self, reason: Literal["stop", "length"], text: str = "") -> list[Delta]:
         """End the answer after `text`; return that, what was held back, and the end."""
@@ -97,14 +98,18 @@ class AnswerWriter:
         if self._calls is not None:
             held, self.finished = self._calls.finish(reason)
             words += held
-        return [*([TextDelta(text=words)] if words else []), *called, FinishDelta(reason=self.finished)]
+        return [*self._said(words, called), FinishDelta(reason=self.finished)]
+
+    def _said(self, words: str, called: Sequence[CallDelta]) -> list[Delta]:
+        said: list[Delta] = [TextDelta(text=words, written=self.written)] if words else []
+        return said + [replace(call, written=self.written) for call in called]
 
     def _parted(self, text: str) -> tuple[str, list[CallDelta]]:
         return (text, []) if self._calls is None else self._calls.feed(text)
 
     def _signalled(self, text: str, token: int, scores: Callable[[int], torch.Tensor], place: int) -> TextDelta:
         if self._signals == {"token_ids"}:
-            return TextDelta(text=text, token_ids=(token,))
+            return TextDelta(text=text, token_ids=(token,), written=self.written)
         logprobs = scores(place).log_softmax(-1)
         chances = logprobs.exp()
         first, second = chances.topk(2).values.tolist()
@@ -114,4 +119,5 @@ class AnswerWriter:
             logprobs=(float(logprobs[token]),) if "logprobs" in self._signals else (),
             entropies=(float(torch.special.entr(chances).sum()),) if "entropies" in self._signals else (),
             margins=(first - second,) if "margins" in self._signals else (),
+            written=self.written,
         )

@@ -184,3 +184,13 @@ async def test_whatever_is_said_is_answered_in_characters(engine, said):
 async def test_an_engine_may_be_closed_twice(running, clock):
     async with running(clock) as engine:
         await engine.aclose()
+
+
+async def test_each_delta_says_how_many_tokens_were_written_so_far(engine):
+    """So that what was delivered of an answer that is cut off is counted, too."""
+    deltas = await _all(engine, _asks(temperature=0))
+    written = [delta.written for delta in deltas if isinstance(delta, TextDelta)]
+    assert written == sorted(written)
+    assert written[0] >= 1
+    _, output_tokens = _used(deltas)
+    assert written[-1] <= output_tokens <= written[-1] + 1  # the token that ends it has no words
