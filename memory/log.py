@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from memory.prepared import Prepared
 from memory.schema import events, sessions, turns
@@ -121,20 +121,6 @@ def read(connection: Connection, tenant: str, session_id: str, *, after: int, li
         .where(events.c.session_id == session_id, events.c.seq > after)
         .order_by(events.c.seq)
         .limit(limit)
-    )
-    return tuple(
-        Row(seq=seq, turn_id=turn_id, kind=kind, body=body, at_ms=at_ms) for seq, turn_id, kind, body, at_ms in found
-    )
-
-
-def mentioning(connection: Connection, tenant: str, session_id: str, text: str) -> tuple[Row, ...]:
-    """Return the rows of a session whose body holds `text`, as it stands in JSON, in their order."""
-    found = connection.execute(
-        select(events.c.seq, events.c.turn_id, events.c.kind, events.c.body, events.c.at_ms)
-        .join(sessions, sessions.c.id == events.c.session_id)
-        .where(sessions.c.tenant == tenant, events.c.session_id == session_id)
-        .where(func.instr(events.c.body, text) > 0)
-        .order_by(events.c.seq)
     )
     return tuple(
         Row(seq=seq, turn_id=turn_id, kind=kind, body=body, at_ms=at_ms) for seq, turn_id, kind, body, at_ms in found

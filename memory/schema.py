@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest of `migrations/versions`."""
 
 metadata = MetaData(
@@ -52,6 +52,18 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("body", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("session_id", String(64), ForeignKey("sessions.id"), primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("call_id", String(128)),
+    Index(None, "session_id", "call_id"),
+    Index("ix_items_said", "session_id", "kind", "seq"),
 )
 
 turns = Table(

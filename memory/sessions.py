@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, tuple_, update
 
-from memory.schema import effects, events, sessions, turns
+from memory.schema import effects, events, items, sessions, turns
 from models.errors import NotFound
 
 
@@ -110,7 +110,7 @@ def delete_session(connection: Connection, tenant: str, session_id: str) -> None
         NotFound: the tenant has no such session.
     """
     find_session(connection, tenant, session_id)
-    for table in (effects, turns, events):
+    for table in (effects, turns, items, events):
         connection.execute(delete(table).where(table.c.session_id == session_id))
     connection.execute(delete(sessions).where(sessions.c.id == session_id))
 

@@ -1,10 +1,32 @@
 """The items of a session that a model may be shown, and how much of their sound was heard. Pure; part of `state`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from models.content import Call, CallResult, Item, text_of
 from models.errors import BadInput, Conflict, NotFound, too_long
+from orchestrator.context import Left, shown_of
 from orchestrator.order import FRONT, Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the log has of a conversation that is named like items which are to be added.
+
+    Attributes:
+        item_ids: those that are taken.
+        call_ids: likewise, of calls.
+        calls: those that the items' results answer.
+        answered: the ids of calls that have their results.
+    """
+
+    item_ids: frozenset[str] = frozenset()
+    call_ids: frozenset[str] = frozenset()
+    calls: tuple[Call, ...] = ()
+    answered: frozenset[str] = frozenset()
+
+
+NOTHING_EARLIER = Earlier()
 
 
 class Conversation:
@@ -22,6 +44,16 @@ class Conversation:
         self._max_item_characters = item_characters
         self._characters = 0
         self._audio_ms: dict[str, int] = {}
+        self._left = Left()
+
+    @property
+    def context(self) -> Sequence[Item]:
+        """What a model may be shown: all items, or if older ones have left, those from one on that seldom changes."""
+        return shown_of(self._left.needed_by(self.items), self.items, self._older())
+
+    def recall(self, items: Sequence[Item]) -> None:
+        """Take what has left memory and is needed by what is in it: calls, or what the user has said last."""
+        self._left.recall(items)
 
     def add(self, items: Sequence[Item], after: str | None = None, *, is_open: bool = False) -> None:
         """Put items at their place; see `Order.add`. Those whose place is among what has left do not come."""
@@ -46,10 +78,12 @@ class Conversation:
         for item in self.items:
             if item.item_id in gone:
                 self._forget(item)
+                self._left.removed(item)
             else:
                 kept.append(item)
         self.items = kept
         self.order.remove(item_ids)
+        self._left.removed_ids(item_ids)
 
     def trim(self) -> int:
         """Let the oldest items go until the rest is within its bounds. Return how many went."""
@@ -59,6 +93,7 @@ class Conversation:
         ):
             self._forget(self.items[excess])
             excess += 1
+            self._left.let_go(self.items[excess - 1], self.items[excess:])
         del self.items[:excess]
         self.order.forget(excess)
         self.full = self.full or excess > 0 or len(self.items) == self._max_items
@@ -100,27 +135,28 @@ class Conversation:
                     field="previous_item_id",
                 )
 
-    def check_new(self, items: Sequence[Item]) -> None:
-        """Check that items may be added.
+    def check_new(self, items: Sequence[Item], earlier: Earlier = NOTHING_EARLIER) -> None:
+        """Check that items may be added to those in memory, and to what the log has of `earlier`.
 
         Raises:
             Conflict: an item's id or a call's is taken, or a call has its result already.
             LimitExceeded: an item is too long.
             NotFound: a result answers no call of this conversation.
         """
-        known = {item.item_id for item in self.items}
-        named = {item.call_id for item in self.items if isinstance(item, Call)}
+        known = earlier.item_ids | {item.item_id for item in self.items}
+        named = earlier.call_ids | {item.call_id for item in self.items if isinstance(item, Call)}
         calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
-        answered = {item.call_id for item in self.items if isinstance(item, CallResult)}
+        calls |= {call.call_id for call in earlier.calls}
+        answered = earlier.answered | {item.call_id for item in self.items if isinstance(item, CallResult)}
         check_lengths(items, self._max_item_characters)
         for item in items:
             if item.item_id in known:
                 raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
-            known.add(item.item_id)
+            known |= {item.item_id}
             if isinstance(item, Call):
                 if item.call_id in named:
                     raise Conflict(f"There is a call {item.call_id!r} in this session already.", code="call_exists")
-                named.add(item.call_id)
+                named |= {item.call_id}
                 if item.status == "completed":
                     calls.add(item.call_id)
             if isinstance(item, CallResult):
@@ -128,7 +164,7 @@ class Conversation:
                     raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
                 if item.call_id in answered:
                     raise Conflict(f"The call {item.call_id!r} has its result already.", code="call_answered")
-                answered.add(item.call_id)
+                answered |= {item.call_id}
 
     def check_known(self, item_ids: Sequence[str]) -> None:
         """Check that items are part of the conversation.
@@ -164,6 +200,19 @@ class Conversation:
         if ms >= self.heard_ms.get(item_id, 0):
             self.heard_ms[item_id] = ms
             self.unlogged_heard.discard(item_id)
+
+    def _older(self) -> int:
+        """Return how many of the items may be left out: what is more than half of what there is place for."""
+        if not self.full:
+            return 0
+        older = max(0, len(self.items) - max(self._max_items // 2, 1))
+        if self._characters > self._max_characters // 2:
+            left, at = self._characters, 0
+            while at < len(self.items) - 1 and left - len(text_of(self.items[at])) >= self._max_characters // 2:
+                left -= len(text_of(self.items[at]))
+                at += 1
+            older = max(older, at)
+        return older
 
     def _forget(self, item: Item) -> None:
         self._characters -= len(text_of(item))

@@ -2,6 +2,7 @@
 
 from itertools import dropwhile
 
+from orchestrator.context import has_question, without_call
 from orchestrator.events import Committed, TurnAccepted
 from orchestrator.journal import Journal
 from orchestrator.state import SessionLimits, SessionState
@@ -15,8 +16,19 @@ async def fold(journal: Journal, limits: SessionLimits, last_seq: int, now_s: fl
         state = SessionState(limits)
         state.apply(rows if reach >= last_seq else from_a_turn_on(rows), now_s)
         if reach >= last_seq or state.full:
+            await _recall(journal, state)
             return state
         reach *= 2
+
+
+async def _recall(journal: Journal, state: SessionState) -> None:
+    """Give a state what has left memory and is needed by what is in it."""
+    if not state.full:
+        return
+    if (results := without_call(state.items)) and (calls := (await journal.earlier(results)).calls):
+        state.recall(calls)
+    if not has_question(state.items) and (question := await journal.last_of_user()) is not None:
+        state.recall((question,))
 
 
 def from_a_turn_on(rows: tuple[Committed, ...]) -> tuple[Committed, ...]:

@@ -1,7 +1,7 @@
 """Writes a session's rows: events, turns and the effect ledger in one transaction."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import assert_never
@@ -12,12 +12,14 @@ from sqlalchemy import Connection
 from memory import effects, log
 from memory.database import Database
 from memory.effects import Effect
+from memory.items import ItemKind, Place, find_items, forget_items, last_of_user, note_items
 from memory.log import Entry, Row
 from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
 from memory.trouble import corrupt
 from models.clock import Clock
-from models.content import Call, CallResult, Item, Part
+from models.content import Call, CallResult, Item, Message, Part
 from models.errors import BatonError, NotFound
+from orchestrator.conversation import Earlier
 from orchestrator.events import (
     Committed,
     ItemClosed,
@@ -36,7 +38,6 @@ from orchestrator.events import (
 
 _log = logging.getLogger(__name__)
 
-_STRING: TypeAdapter[str] = TypeAdapter(str)
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
 
 
@@ -80,17 +81,38 @@ class Journal:
 
     async def holds(self, item_id: str) -> bool:
         """Return whether an item is part of the conversation, however long ago it was said."""
+        return bool(await self._find(item_ids=(item_id,)))
+
+    async def earlier(self, items: Sequence[Item]) -> Earlier:
+        """Return what the conversation has that is named like these items, however long ago that was said."""
+        call_ids = [item.call_id for item in items if not isinstance(item, Message)]
+        places = await self._find(item_ids=[item.item_id for item in items], call_ids=call_ids)
+        asked = {item.call_id for item in items if isinstance(item, CallResult)}
+        calls = [place for place in places if place.kind == "call" and place.call_id in asked]
+        return Earlier(
+            item_ids=frozenset(place.item_id for place in places),
+            call_ids=frozenset(str(place.call_id) for place in places if place.kind in {"call", "cut_call"}),
+            calls=tuple([call for call in [await self._item(place) for place in calls] if isinstance(call, Call)]),
+            answered=frozenset(str(place.call_id) for place in places if place.kind == "call_result"),
+        )
+
+    async def last_of_user(self) -> Item | None:
+        """Return what the user has said last."""
         if self._new:
-            return False
-        quoted = _STRING.dump_json(item_id).decode()  # as `encode` writes it
-        rows = await self._database.read(lambda c: log.mentioning(c, self._tenant, self._session_id, quoted))
-        is_here = False
-        for row in _committed(rows):
-            if isinstance(row.event, ItemsRemoved):
-                is_here = is_here and item_id not in row.event.item_ids
-            else:
-                is_here = is_here or any(item.item_id == item_id for item in items_of(row.event))
-        return is_here
+            return None
+        place = await self._database.read(lambda c: last_of_user(c, self._tenant, self._session_id))
+        return None if place is None else await self._item(place)
+
+    async def _find(self, *, item_ids: Sequence[str] = (), call_ids: Sequence[str] = ()) -> tuple[Place, ...]:
+        if self._new:
+            return ()
+        return await self._database.read(
+            lambda c: find_items(c, self._tenant, self._session_id, item_ids=item_ids, call_ids=call_ids)
+        )
+
+    async def _item(self, place: Place) -> Item | None:
+        rows = await self.read(place.seq - 1, 1)
+        return next((item for row in rows for item in items_of(row.event) if item.item_id == place.item_id), None)
 
     async def record(self) -> SessionRecord:
         """Return what is kept of the session beside its log.
@@ -105,7 +127,8 @@ class Journal:
             create_session(connection, self._tenant, self._session_id, at_ms)
         entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
         rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
-        for event in events:
+        for row, event in zip(rows, events, strict=True):
+            note_items(connection, self._session_id, [_place(item, row.seq) for item in items_of(event)])
             self._follow(connection, event, at_ms)
         return rows
 
@@ -134,7 +157,9 @@ class Journal:
                     result=None,
                 )
                 effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
-            case ItemClosed() | ItemsRemoved() | PlaybackHeard():
+            case ItemsRemoved():
+                forget_items(connection, self._session_id, event.item_ids)
+            case ItemClosed() | PlaybackHeard():
                 pass
             case _:
                 assert_never(event)
@@ -153,6 +178,19 @@ class Journal:
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
+
+
+def _place(item: Item, seq: int) -> Place:
+    match item:
+        case Message():
+            return Place(item_id=item.item_id, seq=seq, kind=item.role, call_id=None)
+        case Call():
+            kind: ItemKind = "call" if item.status == "completed" else "cut_call"
+            return Place(item_id=item.item_id, seq=seq, kind=kind, call_id=item.call_id)
+        case CallResult():
+            return Place(item_id=item.item_id, seq=seq, kind="call_result", call_id=item.call_id)
+        case _:
+            assert_never(item)
 
 
 def _committed(rows: Iterable[Row]) -> tuple[Committed, ...]:

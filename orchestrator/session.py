@@ -20,6 +20,7 @@ from models.errors import BadInput, BatonError, Conflict, Internal
 from models.ids import new_id
 from orchestrator.ahead import ReadingAhead
 from orchestrator.band import Band
+from orchestrator.conversation import NOTHING_EARLIER, Earlier
 from orchestrator.events import LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput
 from orchestrator.folding import fold
 from orchestrator.journal import Journal
@@ -127,7 +128,9 @@ class Session:
         """
         await self._opened()
         turn_input = self._completed(turn_input)
-        generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s())
+        earlier = await self._earlier(turn_input.items)
+        generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s(), earlier)
+        self._state.recall(earlier.calls)
         self._drop(*dropped)
         self._ahead.stop()
         proposal = self._state.proposal
@@ -138,7 +141,7 @@ class Session:
             turn_id=proposal.turn_id,
             generation=generation,
             turn_input=turn_input,
-            history=self._state.items,
+            history=self._state.context,
         )
         work = self._work[generation] = _Work(attempt)
         work.task = self._tasks.create_task(self._follow(work))
@@ -168,7 +171,10 @@ class Session:
                 self._state.discard(turn_id, generation)
                 self._drop(generation)
             raise
-        await self._transact(lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s))
+        earlier = await self._earlier(work.attempt.turn_input.items)
+        await self._transact(
+            lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s, earlier=earlier)
+        )
         return turn_id
 
     async def respond(self, turn_input: TurnInput) -> str:
@@ -222,9 +228,13 @@ class Session:
         await self._opened()
         known = {None, FRONT, *self._state.order.ids}
         left = after not in known and after is not None and await self._journal.holds(after)
+        earlier = await self._earlier(items)
         await self._transact(
-            lambda: self._state.plan_add(items, after, left=left and after not in self._state.order.ids)
+            lambda: self._state.plan_add(
+                items, after, left=left and after not in self._state.order.ids, earlier=earlier
+            )
         )
+        self._state.recall(earlier.calls)
 
     async def remove(self, item_ids: tuple[str, ...]) -> None:
         """Take items out of the conversation: no model is shown them any more. The log keeps them.
@@ -364,6 +374,10 @@ class Session:
 
     # Inside
 
+    async def _earlier(self, items: tuple[Item, ...]) -> Earlier:
+        """Return what is named like `items` and may have left memory."""
+        return await self._journal.earlier(items) if items and self._state.full else NOTHING_EARLIER
+
     def _completed(self, turn_input: TurnInput) -> TurnInput:
         """Return the input with what the session's settings say where it says nothing."""
         settings = self._state.settings
@@ -452,7 +466,7 @@ class Session:
             if isinstance(event, TurnEnded):
                 self._meters.turn_ended(self.tenant, event)
                 if answered is not None and answered.task is not None and not self._closed:
-                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state.items)
+                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state.context)
         self._rescheduled.set()
 
     def _drop_proposal(self) -> None:

@@ -8,7 +8,7 @@ The sink is `take`: what does not come from the current (turn, generation) is dr
 """
 
 from collections import deque
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
@@ -16,7 +16,7 @@ from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgr
 from memory.log import EndState
 from models.content import Item, ItemStatus
 from models.errors import Conflict, LimitExceeded
-from orchestrator.conversation import Conversation
+from orchestrator.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.events import (
     Committed,
     Decision,
@@ -89,6 +89,15 @@ class SessionState:
         return self._conversation.order
 
     @property
+    def context(self) -> Sequence[Item]:
+        """What of it a model may be shown; it begins with the same item for many turns."""
+        return self._conversation.context
+
+    def recall(self, items: Sequence[Item]) -> None:
+        """Take what has left memory and is needed by what is in it; see `Conversation.recall`."""
+        self._conversation.recall(items)
+
+    @property
     def full(self) -> bool:
         """Whether older items would have no place in `items`."""
         return self._conversation.full
@@ -150,13 +159,16 @@ class SessionState:
 
     # What a surface asks
 
-    def propose(self, turn_id: str, turn_input: TurnInput, now_s: float) -> tuple[int, tuple[int, ...]]:
+    def propose(
+        self, turn_id: str, turn_input: TurnInput, now_s: float, earlier: Earlier = NOTHING_EARLIER
+    ) -> tuple[int, tuple[int, ...]]:
         """Open a turn, or revise the one that is open.
 
         Args:
             turn_id: the id of the turn, if this is its first input.
             turn_input: what might be said.
             now_s: the time.
+            earlier: what the log has that is named like its items.
 
         Returns:
             The generation of this input, and those that it pushed out.
@@ -166,7 +178,7 @@ class SessionState:
             LimitExceeded: an item is too long.
         """
         self._check_free()
-        self._conversation.check_new(turn_input.items)
+        self._conversation.check_new(turn_input.items, earlier)
         if self.proposal is None:
             self.proposal = Proposal(turn_id=turn_id)
         proposal = self.proposal
@@ -189,7 +201,15 @@ class SessionState:
             if not proposal.candidates:
                 self.proposal = None
 
-    def plan_accept(self, turn_id: str, generation: int, decision: Decision, *, asked_s: float) -> tuple[LogEvent, ...]:
+    def plan_accept(
+        self,
+        turn_id: str,
+        generation: int,
+        decision: Decision,
+        *,
+        asked_s: float,
+        earlier: Earlier = NOTHING_EARLIER,
+    ) -> tuple[LogEvent, ...]:
         """Return the rows by which a candidate becomes the turn: from this call on it can be neither revised nor dropped.
 
         Args:
@@ -197,6 +217,7 @@ class SessionState:
             generation: the candidate.
             decision: what was decided for it.
             asked_s: when the commit was asked for; the turn's times count from there.
+            earlier: what the log has that is named like its items.
 
         Raises:
             Conflict: it is not proposed any more, a turn is running, or an item's id was taken meanwhile.
@@ -206,7 +227,7 @@ class SessionState:
         if proposal is None or proposal.turn_id != turn_id or generation not in proposal.candidates:
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
         turn_input = proposal.candidates[generation]
-        self._conversation.check_new(turn_input.items)
+        self._conversation.check_new(turn_input.items, earlier)
         proposal.asked_s = asked_s
         self.proposal, self._accepting = None, proposal
         accepted = TurnAccepted(turn_id=turn_id, generation=generation, input=turn_input, decision=decision)
@@ -238,7 +259,12 @@ class SessionState:
         )
 
     def plan_add(
-        self, items: tuple[Item, ...], after: str | None = None, *, left: bool = False
+        self,
+        items: tuple[Item, ...],
+        after: str | None = None,
+        *,
+        left: bool = False,
+        earlier: Earlier = NOTHING_EARLIER,
     ) -> tuple[LogEvent, ...]:
         """Return the row that adds items to the conversation.
 
@@ -246,6 +272,7 @@ class SessionState:
             items: the items.
             after: what they come after: an item, `order.FRONT`, or the last one of all (None).
             left: whether that is an item which has left memory, not the log.
+            earlier: what the log has that is named like the items.
 
         Raises:
             BadInput: a result would come before its call.
@@ -255,7 +282,7 @@ class SessionState:
         """
         opened = None if self.turn is None or self.turn.open is None else self.turn.open.item_id
         self._conversation.check_place(items, after, left=left, open_id=opened)
-        self._conversation.check_new(items)
+        self._conversation.check_new(items, earlier)
         return (ItemsAdded(items=items, after=after, after_open=after is not None and after == opened),)
 
     def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:

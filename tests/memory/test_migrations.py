@@ -1,6 +1,7 @@
 """A database of an earlier Baton, with people's conversations in it, becomes one of this Baton."""
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from memory.database import Database
+from memory.items import find_items
 from memory.log import Entry, append, open_turns, read
 from memory.sessions import SessionRecord, list_sessions
 from models.errors import Internal
@@ -118,3 +120,52 @@ def test_the_way_back_leaves_the_rows_and_the_first_schema(old, tmp_path):
     with old.connect() as connection:
         assert (schema(connection), columns(connection)) == before
         assert connection.execute(text("SELECT count(*) FROM events")).scalar_one() == 3
+
+
+async def test_items_of_an_earlier_log_are_found_by_their_ids_afterwards(old, tmp_path):
+    def message(item_id: str, role: str = "user") -> dict[str, object]:
+        return {"kind": "message", "item_id": item_id, "role": role, "parts": [], "status": "completed"}
+
+    def call(item_id: str, status: str) -> dict[str, object]:
+        return {
+            "kind": "call",
+            "item_id": item_id,
+            "call_id": f"of_{item_id}",
+            "name": "f",
+            "arguments": "{}",
+            "status": status,
+        }
+
+    result = {"kind": "call_result", "item_id": "item_5", "call_id": "of_item_3", "parts": []}
+    events = [
+        ("items_added", {"items": [message("item_1"), message("item_2", "system")]}),
+        ("turn_accepted", {"input": {"items": [message("item_0")]}}),
+        ("item_closed", {"item": call("item_3", "completed")}),
+        ("item_closed", {"item": call("item_4", "incomplete")}),
+        ("items_added", {"items": [result]}),
+        ("items_removed", {"item_ids": ["item_1", "nonesuch"]}),
+        *(("items_added", {"items": [message(f"item_more_{n}")]}) for n in range(600)),
+    ]
+    with old.begin() as connection:
+        connection.execute(
+            text("INSERT INTO sessions (id, tenant, created_ms, last_seq) VALUES ('ses_1', 'local', 1, :last)"),
+            {"last": len(events)},
+        )
+        connection.execute(
+            text("INSERT INTO events (session_id, seq, kind, body, at_ms) VALUES ('ses_1', :seq, :kind, :body, 1)"),
+            [{"seq": seq, "kind": kind, "body": json.dumps(body)} for seq, (kind, body) in enumerate(events, 1)],
+        )
+    database = Database(tmp_path / "baton.sqlite3")
+    try:
+        ids = [f"item_{n}" for n in range(6)] + ["item_more_599"]
+        found = await database.read(lambda c: find_items(c, "local", "ses_1", item_ids=ids))
+        assert {(place.item_id, place.seq, place.kind, place.call_id) for place in found} == {
+            ("item_0", 2, "user", None),
+            ("item_2", 1, "system", None),
+            ("item_3", 3, "call", "of_item_3"),
+            ("item_4", 4, "cut_call", "of_item_4"),
+            ("item_5", 5, "call_result", "of_item_3"),
+            ("item_more_599", 606, "user", None),
+        }
+    finally:
+        database.close()

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from memory.database import Database
 from memory.effects import Effect, open_effect
+from memory.items import Place, note_items
 from memory.log import Entry, accept_turn, append
 from memory.schema import metadata
 from memory.sessions import (
@@ -133,6 +134,7 @@ def _fill(connection: Connection, tenant: str, session_id: str) -> None:
         key="call_1", turn_id=f"turn_of_{session_id}", tool="mail", effect="effectful", arguments="{}", result=None
     )
     open_effect(connection, tenant, session_id, effect, 4)
+    note_items(connection, session_id, [Place(item_id="item_1", seq=1, kind="user", call_id=None)])
 
 
 def _rows(connection: Connection) -> dict[str, list[tuple[object, ...]]]:

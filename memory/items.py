@@ -1,0 +1,68 @@
+"""Where in its session's log an item of a conversation is, by its id and by its call's.
+
+Every function takes a connection and runs within the caller's transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Select, bindparam, delete, insert, or_, select
+
+from memory.prepared import Prepared
+from memory.schema import items, sessions
+
+ItemKind = Literal["system", "user", "assistant", "call", "cut_call", "call_result"]
+"""A message by its role; a `cut_call` got no further than its beginning, and is not answered."""
+
+_COLUMNS = ("session_id", "id", "seq", "kind", "call_id")
+_NOTE = Prepared(insert(items).prefix_with("OR REPLACE"), columns=_COLUMNS)
+_FORGET = Prepared(delete(items).where(items.c.session_id == bindparam("session"), items.c.id == bindparam("item")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An item of a conversation, and the row of the log that it came with."""
+
+    item_id: str
+    seq: int
+    kind: ItemKind
+    call_id: str | None
+
+
+def note_items(connection: Connection, session_id: str, places: Sequence[Place]) -> None:
+    """Note that items are part of the conversation."""
+    rows = [
+        {"session_id": session_id, "id": one.item_id, "seq": one.seq, "kind": one.kind, "call_id": one.call_id}
+        for one in places
+    ]
+    if rows:
+        _NOTE.run_many(connection, rows)
+
+
+def forget_items(connection: Connection, session_id: str, item_ids: Sequence[str]) -> None:
+    """Note that items are part of it no more."""
+    for item_id in item_ids:
+        _FORGET.run(connection, {"session": session_id, "item": item_id})
+
+
+def find_items(
+    connection: Connection, tenant: str, session_id: str, *, item_ids: Sequence[str] = (), call_ids: Sequence[str] = ()
+) -> tuple[Place, ...]:
+    """Return the items of a tenant's session that have one of these ids, or belong to one of these calls."""
+    wanted = or_(items.c.id.in_(item_ids), items.c.call_id.in_(call_ids))
+    found = connection.execute(_places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, wanted))
+    return tuple(Place(item_id=item_id, seq=seq, kind=kind, call_id=call_id) for item_id, seq, kind, call_id in found)
+
+
+def last_of_user(connection: Connection, tenant: str, session_id: str) -> Place | None:
+    """Return what the user has said last in a tenant's session."""
+    query = _places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, items.c.kind == "user")
+    found = connection.execute(query.order_by(items.c.seq.desc()).limit(1)).one_or_none()
+    return None if found is None else Place(item_id=found[0], seq=found[1], kind=found[2], call_id=found[3])
+
+
+def _places() -> Select[Any]:
+    return select(items.c.id, items.c.seq, items.c.kind, items.c.call_id).join(
+        sessions, sessions.c.id == items.c.session_id
+    )
