@@ -1,30 +1,35 @@
 """The cards that are served: fetched, loaded, and asked for; and how each stands.
 
 `run` brings them up one after another: weights from the store (fetched if they are not there), then an engine in the
-worker. What needs neither is ready at once. A card that cannot be brought up says why, and holds up no other.
+worker. What needs neither is ready at once. A card that cannot be brought up says why, holds up no other, and is tried again,
+for ever and ever more seldom; but not what was configured wrongly, which no waiting puts right.
 """
 
 import asyncio
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from models.catalog import Card
-from models.clock import Clock
+from models.clock import Clock, sleep_until
 from models.engines import build_engine, runs_in_worker
-from models.errors import BatonError, Internal
+from models.errors import BadInput, BatonError, Internal, NotFound, Unavailable
 from models.ports import Engine
 from models.store import Store
 from models.tokens import EstimatedTokens, TokenCounter, counter
 from models.worker.client import Worker
+from models.worker.heartbeat import UNSURE_S
 
 _log = logging.getLogger(__name__)
 
 _ESTIMATED = EstimatedTokens()
+
+_MIN_PAUSE_S = 5.0
+_MAX_PAUSE_S = 60.0
 
 CardState = Literal["waiting", "fetching", "converting", "loading", "ready", "failed"]
 
@@ -89,11 +94,14 @@ class FixedOffer:
 class Fleet:
     """The served cards. `run` brings them up, and has to run for them to stand anywhere but where they began."""
 
-    def __init__(self, cards: Sequence[Card], aliases: Mapping[str, str], store: Store, worker: Worker) -> None:
+    def __init__(
+        self, cards: Sequence[Card], aliases: Mapping[str, str], store: Store, worker: Worker, clock: Clock
+    ) -> None:
         self._cards = {card.name: card for card in cards}
         self._aliases = {name: card for name, card in aliases.items() if card in self._cards}
         self._store = store
         self._worker = worker
+        self._clock = clock
         self._standings = {name: Standing(state="waiting") for name in self._cards}
         self._engines: dict[str, Engine] = {}
         self._counters: dict[str, TokenCounter] = {}
@@ -122,9 +130,13 @@ class Fleet:
         """Return how a card stands."""
         standing = self._standings[card]
         if standing.state == "ready" and runs_in_worker(self._cards[card].engine.name):
-            # The worker may have been restarted since.
+            # The worker may have been restarted since, and may hang.
             if (failure := self._worker.failure(card)) is not None:
                 return Standing(state="failed", message=failure.message)
+            if self._worker.silent_s >= UNSURE_S:
+                return Standing(
+                    state="loading", message="Its process does not answer. It is replaced if it goes on so."
+                )
             return standing if self._worker.loaded(card) else Standing(state="loading")
         return standing
 
@@ -132,7 +144,7 @@ class Fleet:
         """Return what counts a card's tokens."""
         return self._counters.get(card, _ESTIMATED)
 
-    def build(self, clock: Clock) -> None:
+    def build(self) -> None:
         """Build the engines that run in this process, and the doors to those that run in the worker.
 
         Raises:
@@ -143,21 +155,32 @@ class Fleet:
                 self._worker.expect(name)
                 self._engines[name] = self._worker.engine(name)
             else:
-                self._engines[name] = build_engine(card.engine, clock)
+                self._engines[name] = build_engine(card.engine, self._clock)
                 self._standings[name] = Standing(state="ready")
 
     async def run(self) -> None:
         """Bring every card up that is not, one after another: they share the disk, the network and the processors."""
-        for name, card in self._cards.items():
-            if self._standings[name].state == "ready":
-                continue
-            try:
-                await self._bring_up(card)
-            except BatonError as exc:
-                self._fail(name, exc)
-            except Exception:  # noqa: BLE001  # a defect in bringing one up must not keep the others down
-                _log.exception("the model %s could not be brought up", name)
-                self._fail(name, Internal(f"{name} could not be brought up. The server's log has the cause."))
+        pause_s = _MIN_PAUSE_S
+        waiting = [card for card in self._cards.values() if self._standings[card.name].state != "ready"]
+        while True:
+            waiting = [card for card in waiting if not await self._is_done_with(card)]
+            if not waiting:
+                return
+            await sleep_until(self._clock, self._clock.now_s() + pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    async def _is_done_with(self, card: Card) -> bool:
+        """Bring a card up; return whether it came up, or cannot ever."""
+        try:
+            await self._bring_up(card)
+        except BatonError as exc:
+            self._fail(card.name, exc)
+            return isinstance(exc, BadInput | NotFound)
+        except Exception:  # noqa: BLE001  # a defect in bringing one up must not keep the others down
+            _log.exception("the model %s could not be brought up", card.name)
+            self._fail(card.name, Internal(f"{card.name} could not be brought up. The server's log has the cause."))
+            return False
+        return True
 
     async def aclose(self) -> None:
         """Close the engines of this process; those of the worker end with it."""
@@ -170,7 +193,8 @@ class Fleet:
         self._counters[card.name] = await asyncio.to_thread(counter, folder)
         spec = card.engine if folder is None else replace(card.engine, folder=str(folder))
         self._worker.load(card.name, spec)
-        await self._worker.until_settled(card.name)
+        with suppress(Unavailable):  # it is the worker's from here on, which tries it again; `standing` says so
+            await self._worker.until_settled(card.name)
         self._standings[card.name] = Standing(state="ready")
 
     async def _weights(self, card: Card) -> Path:
@@ -200,5 +224,7 @@ class Fleet:
 
     def _fail(self, card: str, error: BatonError) -> None:
         _log.error("the model %s is not served: %s", card, error.message)
-        self._worker.refuse(card, error)
+        # Whatever it is, it is ours: no caller can do anything about it but wait.
+        down = error if isinstance(error, Unavailable) else Unavailable(error.message)
+        self._worker.refuse(card, down)
         self._standings[card] = Standing(state="failed", message=error.message)

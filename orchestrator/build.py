@@ -80,8 +80,8 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
         try:
             cards, aliases = served(settings)
             worker = Worker({}, clock, max_requests=settings.max_requests)
-            fleet = Fleet(cards, aliases, Store(settings.cache), worker)
-            fleet.build(clock)
+            fleet = Fleet(cards, aliases, Store(settings.cache), worker, clock)
+            fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
             band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))
             sessions = Sessions(

@@ -10,11 +10,14 @@ from typing import Any, Literal, TypedDict
 
 from models.catalog import Card, unknown_model
 from models.content import Call, Item, text_of
-from models.errors import BadInput, LimitExceeded, NotFound, context_overflow, too_long
+from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unavailable, context_overflow, too_long
 from models.fleet import Offer
 from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
-from orchestrator.router import CardFacts, Needs, Route, card_facts, choose, explain
+from orchestrator.router import CardFacts, Needs, Route, as_if_up, card_facts, choose, explain
 from orchestrator.window import count_tokens, most_tokens, said_now
+
+_DOWN_S = 5.0
+"""When a client that was told that no model is up may ask again."""
 
 
 class Inputs(TypedDict):
@@ -35,7 +38,7 @@ class Inputs(TypedDict):
 class Refusal(TypedDict):
     """Why a turn cannot be taken."""
 
-    code: Literal["unknown_model", "no_room", "no_model"]
+    code: Literal["unknown_model", "no_room", "no_model", "down"]
     message: str
     field: str
 
@@ -121,15 +124,17 @@ def control(state: DecisionState) -> DecisionState:
         return {"refusal": Refusal(code="unknown_model", message=message, field="model")}
     route = choose(inputs["cards"], needs)
     if route["card"] is None:
-        why = explain(route["refused"])
-        if able := [
-            card for card in inputs["cards"] if choose([{**card, "prompt_tokens": 0}], needs)["card"] is not None
-        ]:
+        why, cards = explain(route["refused"]), as_if_up(inputs["cards"])
+        if down := [card["name"] for card in cards if choose([card], needs)["card"] is not None]:
+            why = explain({name: route["refused"][name] for name in down})
+            message = f"No model that can take this turn is up ({why}). It is brought up again: try again later."
+            return {"refusal": Refusal(code="down", message=message, field="model")}
+        if able := [card for card in cards if choose([{**card, "prompt_tokens": 0}], needs)["card"] is not None]:
             widest = max(able, key=lambda card: card["context_tokens"])
             overflow = context_overflow(widest["context_tokens"], widest["prompt_tokens"], or_more=True)
             return {"refusal": Refusal(code="no_room", message=overflow.message, field="input")}
-        is_tools = needs["tools"] and choose(inputs["cards"], {**needs, "tools": False})["card"] is not None
-        is_form = needs["form"] and choose(inputs["cards"], {**needs, "form": None})["card"] is not None
+        is_tools = needs["tools"] and choose(cards, {**needs, "tools": False})["card"] is not None
+        is_form = needs["form"] and choose(cards, {**needs, "form": None})["card"] is not None
         field = "tools" if is_tools else "form" if is_form else "input"
         message = f"No model here can take this turn ({why})."
         return {"refusal": Refusal(code="no_model", message=message, field=field)}
@@ -162,6 +167,7 @@ class Decider:
             LimitExceeded: the input is too long, or more than the window of any model that could take it.
             NotFound: the model that was asked for does not exist.
             BadInput: no model can take the turn.
+            Unavailable: none that can is up.
         """
         state: DecisionState = {"inputs": self.inputs(turn_input, history)}
         for step in STEPS:
@@ -189,7 +195,7 @@ def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
     )
 
 
-def _error(refusal: Refusal) -> BadInput | NotFound:
+def _error(refusal: Refusal) -> BatonError:
     match refusal["code"]:
         case "unknown_model":
             return NotFound(refusal["message"], code="model_not_found", field=refusal["field"])
@@ -197,6 +203,8 @@ def _error(refusal: Refusal) -> BadInput | NotFound:
             return LimitExceeded(refusal["message"], code="context_length_exceeded", field=refusal["field"])
         case "no_model":
             return BadInput(refusal["message"], code="no_capable_model", field=refusal["field"])
+        case "down":
+            return Unavailable(refusal["message"], retry_after_s=_DOWN_S)
 
 
 def _kinds(items: Sequence[Item]) -> list[str]:

@@ -110,6 +110,11 @@ def _unfit(card: CardFacts, needs: Needs) -> str | None:
     return None
 
 
+def as_if_up(cards: Sequence[CardFacts]) -> list[CardFacts]:
+    """Return what is known of the cards if all were up: what cannot take a turn then never can."""
+    return [{**card, "state": "ready"} for card in cards]
+
+
 def explain(refused: Mapping[str, str]) -> str:
     """Return why no card will do, in words."""
     return "; ".join(f"{card}: {reason}" for card, reason in sorted(refused.items()))

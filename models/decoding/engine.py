@@ -8,6 +8,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import math
 import queue
 import threading
 from collections import deque
@@ -102,6 +103,8 @@ class DecodingEngine:
         self._told: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Sequence[Delta], BatonError | None]]] = {}
         self._streams: set[_Stream] = set()
         self._closing = False
+        self._failed = False
+        self._step_began_s: float | None = None
         # Tokenizers are not made for two threads at once; counting and masks may take long, and nobody waits for them here.
         self._words = ThreadPoolExecutor(1, "prompts")
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -140,6 +143,13 @@ class DecodingEngine:
                 timer.cancel()
             if row is not None and not stream.ended:
                 self._inbox.put(lambda row=row: self._cancel(row, stream))  # type: ignore[misc]
+
+    def stalled_s(self) -> float:
+        """Return for how long the loop has been at one step; see `models.engines.Watched`."""
+        if self._failed:
+            return math.inf
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else self._clock.now_s() - began_s
 
     async def aclose(self) -> None:
         """Let the running step end and let go of the model; an answer still being written fails."""
@@ -209,15 +219,17 @@ class DecodingEngine:
         ready.put(None)
         try:
             while not self._closing:
+                self._step_began_s = self._clock.now_s()
                 stepped = self._loop.step()
                 self._hand_over()
+                self._step_began_s = None
                 if not stepped:
                     self._inbox.get()()
                 while not self._inbox.empty():
                     self._inbox.get()()
         except Exception:  # noqa: BLE001  # a defect; whoever waits is told, and who comes later is refused
             _log.exception("the decoding engine has failed, and is closed")
-            self._closing = True
+            self._closing = self._failed = True
         while not self._inbox.empty():
             with suppress(Exception):
                 self._inbox.get()()

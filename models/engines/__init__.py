@@ -7,7 +7,7 @@ libraries of the engines it runs and no others.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 
 from models.clock import Clock
 from models.errors import Internal, NotFound
@@ -89,6 +89,20 @@ def build_engine(spec: EngineSpec, clock: Clock) -> Engine:
     except ModuleNotFoundError as exc:
         raise Internal(f"{NOT_INSTALLED} Missing is {exc.name!r}.") from exc
     return factory(spec, clock)
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An engine that works in a thread of its own, which may come to stand still while the process still answers."""
+
+    def stalled_s(self) -> float:
+        """Return for how long it has been at the same step, in seconds; 0 if it rests, infinity if it has come to an end."""
+        ...
+
+
+def stalled_s(engine: Engine) -> float:
+    """Return for how long an engine has been at the same step, as far as that can be known."""
+    return engine.stalled_s() if isinstance(engine, Watched) else 0.0
 
 
 def _entry(name: str) -> _Entry:

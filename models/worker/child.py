@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import assert_never
 
 from models.clock import SystemClock
-from models.engines import build_engine
+from models.engines import build_engine, stalled_s
 from models.errors import BatonError, Internal, NotFound
 from models.ports import Engine
 from models.worker.frames import (
@@ -26,6 +26,8 @@ from models.worker.frames import (
     Grant,
     Load,
     Loaded,
+    Ping,
+    Pong,
     Progress,
     Ready,
     Stop,
@@ -83,7 +85,10 @@ class _Child:
                     self._running[frame.request_id].grant(frame.credit)
             case Stop():
                 self._stop(frame.request_id)
-            case Ready() | Loaded() | Progress() | Ended():
+            case Ping():
+                stalled = max((stalled_s(engine) for engine in self._engines.values()), default=0.0)
+                self._writer.write(encode(Pong(stalled_s=stalled)))  # not drained: it is small, and holds up no frame
+            case Ready() | Loaded() | Progress() | Ended() | Pong():
                 raise FrameError(f"a {type(frame).__name__} frame came from the client")
             case _:
                 assert_never(frame)

@@ -1,9 +1,10 @@
 """The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
 
 Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
-most `WINDOW` deltas here. A process that dies, is not ready in time or is not understood is ended: its requests fail
-with `WorkerDied`, which may be retried, and another is started, after a delay that doubles up to `_MAX_DELAY_S` while
-they keep dying young. A card before whose loading was done `_MAX_DEATHS` of them have died is not tried again.
+most `WINDOW` deltas here. A process that dies, is not ready in time, is not understood or does not answer
+(`models.worker.heartbeat`) is ended: its requests fail with `WorkerDied`, which may be retried, and another is started, after
+a delay that doubles up to `_MAX_DELAY_S` while they keep dying young. A card that keeps ending the process rests and is tried
+again, for ever (`models.worker.cards`).
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from copy import copy
 from itertools import count
 from typing import assert_never
@@ -19,8 +21,9 @@ from typing import assert_never
 from models.clock import Clock, sleep_until, wait_for_event
 from models.content import Delta
 from models.engines import EngineSpec
-from models.errors import BatonError, DeadlineExceeded, Internal, LimitExceeded, NotFound, Overloaded, WorkerDied
+from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, Overloaded, WorkerDied
 from models.ports import Engine, GenerateRequest
+from models.worker.cards import WorkerCard
 from models.worker.frames import (
     WINDOW,
     Ended,
@@ -29,13 +32,17 @@ from models.worker.frames import (
     Grant,
     Load,
     Loaded,
+    Ping,
+    Pong,
     Progress,
     Ready,
     Stop,
     Submit,
     ToChild,
+    ToClient,
     encode,
 )
+from models.worker.heartbeat import BEAT_S, UNSURE_S, Heartbeat
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +50,9 @@ _MIN_DELAY_S = 0.1
 _MAX_DELAY_S = 5.0
 _YOUNG_S = 10.0
 _STOP_TIMEOUT_S = 5.0
-_MAX_DEATHS = 3
+
+_HELD_BYTES = 64 * 1024
+"""What may be on its way to a process before a request waits until it has taken that."""
 
 
 class _Stream:
@@ -65,44 +74,6 @@ class _Stream:
             self.end(DeadlineExceeded("The deadline passed before the answer was whole."))
 
 
-class _Card:
-    """One card: what builds its engine (None while there is nothing to build from), and whether the process has it."""
-
-    def __init__(self, spec: EngineSpec | None) -> None:
-        self.spec = spec
-        self.failure: BatonError | None = None
-        # Set while it is known how the engine stands: built, or failed with `failure`.
-        self.settled = asyncio.Event()
-        self._deaths = 0
-
-    def settle(self, failure: BatonError | None) -> None:
-        self.failure = failure
-        self.settled.set()
-        self._deaths = 0
-
-    def refuse(self, failure: BatonError) -> None:
-        self.spec = None
-        self.settle(failure)
-
-    def unsettle(self) -> None:
-        self.failure = None
-        self.settled.clear()
-
-    def lose(self, name: str) -> None:
-        """Note that the process has died that had the engine, was building it, or was to build it."""
-        if not self.settled.is_set():
-            self._deaths += 1
-            if self._deaths == _MAX_DEATHS:
-                self.refuse(
-                    Internal(
-                        f"The model's process has ended {_MAX_DEATHS} times before it had loaded {name!r}. Is there enough "
-                        "memory for it? The server's log may say more."
-                    )
-                )
-                return
-        self.unsettle()
-
-
 class Worker:
     """One worker process, supervised.
 
@@ -117,13 +88,14 @@ class Worker:
         max_requests: int = 512,
         ready_timeout_s: float = 60.0,
     ) -> None:
-        self._cards = {name: _Card(spec) for name, spec in engines.items()}
+        self._cards = {name: WorkerCard(spec) for name, spec in engines.items()}
         self._clock = clock
         self._max_requests = max_requests
         self._ready_timeout_s = ready_timeout_s
         self._ids = count(1)
         self._streams: dict[int, _Stream] = {}
         self._writer: asyncio.StreamWriter | None = None
+        self._heartbeat: Heartbeat | None = None
         self.pid: int | None = None
         self.restarts = 0
 
@@ -138,24 +110,28 @@ class Worker:
 
     def expect(self, card: str) -> None:
         """Have requests for a card wait until `load` or `refuse` says how it stands."""
-        self._cards.setdefault(card, _Card(None))
+        self._cards.setdefault(card, WorkerCard(None))
 
     def load(self, card: str, spec: EngineSpec) -> None:
         """Have the engine of a card built, now and in every process that comes after this one."""
-        known = self._cards.setdefault(card, _Card(spec))
-        known.spec = spec
-        known.unsettle()
+        known = self._cards.setdefault(card, WorkerCard(spec))
+        known.begin(spec)
         if self._writer is not None:
             self._writer.write(encode(Load(card=card, spec=spec)))
 
     def refuse(self, card: str, error: BatonError) -> None:
         """Have every request for a card fail: it cannot be brought up."""
-        self._cards.setdefault(card, _Card(None)).refuse(error)
+        self._cards.setdefault(card, WorkerCard(None)).refuse(error)
 
     def loaded(self, card: str) -> bool:
         """Return whether a request for `card` would be worked on at once."""
         known = self._cards.get(card)
-        return known is not None and known.settled.is_set() and known.failure is None
+        return known is not None and known.settled.is_set() and known.failure is None and self.silent_s < UNSURE_S
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the process has said nothing; 0 if there is none."""
+        return 0.0 if self._heartbeat is None else self._heartbeat.silent_s
 
     def failure(self, card: str) -> BatonError | None:
         """Return why every request for `card` fails, if it does."""
@@ -204,25 +180,27 @@ class Worker:
                 raise
         try:
             async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
-                first = await frames.next()
+                first = await self._next_frame(frames)
             if isinstance(first, Ready):
                 self._writer = writer
                 self.pid = first.pid
                 for name, card in self._cards.items():
-                    if card.spec is not None:
+                    if card.spec is not None and card.retry_at_s is None:
                         writer.write(encode(Load(card=name, spec=card.spec)))
-                await self._receive(frames)
+                self._heartbeat = Heartbeat(self._clock.now_s())
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(self._watch(self._heartbeat, process, writer))
+                    await self._receive(frames, self._heartbeat)
+                    watching.cancel()
             else:
                 _log.error("the worker process ended before it was ready")
         except TimeoutError:
             _log.error("the worker process was not ready within %s s", self._ready_timeout_s)
-        except FrameError as exc:
-            _log.error("the worker process is not understood: %s", exc)
         finally:
+            now_s = self._clock.now_s()
             for name, card in self._cards.items():
-                if card.spec is not None:
-                    card.lose(name)
-            self._writer = None
+                card.lose(name, now_s, beside=self._serves_beside(name))
+            self._writer = self._heartbeat = None
             self.pid = None
             writer.close()
             for stream in self._streams.values():
@@ -243,8 +221,33 @@ class Worker:
             await process.wait()  # which is at once, now
             raise
 
-    async def _receive(self, frames: FrameReader) -> None:
-        while (frame := await frames.next()) is not None:
+    async def _watch(
+        self, heartbeat: Heartbeat, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter
+    ) -> None:
+        """Have the process say that it is there; end it when it does not, and try again what rests."""
+        while True:
+            writer.write(encode(Ping()))  # small, and no more of them than `LOADING_SILENCE_S` has beats
+            await sleep_until(self._clock, self._clock.now_s() + BEAT_S)
+            now_s = self._clock.now_s()
+            heartbeat.beat(now_s)
+            trouble = heartbeat.trouble(loading=any(card.loading for card in self._cards.values()))
+            if trouble is not None:
+                _log.error("the worker process %s; it is ended", trouble)
+                process.kill()
+                return
+            for name, card in self._cards.items():
+                if card.spec is not None and card.retry_at_s is not None and card.retry_at_s <= now_s:
+                    _log.warning("the model %s is tried again", name)
+                    self.load(name, card.spec)
+
+    def _serves_beside(self, name: str) -> bool:
+        return any(
+            other != name and card.settled.is_set() and card.failure is None for other, card in self._cards.items()
+        )
+
+    async def _receive(self, frames: FrameReader, heartbeat: Heartbeat) -> None:
+        while (frame := await self._next_frame(frames)) is not None:
+            heartbeat.heard(frame.stalled_s if isinstance(frame, Pong) else None)
             match frame:
                 case Progress():
                     if (stream := self._streams.get(frame.request_id)) is not None and not stream.ended:
@@ -254,13 +257,31 @@ class Worker:
                     if (stream := self._streams.pop(frame.request_id, None)) is not None:
                         stream.end(frame.error)
                 case Loaded():
-                    if frame.error is not None:
-                        _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
-                    self._cards[frame.card].settle(frame.error)
-                case Ready() | Load() | Submit() | Grant() | Stop():
-                    raise FrameError(f"a {type(frame).__name__} frame came from the child")
+                    self._loaded(frame)
+                case Pong():
+                    pass
+                case Ready() | Load() | Submit() | Grant() | Stop() | Ping():
+                    _log.error("the worker process is not understood: a %s frame came from it", type(frame).__name__)
+                    return
                 case _:
                     assert_never(frame)
+
+    @staticmethod
+    async def _next_frame(frames: FrameReader) -> ToChild | ToClient | None:
+        """Return the next frame; None when the process is gone, or is not understood."""
+        try:
+            return await frames.next()
+        except FrameError as exc:
+            _log.error("the worker process is not understood: %s", exc)
+            return None
+
+    def _loaded(self, frame: Loaded) -> None:
+        card = self._cards[frame.card]
+        if frame.error is None:
+            card.built()
+        else:
+            _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
+            card.failed(frame.error, self._clock.now_s(), beside=self._serves_beside(frame.card))
 
     async def submit(self, card: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Run `request` on the engine of `card`; see `Engine.generate`."""
@@ -274,13 +295,14 @@ class Worker:
         timer = None if request.deadline is None else self._clock.call_at(request.deadline, stream.expire)
         try:
             await self._until_ready(card, request.deadline)
+            await self._until_writable(stream)
             if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
-                await self._send(Submit(request_id=request_id, card=card, request=request))
+                self._send(Submit(request_id=request_id, card=card, request=request))
             taken = 0
             while (delta := await self._next(stream)) is not None:
                 taken += 1
                 if taken == WINDOW // 2:
-                    await self._send(Grant(request_id=request_id, credit=taken))
+                    self._send(Grant(request_id=request_id, credit=taken))
                     taken = 0
                 yield delta
         except FrameError as exc:
@@ -316,14 +338,27 @@ class Worker:
         if card.failure is not None:
             raise copy(card.failure)
 
-    async def _send(self, frame: ToChild) -> None:
-        if self._writer is None:
-            return  # the process has just died, and every stream was told so
-        self._writer.write(encode(frame))
+    async def _until_writable(self, stream: _Stream) -> None:
+        """Wait until the process has taken what it was sent before, or until the request has ended."""
+        if (writer := self._writer) is None or writer.transport.get_write_buffer_size() <= _HELD_BYTES:
+            return
+        draining = asyncio.ensure_future(_drained(writer))
+        ending = asyncio.ensure_future(stream.arrived.wait())  # nothing arrives of what was not asked but its end
         try:
-            await self._writer.drain()
-        except ConnectionError:
-            return  # the reading side sees the end and tells every stream
+            await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            ending.cancel()
+
+    def _send(self, frame: ToChild) -> None:
+        """Send a frame. Only `Submit` may be large, and waits before it for those that were sent before."""
+        if self._writer is not None:  # else the process has just died, and every stream was told so
+            self._writer.write(encode(frame))
+
+
+async def _drained(writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):  # the reading side sees the end and tells every stream
+        await writer.drain()
 
 
 class _WorkerEngine:

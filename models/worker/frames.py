@@ -67,6 +67,18 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Client: say that you are there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """Child: it is there; `stalled_s` is how long an engine has been at one step, 0 if none is."""
+
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """Child, first: the process is there."""
 
@@ -97,8 +109,8 @@ class Ended:
     error: BatonError | None
 
 
-ToChild = Load | Submit | Grant | Stop
-ToClient = Ready | Loaded | Progress | Ended
+ToChild = Load | Submit | Grant | Stop | Ping
+ToClient = Ready | Loaded | Progress | Ended | Pong
 
 
 def encode(frame: ToChild | ToClient) -> bytes:

@@ -17,7 +17,7 @@ from models.catalog import Card
 from models.clock import Clock, SystemClock
 from models.content import FinishDelta, Message, TextDelta, TextPart
 from models.engines import EngineSpec
-from models.errors import BatonError, Internal, WorkerDied
+from models.errors import BatonError, Unavailable, WorkerDied
 from models.fetch import FetchFailed, Progress
 from models.fleet import Fleet, Standing
 from models.ports import GenerateRequest
@@ -75,8 +75,8 @@ class House:
     def __init__(self, cards: Sequence[Card], store: Any, **aliases: str) -> None:
         self.clock: Clock = SystemClock()
         self.worker = Worker({}, self.clock)
-        self.fleet = Fleet(cards, aliases, store, self.worker)
-        self.fleet.build(self.clock)
+        self.fleet = Fleet(cards, aliases, store, self.worker, self.clock)
+        self.fleet.build()
         self.bringing_up: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -262,7 +262,7 @@ async def test_a_card_that_does_not_come_up_again_after_a_restart_says_so(store:
         assert "gap_s" in standing.message
 
 
-async def test_a_card_whose_loading_ends_the_process_is_given_up_and_holds_up_no_other(
+async def test_a_card_whose_loading_ends_the_process_rests_and_holds_up_no_other(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An engine as large as no memory is: the process dies of it each time.
@@ -283,7 +283,7 @@ async def test_a_card_whose_loading_ends_the_process_is_given_up_and_holds_up_no
         assert "memory" in standing.message
         assert house.worker.restarts == 3
         assert [await house.ask(name) for name in ("first", "last")] == ["yes", "yes"]
-        with pytest.raises(Internal, match="'huge'"):
+        with pytest.raises(Unavailable, match="'huge'"):
             await house.ask("huge")
 
 
@@ -298,3 +298,54 @@ async def test_a_card_is_served_under_its_name_and_its_aliases(store: Store) -> 
 async def test_options_that_do_not_fit_an_engine_of_this_process_are_said_before_anything_runs(store: Store) -> None:
     with pytest.raises(BatonError):
         House([new_card("far", EngineSpec(name="openai", options='{"base_url": 7}'))], store)
+
+
+async def test_weights_that_could_not_be_fetched_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("models.fleet._MIN_PAUSE_S", 0.05)
+
+    class Recovering(HeldStore):
+        failures = 2
+
+        def pull(self, card: Card) -> Generator[Progress, None, None]:
+            if self.failures:
+                self.failures -= 1
+                raise FetchFailed("The model hub cannot be reached.")
+            self.fetched = True
+            yield Progress(stage="fetching")
+
+    store = Recovering(tmp_path)
+    store.go_on.release()
+    async with House([new_card("one", sources=(HubSource(repository="acme/tiny"),))], store).running() as house:
+        await house.until_state("one", "failed")
+        with pytest.raises(Unavailable):
+            await house.ask("one")
+        await house.until_state("one", "ready")
+        assert await house.ask("one") == "yes"
+    assert "cannot be reached" in caplog.text
+
+
+async def test_a_card_that_is_not_up_fails_its_requests_as_an_outage_of_ours(store: Store) -> None:
+    broken = new_card("one", EngineSpec(name="scripted", options='{"gap_s": "soon"}'))
+    async with House([broken], store).running() as house:
+        await house.until_state("one", "failed")
+        with pytest.raises(Unavailable, match="gap_s"):
+            await house.ask("one")
+
+
+async def test_a_card_whose_process_does_not_answer_is_not_ready(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.worker.client.BEAT_S", 0.05)
+    monkeypatch.setattr("models.worker.client.UNSURE_S", 0.2)
+    monkeypatch.setattr("models.fleet.UNSURE_S", 0.2)
+    async with House([new_card("one")], store).running() as house:
+        await house.until_state("one", "ready")
+        assert house.worker.pid is not None
+        process = psutil.Process(house.worker.pid)
+        process.suspend()
+        standing = await house.until_state("one", "loading")
+        assert standing.message is not None
+        assert "does not answer" in standing.message
+        process.resume()
+        assert await house.until_state("one", "ready") == _READY
+        assert house.worker.restarts == 0

@@ -23,9 +23,11 @@ from models.errors import (
     LimitExceeded,
     NotFound,
     Overloaded,
+    Unavailable,
     WorkerDied,
 )
 from models.ports import GenerateRequest, Sampling
+from models.worker import heartbeat
 from models.worker.client import Worker
 from models.worker.frames import WINDOW
 
@@ -373,9 +375,9 @@ async def test_a_process_that_never_gets_ready_is_not_waited_for_without_end(mon
     monkeypatch.setattr("models.worker.client._MIN_DELAY_S", 0.0)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     async with _running(_worker()) as worker, asyncio.timeout(20):
-        with pytest.raises(Internal, match="ended 3 times before it had loaded 'script'"):
+        with pytest.raises(Unavailable, match="ended 3 times before it had loaded 'script'"):
             await worker.until_settled("script")
-        with pytest.raises(Internal, match="server's log"):
+        with pytest.raises(Unavailable, match="server's log"):
             await _answer(worker, "count to 1")
 
 
@@ -428,6 +430,7 @@ from models.clock import SystemClock
 from models.content import Message, TextPart
 from models.engines import EngineSpec
 from models.ports import GenerateRequest
+from models.worker import heartbeat
 from models.worker.client import Worker
 
 async def main():
@@ -456,3 +459,81 @@ def test_a_process_whose_gateway_was_killed_leaves_by_itself():
         except subprocess.TimeoutExpired:
             child.kill()
             raise
+
+
+# A process that lives and does not answer
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a process for hung within half a second."""
+    monkeypatch.setattr("models.worker.client.BEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat, "SILENCE_S", 0.5)
+    monkeypatch.setattr(heartbeat, "LOADING_SILENCE_S", 0.5)
+
+
+async def test_a_process_that_lives_and_does_not_answer_is_replaced(impatient, caplog):
+    async with _running(_worker()) as worker, asyncio.timeout(30):
+        running = _ask(worker, "hang")
+        await anext(running)
+        pid = worker.pid
+        assert pid is not None
+        psutil.Process(pid).suspend()
+        with pytest.raises(WorkerDied):
+            await anext(running)
+        assert await _answer(worker, "count to 3") == "1 2 3 "
+        assert worker.pid != pid
+        assert not psutil.pid_exists(pid)
+        assert worker.restarts == 1
+    assert "has not answered" in caplog.text
+
+
+async def test_more_than_a_stopped_process_takes_is_answered_at_its_deadline_all_the_same():
+    async with _running(_worker()) as worker:
+        await _answer(worker, "count to 1")
+        assert worker.pid is not None
+        process = psutil.Process(worker.pid)
+        process.suspend()
+        deadline_s = SystemClock().now_s() + 0.3
+        long = [anext(_ask(worker, "x" * 300_000, deadline=deadline_s)) for _ in range(20)]
+        ended = await asyncio.gather(*long, return_exceptions=True)
+        assert [type(error) for error in ended] == [DeadlineExceeded] * 20
+        assert SystemClock().now_s() < deadline_s + 1.0
+        process.resume()
+        assert await _answer(worker, "count to 2") == "1 2 "
+        assert worker.restarts == 0
+
+
+async def test_stopping_does_not_wait_for_a_process_that_hangs():
+    worker = _worker()
+    async with _running(worker), asyncio.timeout(5):
+        await _answer(worker, "count to 1")
+        assert worker.pid is not None
+        psutil.Process(worker.pid).suspend()
+    assert psutil.Process().children() == []
+
+
+async def test_a_card_that_ends_its_process_each_time_rests_and_is_tried_again_for_ever(monkeypatch, tmp_path):
+    monkeypatch.setattr("models.worker.client._MIN_DELAY_S", 0.0)
+    monkeypatch.setattr("models.worker.client.BEAT_S", 0.05)
+    monkeypatch.setattr("models.worker.cards._MIN_REST_S", 0.2)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'models.worker.child' in sys.orig_argv:\n"
+        "    import models.engines.scripted as scripted\n"
+        "    build = scripted.build\n"
+        f"    there = lambda: os.path.exists({str(tmp_path / 'mended')!r})\n"
+        "    scripted.build = lambda spec, clock: build(spec, clock) if there() else os._exit(9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    async with _running(_worker()) as worker, asyncio.timeout(60):
+        with pytest.raises(Unavailable, match="ended 3 times") as first:
+            await worker.until_settled("script")
+        assert first.value.retry_after_s == 0.2
+        while worker.restarts < 5:  # noqa: ASYNC110  # a supervisor tells nobody that it has restarted
+            await asyncio.sleep(0)
+        (tmp_path / "mended").touch()
+        while not worker.loaded("script"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert await _answer(worker, "count to 2") == "1 2 "

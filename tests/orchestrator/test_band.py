@@ -15,7 +15,7 @@ from agents.port import Task
 from models.catalog import Card
 from models.clock import ManualClock
 from models.content import Message, TextPart, text_of
-from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unsupported
+from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable, Unsupported
 from models.fleet import FixedOffer, Standing
 from models.ports import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from models.tokens import PIECE_CHARACTERS, TokenCounter
@@ -169,9 +169,19 @@ def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(new_band: Any, n
     decision = decide(band, asking()).decision
     assert decision.card == "dear"
     assert decision.refused[0].reason == "is not up: The disk is full."
-    with pytest.raises(BadInput, match=r"cheap: is not up: The disk is full\.") as refused:
+    with pytest.raises(Unavailable, match=r"\(cheap: is not up: The disk is full\.\)") as refused:
         decide(band, asking(model="cheap"))
-    assert refused.value.code == "no_capable_model"
+    assert refused.value.retry_after_s
+
+
+def test_what_no_card_could_ever_take_is_the_callers_error_also_while_all_are_down(
+    new_band: Any, new_card: Callable[..., Card]
+) -> None:
+    failed = {"cheap": Standing(state="failed", message="The disk is full.")}
+    band = new_band(WordsOffer(replace(new_card("cheap", 1.0), calls_tools=False), standings=failed))
+    with pytest.raises(BadInput) as refused:
+        decide(band, asking(tools=TOOLS))
+    assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
 
 
 # Fitting
