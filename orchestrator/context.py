@@ -9,19 +9,19 @@ What is said now does not leave with the rest: the user's last message is kept, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from zlib import crc32
 
 from models.content import Call, CallResult, Item, Message
 from orchestrator.window import kept_from, paired, places_now
 
 
+@dataclass(slots=True)
 class Left:
     """What has left memory and is needed still: the user's last message, and calls whose results have not left."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self._question: Item | None = None
-        self._calls: dict[str, Call] = {}
+    _question: Item | None = None
+    _calls: dict[str, Call] = field(default_factory=dict)
 
     def let_go(self, item: Item, rest: Sequence[Item]) -> None:
         """Note that an item leaves memory before `rest`."""
