@@ -16,7 +16,7 @@ from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
 from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
-from models.errors import BadInput, BatonError, Conflict, Internal
+from models.errors import BadInput, BatonError, Conflict, Internal, Unavailable
 from models.ids import new_id
 from orchestrator.ahead import ReadingAhead
 from orchestrator.band import Band
@@ -272,7 +272,7 @@ class Session:
 
         Raises:
             BadInput: `after` is not a number that this session has reached.
-            Internal: the session had to be closed; open it again and go on after the last row received.
+            Unavailable: the session was closed; open it again and go on after the last row received.
             BatonError: its log cannot be written; see `memory.trouble`.
         """
         await self._opened()
@@ -297,9 +297,7 @@ class Session:
                     yield event
                 if not batch:
                     if self._closed:
-                        if self._closed_by is not None:
-                            raise self._why_closed()
-                        raise Internal("The session was closed. Open it again.", code="session_closed")
+                        raise self._why_closed()
                     await changed.wait()
         finally:
             self._state.detach(self._clock.now_s())
@@ -369,7 +367,9 @@ class Session:
             await self._transact(lambda: self._state.plan_cancel(turn.turn_id, reason, self._clock.now_s()))
         except Conflict:
             return  # it ended by itself meanwhile
-        except BatonError:
+        except BatonError as exc:
+            if exc.code == "session_closed":
+                return
             _log.warning("session %s: the end of its turn was not logged", self.session_id, exc_info=True)
 
     # Inside
@@ -488,4 +488,4 @@ class Session:
     def _why_closed(self) -> BatonError:
         if self._closed_by is not None:
             return self._closed_by.error()
-        return Conflict("The session was closed meanwhile. Open it again.", code="session_closed")
+        return Unavailable("The session was closed meanwhile. Open it again.", code="session_closed")

@@ -10,7 +10,7 @@ from support.sessions import HeldJournal, accept_rows, ending, refuse_rows, repl
 
 from agents.writer import Writer
 from models.clock import ManualClock
-from models.errors import Conflict, Internal
+from models.errors import Conflict, Internal, Unavailable
 
 # Interruptions
 
@@ -135,10 +135,10 @@ async def test_a_failed_transaction_closes_the_session_and_opening_it_folds_the_
         with pytest.raises(Internal) as failed:
             await session.respond(house.says("two"))
         assert "no room" not in failed.value.message
-        with pytest.raises(Internal) as told:
+        with pytest.raises(Unavailable) as told:
             await reading
         assert told.value.code == "session_closed"
-        with pytest.raises(Conflict) as refused:
+        with pytest.raises(Unavailable) as refused:
             await session.propose(house.says("three"))
         assert refused.value.code == "session_closed"
         assert session.closed

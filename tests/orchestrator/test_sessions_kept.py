@@ -13,7 +13,7 @@ from agents.writer import Writer
 from memory.database import Database
 from models.clock import ManualClock
 from models.content import Call, text_of
-from models.errors import BatonError, Conflict, Internal, NotFound
+from models.errors import BatonError, Conflict, NotFound, Unavailable
 from orchestrator.events import Committed, ItemsAdded, ItemsRemoved, SessionSettings, TurnAccepted
 from orchestrator.journal import Journal
 
@@ -237,7 +237,7 @@ async def test_a_deleted_session_is_gone_and_its_readers_are_told(open_house: An
         reading = asyncio.create_task(house.read(session, lambda _: False))
         await house.settle()
         await house.sessions.delete("local", session.session_id)
-        with pytest.raises(Internal) as told:
+        with pytest.raises(Unavailable) as told:
             await reading
         assert told.value.code == "session_closed"
         for table in ("events", "turns", "effects"):
@@ -245,7 +245,7 @@ async def test_a_deleted_session_is_gone_and_its_readers_are_told(open_house: An
         assert peek("SELECT id FROM sessions") == [(kept.session_id,)]
         with pytest.raises(NotFound):
             await house.sessions.open("local", session.session_id)
-        with pytest.raises(Conflict):
+        with pytest.raises(Unavailable):
             await session.add((message("more", "item_2"),))
         assert not kept.closed
 

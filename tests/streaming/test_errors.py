@@ -1,9 +1,12 @@
 """Every error keeps its status, type, code and message through a turn, on every surface, by one table."""
 
+import ast
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
@@ -111,6 +114,65 @@ def test_a_turn_cut_off_by_the_server_may_be_asked_again_and_one_that_was_stoppe
     assert error is not None
     assert (told(error).status, told(error).code) == (409, "interrupted")
     assert told(error).headers["x-should-retry"] == "false"
+
+
+# The documents
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("models", "agents", "memory", "orchestrator", "streaming")
+# What the command line says before there is a server, or without one.
+_NOT_SERVED = ("memory/home.py", "memory/backup.py", "streaming/commands/", "streaming/terminal/")
+
+
+def _trees() -> list[ast.Module]:
+    paths = [path for package in _PACKAGES for path in (_ROOT / package).rglob("*.py")]
+    served = [path for path in paths if not str(path.relative_to(_ROOT)).startswith(_NOT_SERVED)]
+    return [ast.parse(path.read_text()) for path in served]
+
+
+def _constants(trees: list[ast.Module]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in (node for tree in trees for node in tree.body):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))):
+                found[name] = value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(value))):
+                found[name] = value
+    return found
+
+
+def _raised() -> dict[str, set[tuple[int, str]]]:
+    """Return the codes that the code gives to errors, with the status and the type that each is told with."""
+    classes = {each.__name__: each for each in CLASSES.values()}
+    trees = _trees()
+    constants = _constants(trees)
+    errors = [each("") for each in CLASSES.values()]
+    errors += [CLASSES["unavailable"]("", code=reason) for reason in OURS_TO_END]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        match node:
+            case ast.Call(func=ast.Name(id=name), keywords=keywords) if name in classes:
+                given = {keyword.arg: keyword.value for keyword in keywords}
+                match given.get("code"):
+                    case ast.Constant(value=str(code)):
+                        errors.append(classes[name]("", code=code))
+                    case ast.Name(id=constant) if constant in constants:
+                        errors.append(classes[name]("", code=constants[constant]))
+    found: dict[str, set[tuple[int, str]]] = {}
+    for error in errors:
+        found.setdefault(told(error).code, set()).add((told(error).status, told(error).type))
+    return found
+
+
+def test_the_documents_have_every_code_with_its_status_and_type() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (.*) \|$", (_ROOT / "docs/rest.md").read_text(), re.MULTILINE)
+    documented = {code: {(int(status), kind)} for status, kind, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    of_the_websocket = {
+        code: {(400, "invalid_request_error")} for code in ("invalid_json", "invalid_value", "unknown_event")
+    }
+    realtime = (_ROOT / "docs/realtime.md").read_text()
+    assert all(f"`{code}`" in realtime for code in of_the_websocket)
+    raised = {code: seen for code, seen in _raised().items() if code not in of_the_websocket}
+    assert documented == raised
 
 
 # Through a turn
