@@ -194,6 +194,19 @@ class DraftUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormReport:
+    """What became of an answer that was held back until it was checked against its schema.
+
+    Attributes:
+        attempts: how often it was written; the last is the one that is given.
+        valid: whether it fits. One that was cut short is given all the same, and does not.
+    """
+
+    attempts: int
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageDelta:
     """Tokens used since the last `UsageDelta` of this request.
 
@@ -202,6 +215,7 @@ class UsageDelta:
         output_tokens: of the answer.
         cached_tokens: those of the prompt that were found in a cache and did not have to be read.
         drafts: what was guessed of the answer, and how much of it was right.
+        form: said once, before the end, of an answer that was held back.
     """
 
     kind: Literal["usage"] = "usage"
@@ -209,6 +223,7 @@ class UsageDelta:
     output_tokens: int
     cached_tokens: int = 0
     drafts: tuple["DraftUsage", ...] = ()
+    form: FormReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

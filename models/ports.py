@@ -59,10 +59,17 @@ _PLAIN = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonSchemaConstraint:
-    """The answer is JSON that fits `schema`, a JSON Schema as JSON text."""
+    """The answer is JSON that fits `schema`, a JSON Schema as JSON text.
+
+    Attributes:
+        strict: what cannot be held while it is written is refused; else it is checked afterwards (`models.forms`).
+        lenient: a remote server need not hold it, since the answer will be checked.
+    """
 
     kind: Literal["json_schema"] = "json_schema"
     schema: str
+    strict: bool = False
+    lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +94,20 @@ class ToolSpec:
 
     Attributes:
         parameters: a JSON Schema as JSON text.
-        strict: a remote server, too, has to keep to it; an engine that constrains always does.
+        strict: what cannot be held while arguments are written is refused; else it is checked afterwards
+            (`models.forms`). A remote server is told so, too.
+        held: what a grammar holds of `parameters`, where that is not the whole; the model is never shown it.
     """
 
     name: str
     description: str
     parameters: str
     strict: bool = False
+    held: str | None = None
+
+
+Form = JsonSchemaConstraint | RegexConstraint | GrammarConstraint
+"""What form an answer in words has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +116,7 @@ class ToolConstraint:
 
     Attributes:
         parallel: one answer may hold several calls.
+        form: what form the answer has if it is no call; None leaves its words free.
     """
 
     kind: Literal["tools"] = "tools"
@@ -109,10 +124,8 @@ class ToolConstraint:
     choice: Literal["auto", "none", "required"] = "auto"
     function: str | None = None
     parallel: bool = True
+    form: Form | None = None
 
-
-Form = JsonSchemaConstraint | RegexConstraint | GrammarConstraint
-"""What form an answer in words has."""
 
 FormKind = Literal["json_schema", "regex", "grammar"]
 
@@ -199,6 +212,8 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}
     if request.constraint is not None:
         asked.add(f"constraint.{request.constraint.kind}")
+    if isinstance(request.constraint, ToolConstraint) and request.constraint.form is not None:
+        asked.add(f"constraint.{request.constraint.form.kind}")
     if refused := sorted(asked - honoured):
         raise Unsupported(
             f"The engine {engine!r} cannot honour {', '.join(refused)}. Leave it out or choose another model.",

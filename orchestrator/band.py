@@ -14,7 +14,7 @@ from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
 from models.content import Call, CallResult, Item, Message, TextPart, UsageDelta
-from models.errors import BatonError, Internal, Overloaded, Unsupported
+from models.errors import BatonError, Internal, Overloaded
 from models.fleet import Offer
 from models.ids import new_id
 from models.ports import Constraint, Sampling
@@ -287,19 +287,11 @@ class Band:
 
 
 def _constraint(turn_input: TurnInput) -> Constraint | None:
-    """Return what an engine is held to.
-
-    Raises:
-        Unsupported: it is both functions to call and a form to answer in.
-    """
+    """Return what an engine is held to: calls of the functions on offer, or the form, or either."""
     tools, form = turn_input.tools, turn_input.form
-    if form is None or tools is None:
+    if tools is None or tools.choice == "none" or not tools.tools:
         return form or tools
-    if tools.choice == "none" or not tools.tools:
-        return form
-    raise Unsupported(
-        "An answer cannot be held to a form while functions are on offer. Leave one of them out.", field="form"
-    )
+    return replace(tools, form=form)
 
 
 def messages(turn_input: TurnInput, items: Sequence[Item]) -> tuple[Item, ...]:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from agents.events import Fault
 from memory.log import EndState
-from models.content import DraftUsage, Item, Message, UsageDelta, text_of
+from models.content import DraftUsage, FormReport, Item, Message, UsageDelta, text_of
 from models.ports import Form, ToolConstraint
 
 
@@ -42,7 +42,7 @@ class TurnInput:
         instructions: the system message of this turn.
         model: the card asked for; None leaves the choice to the router.
         tools: functions on offer, which the client runs.
-        form: what form the answer has; not together with functions that may be called.
+        form: what form the answer has, unless it is a call.
         max_output_tokens: the most tokens of the reply; None takes the server's.
         sampling: how tokens are chosen.
         metadata: the client's own pairs, given back with the turn.
@@ -109,12 +109,13 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of a turn, all its tasks together; see `models.content.UsageDelta`."""
+    """Tokens of a turn, all its tasks together, and what became of its form; see `models.content.UsageDelta`."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     drafts: tuple[DraftUsage, ...] = ()
+    form: FormReport | None = None
 
     def cut_off(self, written: int) -> "Usage":
         """Return it for an answer of which so many tokens were taken, and that told no usage of its own any more."""
@@ -127,6 +128,7 @@ class Usage:
             output_tokens=self.output_tokens + used.output_tokens,
             cached_tokens=self.cached_tokens + used.cached_tokens,
             drafts=self.drafts + used.drafts,
+            form=used.form or self.form,
         )
 
 

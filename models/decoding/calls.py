@@ -23,7 +23,7 @@ from typing import Any, Literal, assert_never
 from models.content import CallDelta
 from models.errors import BadInput
 from models.ids import new_id
-from models.ports import ToolConstraint, ToolSpec
+from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
@@ -43,7 +43,9 @@ is forced for whole runs of tokens, which then are drafts that cost nothing. The
 """
 
 
-_OPENS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"})
+_OPENS = frozenset(
+    {"additionalProperties", "patternProperties", "minProperties", "propertyNames", "allOf", "anyOf", "oneOf", "$ref"}
+)
 """Keywords by which a schema names further properties, here or elsewhere."""
 
 
@@ -105,7 +107,7 @@ def offer_in_words(constraint: ToolConstraint, tools: list[dict[str, Any]]) -> s
         "A call is written like this, and nothing else with it:",
         f'{_OPEN}[{{"name": "function_name", "arguments": {{"parameter": "value"}}}}]{_CLOSE}',
     ]
-    if constraint.choice == "auto":
+    if constraint.choice == "auto" and constraint.function is None:
         lines.append("If no function helps with what is asked, answer in words.")
     return "\n".join(lines)
 
@@ -138,13 +140,16 @@ def grammar(
         rest = f'rest: "\\n" call "\\n" close{again}'
     if constraint.choice == "required" or constraint.function is not None:
         start = "start: open rest"
+    elif constraint.form is not None:
+        start = "start: open rest | form"
     else:
         # Lazy: the first mark ends the words, spelled or not. What turns out to be none, such as `<tool>`, is words, too.
         start = f"start: WORDS | spelled rest{' | WORDS open rest' if _OPEN in tokens else ''}"
         start += f"\nspelled[lazy]: WORDS {json.dumps(_OPEN)}"
     lines = [
         start,
-        "WORDS: /(?s:.*)/",
+        *(["WORDS: /(?s:.*)/"] if "WORDS" in start else []),
+        *([f"form: {_of_form(constraint.form)}"] if constraint.form is not None and "form" in start else []),
         rest,
         *(
             f"{name}: <[{tokens[mark]}]>" if mark in tokens else f"{name}: {json.dumps(mark)}"
@@ -160,10 +165,48 @@ def grammar(
     return "\n".join(lines)
 
 
-def _schema(tool: ToolSpec) -> dict[str, Any]:
-    """Return the schema of a function's arguments, as it was given."""
+def _of_form(form: Form) -> str:
+    """Return a form as what a rule of Lark derives. Each is a document of its own, whose names are not those around it."""
+    match form:
+        case JsonSchemaConstraint(schema=text):
+            return f"%json {json.dumps({**json_object(text), 'x-guidance': JSON_STYLE})}"
+        case RegexConstraint(pattern=pattern):
+            return "%lark {\nstart: FORM\nFORM: " + _expression(pattern) + "\n}"
+        case GrammarConstraint(grammar=text):
+            return "%lark {\n" + text + "\n}"
+        case _:
+            assert_never(form)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return the schema that `text` is, as an object.
+
+    Raises:
+        BadInput: it is no JSON, or neither an object nor a boolean.
+    """
     try:
-        schema = json.loads(tool.parameters)
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise BadInput(f"The JSON schema is no JSON: {exc}.", field="constraint.json_schema") from exc
+    if isinstance(schema, bool):
+        return {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        raise BadInput("The JSON schema has to be an object.", field="constraint.json_schema")
+    return schema
+
+
+def _expression(pattern: str) -> str:
+    """Return a regular expression as Lark writes it: between slashes, on one line."""
+    written = re.sub(
+        r"\\.|/|\n", lambda found: {"/": "\\/", "\n": "\\n"}.get(found[0], found[0]), pattern, flags=re.DOTALL
+    )
+    return f"/{written}/"
+
+
+def _schema(tool: ToolSpec, *, held: bool = False) -> dict[str, Any]:
+    """Return the schema of a function's arguments as it was given, or what is held of it."""
+    try:
+        schema = json.loads(tool.held if held and tool.held is not None else tool.parameters)
     except ValueError as exc:
         raise BadInput(f"The parameters of the function {tool.name!r} are no JSON: {exc}.", field="tools") from exc
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
@@ -183,8 +226,15 @@ def arguments_schema(tool: ToolSpec) -> dict[str, Any]:
     Raises:
         BadInput: the parameters are not an object's schema.
     """
-    schema = {"type": "object", **_schema(tool), "x-guidance": JSON_STYLE}
-    if not schema.keys() & _OPENS:
+    schema = {"type": "object", **_schema(tool, held=True), "x-guidance": JSON_STYLE}
+    named = schema.get("properties", {})
+    required = schema.get("required", [])
+    if (
+        not schema.keys() & _OPENS
+        and isinstance(named, dict)
+        and isinstance(required, list)
+        and set(required) <= set(named)
+    ):
         schema["additionalProperties"] = False
     return schema
 
@@ -195,6 +245,11 @@ _BRACKETS = re.compile(r'["{}\[\]]')
 _IN_STRING = re.compile(r'["\\]')
 
 
+def _overlap(words: str) -> int:
+    """Return the length of the longest end of `words` that a mark may begin with."""
+    return next((n for n in range(len(_OPEN) - 1, 0, -1) if words.endswith(_OPEN[:n])), 0)
+
+
 class CallReader:
     """Parts the words of an answer from its calls, as it is written. The answer is one that `grammar` admits.
 
@@ -202,8 +257,10 @@ class CallReader:
         called: whether a call has begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, either: bool = False) -> None:
+        """Begin; `either` says that an answer is calls from its beginning, or words to its end, whatever they are."""
         self.called = False
+        self._either = either
         self._state: Literal["words", "head", "arguments", "tail"] = "words"
         self._held = ""
         self._said = False
@@ -236,17 +293,31 @@ class CallReader:
                 return words, deltas
 
     def finish(self, reason: Literal["stop", "length"]) -> tuple[str, Literal["stop", "length", "calls"]]:
-        """Return the words that were held back, and why the answer ended; a call that was cut short is no call."""
+        """Return the words that were held back, and why the answer ended; a call that was cut short is no call.
+
+        What may have become a mark, had the answer not been cut, is no word.
+        """
         rest, self._held = self._held if self._state == "words" and not self.called else "", ""
-        whole = self.called and self._state == "words"
-        return rest, "calls" if whole and reason == "stop" else reason
+        if reason == "length" and not (self._either and self._said):
+            rest = rest[: len(rest) - _overlap(rest)]
+        if self._state != "words":
+            return rest, "length"
+        return rest, "calls" if self.called and reason == "stop" else reason
 
     def _words(self) -> str:
+        if self._either and self._said:
+            words, self._held = self._held, ""
+            return words
         words, mark, rest = self._held.partition(_OPEN)
+        if self._either and words.strip():  # so it does not begin with the mark
+            words, mark, rest = self._held, "", ""
+            if not (_OPEN.startswith(words.lstrip()) and not self.called):
+                self._said, self._held = True, ""
+                return words
         if mark:
             self._held, self._state = rest, "head"
         else:
-            keep = next((n for n in range(len(_OPEN) - 1, 0, -1) if words.endswith(_OPEN[:n])), 0)
+            keep = _overlap(words)
             words, self._held = words[: len(words) - keep], words[len(words) - keep :]
         if self.called:  # between calls there are line breaks and nothing else
             return ""

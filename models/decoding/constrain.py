@@ -6,7 +6,8 @@ there is to it, so speculation changes nothing: a draft token that the mask refu
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import assert_never
 
 import numpy as np
@@ -16,8 +17,8 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, grammar, offered
-from models.errors import BadInput, Internal, LimitExceeded
+from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, grammar, json_object, offered
+from models.errors import BadInput, BatonError, Internal, LimitExceeded
 from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
 
 # A step of the device waits for masks, so that what a caller writes must not make one expensive. So bounded, the expression
@@ -26,6 +27,8 @@ from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, Re
 _LIMITS = LLParserLimits(initial_lexer_fuel=50_000, verbose_errors=False)
 
 _MESSAGE_CHARACTERS = 400
+
+_NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "grammar": "grammar", "tools": "tools"}
 
 
 class Constrainer:
@@ -71,36 +74,48 @@ class Constrainer:
             BadInput: the schema, the expression or the grammar is none, says what cannot be enforced, or admits no answer.
             LimitExceeded: following it would take too long.
         """
-        match constraint:
-            case JsonSchemaConstraint(schema=schema):
-                what, source = "JSON schema", _of_schema(schema)
-            case RegexConstraint(pattern=pattern):
-                what, source = "regular expression", LLMatcher.grammar_from_regex(pattern)
-            case GrammarConstraint(grammar=text):
-                what, source = "grammar", LLMatcher.grammar_from_lark(text)
-            case ToolConstraint():
-                of_calls = grammar(constraint, self._calls, self._added)
-                if of_calls is None:
-                    return None
-                what, source = "tools", LLMatcher.grammar_from_lark(of_calls)
-            case _:
-                assert_never(constraint)
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
-        field = "tools" if constraint.kind == "tools" else f"constraint.{constraint.kind}"
+        if isinstance(constraint, ToolConstraint) and not offered(constraint):
+            return None if constraint.form is None else self.start(constraint.form)
+        what, field = (
+            _NAMES[constraint.kind],
+            "tools" if constraint.kind == "tools" else f"constraint.{constraint.kind}",
+        )
+        with _translated(what, field):
+            matcher = self._matcher(self._source(constraint))
         if matcher.is_error():
             if isinstance(constraint, ToolConstraint):
-                self._refuse_function(constraint)
+                self._refuse_part(constraint)
             raise _refusal(what, field, matcher.get_error())
         guide = Guide(matcher, self._writable, self._ends, self._unwritable, field=field)
         guide.masks()  # the dearest, and here it holds nobody up; and it knows whether there is any answer at all
         return guide
 
-    def _refuse_function(self, constraint: ToolConstraint) -> None:
-        """Raise an error that names the first function whose parameters cannot be enforced."""
+    def _source(self, constraint: Constraint) -> str:
+        match constraint:
+            case JsonSchemaConstraint(schema=schema):
+                return _of_schema(schema)
+            case RegexConstraint(pattern=pattern):
+                return LLMatcher.grammar_from_regex(pattern)
+            case GrammarConstraint(grammar=text):
+                return LLMatcher.grammar_from_lark(text)
+            case ToolConstraint():
+                return LLMatcher.grammar_from_lark(grammar(constraint, self._calls, self._added) or "")
+            case _:
+                assert_never(constraint)
+
+    def _matcher(self, source: str) -> LLMatcher:
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+
+    def _refuse_part(self, constraint: ToolConstraint) -> None:
+        """Raise an error that names the first function whose parameters cannot be enforced, or the form beside them."""
         for tool in offered(constraint):
-            source = _of_schema(json.dumps(arguments_schema(tool)))
-            if error := LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS).get_error():
-                raise _refusal(f"JSON schema of the function {tool.name!r}", "tools", error)
+            what = f"JSON schema of the function {tool.name!r}"
+            with _translated(what, "tools"):
+                error = self._matcher(_of_schema(json.dumps(arguments_schema(tool)))).get_error()
+            if error:
+                raise _refusal(what, "tools", error)
+        if constraint.form is not None:
+            self.start(constraint.form)
 
 
 class Guide:
@@ -206,21 +221,32 @@ def masked(logits: torch.Tensor, masks: NDArray[np.int32]) -> torch.Tensor:
 
 
 def _of_schema(text: str) -> str:
+    return LLMatcher.grammar_from_json_schema({**json_object(text), "x-guidance": JSON_STYLE})
+
+
+@contextmanager
+def _translated(what: str, field: str) -> Iterator[None]:
+    """Have whatever the library raises within be a refusal of what was asked: a caller wrote it."""
     try:
-        schema = json.loads(text)
-    except ValueError as exc:
-        raise BadInput(f"The JSON schema is no JSON: {exc}.", field="constraint.json_schema") from exc
-    if not isinstance(schema, dict):
-        raise BadInput("The JSON schema has to be an object.", field="constraint.json_schema")
-    schema["x-guidance"] = JSON_STYLE
-    return LLMatcher.grammar_from_json_schema(schema)
+        yield
+    except BatonError:
+        raise
+    except BaseException as exc:
+        # A panic of native code is no `Exception`, and has no name that could be imported.
+        if isinstance(exc, Exception) or type(exc).__name__ == "PanicException":
+            raise _refusal(what, field, str(exc)) from exc
+        raise
 
 
 def _refusal(what: str, field: str, error: str) -> BadInput:
     if "too many" in error or "too large" in error or "fuel" in error:
         return _too_much(field)
     said = " ".join(error.replace("<non-verbose/>", "").split())[:_MESSAGE_CHARACTERS]
-    return BadInput(f"The {what} cannot be enforced: {said}. Leave that out, or write it otherwise.", field=field)
+    return BadInput(
+        f"The {what} cannot be enforced: {said}. Leave that out, or write it otherwise.",
+        code="form_unsatisfiable" if said.startswith("Unsatisfiable") else None,
+        field=field,
+    )
 
 
 def _too_much(field: str) -> LimitExceeded:

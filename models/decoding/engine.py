@@ -183,7 +183,7 @@ class DecodingEngine:
                 ends=language.ends,
                 limit=limit,
                 signals=request.signals,
-                calls=CallReader() if tools is not None and offered(tools) else None,
+                calls=CallReader(either=tools.form is not None) if tools is not None and offered(tools) else None,
             ),
             limit=limit,
             tell=lambda deltas, error: self._tell(stream, deltas, error),

@@ -7,7 +7,7 @@ libraries of the engines it runs and no others.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from models.clock import Clock
 from models.errors import Internal, NotFound
@@ -42,18 +42,26 @@ EngineFactory = Callable[[EngineSpec, Clock], Engine]
 class _Entry:
     """Where a factory is, and where it runs: what computes does so in a worker process, what only waits need not.
 
-    `forms` are those that it can hold answers to.
+    `forms` are those that it can hold answers to; `holding` is where what holds answers back is put around it.
     """
 
     path: str
     in_worker: bool
     forms: tuple[FormKind, ...] = ()
+    holding: str | None = None
 
 
 _FACTORIES: Mapping[str, _Entry] = {
-    "openai": _Entry("models.engines.openai:build", in_worker=False, forms=("json_schema",)),
+    "openai": _Entry(
+        "models.engines.openai:build", in_worker=False, forms=("json_schema",), holding="models.engines.held:remote"
+    ),
     "scripted": _Entry("models.engines.scripted:build", in_worker=True),
-    "transformers": _Entry("models.engines.transformers:build", in_worker=True, forms=get_args(FormKind)),
+    "transformers": _Entry(
+        "models.engines.transformers:build",
+        in_worker=True,
+        forms=get_args(FormKind),
+        holding="models.engines.held:local",
+    ),
 }
 
 
@@ -83,12 +91,19 @@ def build_engine(spec: EngineSpec, clock: Clock) -> Engine:
         BadInput: the options do not fit the engine.
         Internal: the libraries that the engine needs are not installed.
     """
-    module, _, attribute = _entry(spec.name).path.partition(":")
+    entry = _entry(spec.name)
     try:
-        factory: EngineFactory = getattr(import_module(module), attribute)
+        factory: EngineFactory = _imported(entry.path)
+        holding = (lambda engine, clock: engine) if entry.holding is None else _imported(entry.holding)
     except ModuleNotFoundError as exc:
         raise Internal(f"{NOT_INSTALLED} Missing is {exc.name!r}.") from exc
-    return factory(spec, clock)
+    engine: Engine = holding(factory(spec, clock), clock)
+    return engine
+
+
+def _imported(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @runtime_checkable

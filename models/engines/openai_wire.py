@@ -92,8 +92,10 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
     match request.constraint:
         case ToolConstraint() as tools:
             fields.update(_tools(tools))
-        case JsonSchemaConstraint(schema=schema):
-            fields["response_format"] = _response_format(_json(schema, "constraint.json_schema"))
+            if isinstance(tools.form, JsonSchemaConstraint):
+                fields["response_format"] = _response_format(tools.form)
+        case JsonSchemaConstraint() as form:
+            fields["response_format"] = _response_format(form)
         case _:
             pass  # the engine refuses the others
     return fields
@@ -159,10 +161,11 @@ def _tools(constraint: ToolConstraint) -> dict[str, Any]:
     return fields
 
 
-def _response_format(schema: object) -> dict[str, Any]:
+def _response_format(form: JsonSchemaConstraint) -> dict[str, Any]:
+    schema = _json(form.schema, "constraint.json_schema")
     if schema == {"type": "object"}:  # any JSON: as a schema, it is refused where schemas have to name everything
         return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": not form.lenient}}
 
 
 def _json(text: str, field: str) -> object:

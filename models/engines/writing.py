@@ -74,38 +74,52 @@ class AnswerWriter:
                 only if signals are.
         """
         deltas: list[Delta] = []
-        text = ""
+        words = ""
         for place, token in enumerate(tokens):
             if token in self._ends:
-                return place + 1, deltas + self.finish("stop", text)
+                return place + 1, [*deltas, *self.finish("stop", words)]
             self.written += 1
-            text += self._stops.feed(self._words.step(self._tokenizer, token) or "")
+            more, called = self._parted(self._words.step(self._tokenizer, token) or "")
+            words += more
             if self._signals:
-                words, called = self._parted(text)
-                deltas += [self._signalled(words, token, scores, place), *self._said("", called)]
-                text = ""
+                deltas.append(self._signalled(words, token, scores, place))
+                words = ""
+            if called:
+                deltas += self._said(words, called)
+                words = ""
             if self._stops.stopped:
-                return place + 1, deltas + self.finish("stop", text)
+                return place + 1, [*deltas, *self.finish("stop", words)]
             if self.written >= self._limit:
-                return place + 1, deltas + self.finish("length", text)
-        words, called = self._parted(text)
-        return len(tokens), [*deltas, *self._said(words, called)]
+                return place + 1, [*deltas, *self.finish("length", words)]
+        return len(tokens), [*deltas, *self._said(words, ())]
 
-    def finish(self, reason: Literal["stop", "length"], text: str = "") -> list[Delta]:
-        """End the answer after `text`; return that, what was held back, and the end."""
-        words, called = self._parted(text + self._stops.flush())
+    def finish(self, reason: Literal["stop", "length"], words: str = "") -> list[Delta]:
+        """End the answer after `words`; return those, what was held back, and the end."""
         self.finished = reason
-        if self._calls is not None:
-            held, self.finished = self._calls.finish(reason)
-            words += held
-        return [*self._said(words, called), FinishDelta(reason=self.finished)]
+        if self._calls is not None and not self._stops.stopped:
+            rest, self.finished = self._calls.finish(reason)
+            words += self._stops.feed(rest)
+            if self._stops.stopped:
+                self.finished = "stop"
+        words += self._stops.flush()
+        return [*self._said(words, ()), FinishDelta(reason=self.finished)]
 
     def _said(self, words: str, called: Sequence[CallDelta]) -> list[Delta]:
         said: list[Delta] = [TextDelta(text=words, written=self.written)] if words else []
         return said + [replace(call, written=self.written) for call in called]
 
     def _parted(self, text: str) -> tuple[str, list[CallDelta]]:
-        return (text, []) if self._calls is None else self._calls.feed(text)
+        """Return the words in `text` up to a stop string, and what comes of calls after them.
+
+        Stop strings are looked for in what people see, so not in calls nor in their marks. Nothing is seen behind one.
+        """
+        if self._calls is None:
+            return self._stops.feed(text), []
+        words, called = self._calls.feed(text)
+        words = self._stops.feed(words)
+        if self._stops.stopped:
+            return words, []
+        return words + (self._stops.flush() if self._calls.called else ""), called
 
     def _signalled(self, text: str, token: int, scores: Callable[[int], torch.Tensor], place: int) -> TextDelta:
         if self._signals == {"token_ids"}:

@@ -94,7 +94,7 @@ def _response(
 ) -> Response:
     if not body.stream:
         return _Whole(reply, answer)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    include_usage = body.stream_options is not None and body.stream_options.include_usage is True
     chunks = reply.chunks(answer, include_usage=include_usage)
     return EventStream(chunks, conductor.clock)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from agents.events import TaskProgress
-from models.content import AudioDelta, Call, CallDelta, TextDelta, text_of
+from models.content import AudioDelta, Call, CallDelta, FormReport, TextDelta, text_of
 from models.errors import BatonError, Internal
 from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded
@@ -190,6 +190,7 @@ class Reply:
             "first_delta_ms": end.first_delta_ms,
             "duration_ms": end.duration_ms,
             "session": self._session_id,
+            **_form(end.usage.form),
         }
 
 
@@ -208,6 +209,20 @@ def in_chats_words(error: BatonError) -> BatonError:
     """Return an error with its field named as this request has it, not as the conductor or an engine calls it."""
     error.field = _FIELDS.get(error.field or "", error.field)
     return error
+
+
+def _form(report: FormReport | None) -> dict[str, Any]:
+    if report is None:
+        return {}
+    return {"form": {"held_back": True, "attempts": report.attempts, "valid": report.valid}}
+
+
+def _is_whole(arguments: str) -> bool:
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def raise_fault(end: TurnEnded) -> None:

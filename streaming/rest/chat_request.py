@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Item, Message, TextPart
@@ -30,21 +30,40 @@ class _Strict(_Typed):
     model_config = ConfigDict(extra="forbid")
 
 
-class TextContent(_Strict):
-    """Words."""
+class TextContent(_Typed):
+    """Words. What else servers write beside them, such as `cache_control`, changes nothing."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: str
+
+
+class RefusalContent(_Typed):
+    """Words by which a model refused."""
+
+    type: Literal["refusal"]
+    refusal: str
 
 
 class OtherContent(_Typed):
     """Content that no model here reads yet."""
 
-    type: Literal["image_url", "input_audio", "file", "refusal"]
+    type: str
 
 
-Content = Annotated[TextContent | OtherContent, Discriminator("type")]
+def _kind_of_content(content: Any) -> str:
+    kind = content.get("type") if isinstance(content, dict) else getattr(content, "type", None)
+    return "text" if kind in {"text", "input_text", "output_text"} else "refusal" if kind == "refusal" else "other"
+
+
+Content = Annotated[
+    Annotated[TextContent, Tag("text")]
+    | Annotated[RefusalContent, Tag("refusal")]
+    | Annotated[OtherContent, Tag("other")],
+    Discriminator(_kind_of_content),
+]
 Contents = str | Annotated[list[Content], Field(min_length=1)]
+History = str | list[Content] | None
+"""What others have said before, which may be nothing."""
 
 
 class SystemMessage(_Strict):
@@ -53,6 +72,7 @@ class SystemMessage(_Strict):
     role: Literal["system", "developer"]
     content: Contents
     name: str | None = None
+    cache_control: JsonValue = None
 
 
 class UserMessage(_Strict):
@@ -61,6 +81,7 @@ class UserMessage(_Strict):
     role: Literal["user"]
     content: Contents
     name: str | None = None
+    cache_control: JsonValue = None
 
 
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -69,8 +90,13 @@ FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 class FunctionCall(_Typed):
     """A call's function, its arguments as JSON text. Clients add what they have read in them."""
 
-    name: FunctionName
-    arguments: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
+    arguments: str | JsonObject | None = None
+
+    @property
+    def text(self) -> str:
+        """The arguments as JSON text; some servers write them as an object."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments or {})
 
 
 class ToolCall(_Typed):
@@ -85,34 +111,43 @@ class AssistantMessage(_Typed):
     """What the assistant said before. Clients send back what they were given, so further fields are passed over."""
 
     role: Literal["assistant"]
-    content: Contents | None = None
+    content: History = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
 
 
-class ToolMessage(_Strict):
+class ToolMessage(_Typed):
     """What a call returned."""
 
     role: Literal["tool"]
     tool_call_id: str
-    content: Contents
+    content: History = None
+
+
+class FunctionMessage(_Typed):
+    """What a call returned, as it was said before calls had ids: it answers the last call of that name."""
+
+    role: Literal["function"]
+    name: str
+    content: History = None
 
 
 ChatMessage = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage,
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
     Discriminator("role"),
 ]
 
 
-class FunctionDefinition(_Strict):
+class FunctionDefinition(_Typed):
     """A function on offer."""
 
     name: FunctionName
-    description: str = ""
-    parameters: JsonObject = Field(default_factory=dict)
+    description: str | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
-class Tool(_Strict):
+class Tool(_Typed):
     """A tool on offer."""
 
     type: Literal["function"]
@@ -135,7 +170,7 @@ class NamedTool(_Strict):
 class StreamOptions(_Strict):
     """How a stream is sent."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -160,10 +195,10 @@ class JsonObjectFormat(_Strict):
 
 
 class JsonSchema(_Strict):
-    """A schema with the name that it goes by. What it is called changes nothing here; that it is kept to is certain."""
+    """A schema with the name that it goes by, which changes nothing here; without one, any object."""
 
     name: str
-    schema_: Annotated[JsonObject, Field(alias="schema")]
+    schema_: Annotated[JsonObject | None, Field(alias="schema")] = None
     description: str | None = None
     strict: bool | None = None
 
@@ -176,7 +211,8 @@ class JsonSchemaFormat(_Strict):
 
     def form(self) -> Form | None:
         """Return what the answer is held to."""
-        return JsonSchemaConstraint(schema=json.dumps(self.json_schema.schema_))
+        schema = {"type": "object"} if self.json_schema.schema_ is None else self.json_schema.schema_
+        return JsonSchemaConstraint(schema=json.dumps(schema), strict=self.json_schema.strict or False)
 
 
 class RegexFormat(_Strict):
@@ -206,6 +242,8 @@ ResponseFormat = Annotated[
 ]
 
 
+_SMALLEST_TOP_P = 1e-9  # 0 is the likeliest token alone, and not every model takes it
+
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
@@ -224,7 +262,7 @@ class ChatRequest(_Strict):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     stop: (
         Annotated[str, Field(min_length=1)]
@@ -279,7 +317,7 @@ class ChatRequest(_Strict):
             if isinstance(message, SystemMessage)
         )
         items: list[Item] = []
-        calls: set[str] = set()
+        calls: dict[str, str] = {}
         # What is kept has ids of its own for ever; what is not needs them only here, and a ULID is not cheap.
         ids = iter(lambda: new_id("item"), None) if self.store else (f"item_{n}" for n in count())
         for at, message in enumerate(self.messages[leading:], start=leading):
@@ -294,7 +332,7 @@ class ChatRequest(_Strict):
             max_output_tokens=defaults.max_output_tokens if asked is None else asked,
             sampling=SamplingOverrides(
                 temperature=self.temperature,
-                top_p=self.top_p,
+                top_p=None if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
                 seed=self.seed,
                 stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
                 logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
@@ -327,13 +365,15 @@ class ChatRequest(_Strict):
         if named is not None and named not in {tool.function.name for tool in self.tools or ()}:
             raise BadInput(f"The function {named!r} is not among the tools.", field="tool_choice")
         if not self.tools:
+            if choice == "required":
+                raise BadInput("A call is required, and there are no tools. Send 'tools' with it.", field="tool_choice")
             return None
         return ToolConstraint(
             tools=tuple(
                 ToolSpec(
                     name=tool.function.name,
-                    description=tool.function.description,
-                    parameters=json.dumps(tool.function.parameters),
+                    description=tool.function.description or "",
+                    parameters=json.dumps(tool.function.parameters or {}),
                     strict=tool.function.strict or False,
                 )
                 for tool in self.tools
@@ -344,29 +384,44 @@ class ChatRequest(_Strict):
         )
 
 
-def _items(message: ChatMessage, field: str, calls: set[str], ids: Iterator[str]) -> list[Item]:
-    """Return the items of a message; the calls it makes are added to `calls`."""
+def _items(message: ChatMessage, field: str, calls: dict[str, str], ids: Iterator[str]) -> list[Item]:
+    """Return the items of a message; the calls it makes are added to `calls`, each with its name."""
     match message:
         case SystemMessage():
             return [_message(next(ids), "system", _text(message.content, f"{field}.content"))]
         case UserMessage():
             return [_message(next(ids), "user", _text(message.content, f"{field}.content"))]
         case AssistantMessage():
-            made: list[Item] = []
-            if message.content:
-                made.append(_message(next(ids), "assistant", _text(message.content, f"{field}.content")))
-            for call in message.tool_calls or ():
-                calls.add(call.id)
-                function = call.function
-                made.append(Call(item_id=next(ids), call_id=call.id, name=function.name, arguments=function.arguments))
-            return made
+            return _assistant(message, field, calls, ids)
         case ToolMessage():
             if message.tool_call_id not in calls:
                 raise BadInput(
                     f"There is no call {message.tool_call_id!r} before this result.", field=f"{field}.tool_call_id"
                 )
-            part = TextPart(text=_text(message.content, f"{field}.content"), source="tool")
-            return [CallResult(item_id=next(ids), call_id=message.tool_call_id, parts=(part,))]
+            return [_result(next(ids), message.tool_call_id, message.content, field)]
+        case FunctionMessage():
+            call_id = next((call_id for call_id, name in reversed(calls.items()) if name == message.name), None)
+            if call_id is None:
+                raise BadInput(f"There is no call of {message.name!r} before this result.", field=f"{field}.name")
+            return [_result(next(ids), call_id, message.content, field)]
+
+
+def _assistant(message: AssistantMessage, field: str, calls: dict[str, str], ids: Iterator[str]) -> list[Item]:
+    made: list[Item] = []
+    if words := _text(message.content, f"{field}.content", _THOUGHTS):
+        made.append(_message(next(ids), "assistant", words))
+    named = [(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        named.append((f"call_{field}", message.function_call))
+    for call_id, function in named:
+        calls[call_id] = function.name
+        made.append(Call(item_id=next(ids), call_id=call_id, name=function.name, arguments=function.text))
+    return made
+
+
+def _result(item_id: str, call_id: str, content: History, field: str) -> CallResult:
+    part = TextPart(text=_text(content, f"{field}.content"), source="tool")
+    return CallResult(item_id=item_id, call_id=call_id, parts=(part,))
 
 
 def _message(item_id: str, role: Literal["system", "user", "assistant"], text: str) -> Message:
@@ -374,12 +429,23 @@ def _message(item_id: str, role: Literal["system", "user", "assistant"], text: s
     return Message(item_id=item_id, role=role, parts=(TextPart(text=text, source=source),))
 
 
-def _text(content: Contents, field: str) -> str:
-    if isinstance(content, str):
-        return content
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""What models wrote for themselves. It is not read again."""
+
+
+def _text(content: History, field: str, passed_over: frozenset[str] = frozenset()) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
     words = []
     for at, part in enumerate(content):
-        if not isinstance(part, TextContent):
-            raise Unsupported(f"Content of type {part.type!r} is not read here yet. Send text.", field=f"{field}[{at}]")
-        words.append(part.text)
+        match part:
+            case TextContent():
+                words.append(part.text)
+            case RefusalContent():
+                words.append(part.refusal)
+            case OtherContent() if part.type not in passed_over:
+                message = f"Content of type {part.type[:40]!r} is not read here yet. Send text."
+                raise Unsupported(message, field=f"{field}[{at}]")
+            case _:
+                pass
     return "".join(words)

@@ -15,7 +15,7 @@ from agents.port import Task
 from models.catalog import Card
 from models.clock import ManualClock
 from models.content import Message, TextPart, text_of
-from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable, Unsupported
+from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable
 from models.fleet import FixedOffer, Standing
 from models.ports import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from models.tokens import PIECE_CHARACTERS, TokenCounter
@@ -85,13 +85,12 @@ def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card,
     assert score.decision.card == "small"
 
 
-def test_an_answer_is_held_to_a_form_or_offered_functions_but_not_both(new_band: Any, small: Card) -> None:
+def test_an_answer_is_held_to_a_form_or_calls_a_function_on_offer_or_either(new_band: Any, small: Card) -> None:
     band, form = new_band(WordsOffer(replace(small, forms=frozenset({"regex"})))), RegexConstraint(pattern="a+")
     assert decide(band, asking(form=form)).task.constraint == form
     assert decide(band, asking(form=form, tools=replace(TOOLS, choice="none"))).task.constraint == form
-    with pytest.raises(Unsupported) as refused:
-        decide(band, asking(form=form, tools=TOOLS))
-    assert refused.value.field == "form"
+    assert decide(band, asking(form=form, tools=TOOLS)).task.constraint == replace(TOOLS, form=form)
+    assert decide(band, asking(tools=TOOLS)).task.constraint == TOOLS
 
 
 def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:
