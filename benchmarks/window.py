@@ -202,7 +202,7 @@ async def _server(folder: Path, window: int) -> AsyncIterator[str]:
     catalog, port = folder / f"{window}.toml", free_port()
     catalog.write_text(_CARD.format(window=window))
     environment = {"BATON_HOME": str(folder / f"home{window}"), "BATON_CATALOG": str(catalog)}
-    environment["BATON_MODELS"] = "smollm2-135m"
+    environment |= {"BATON_MODELS": "smollm2-135m", "BATON_TURN_TIMEOUT_S": "600"}
     command = ("baton", "serve", "--port", str(port))
     async with running(*command, answers=f"http://127.0.0.1:{port}/readyz", environment=environment):
         yield f"ws://127.0.0.1:{port}/v1/realtime"
@@ -210,7 +210,7 @@ async def _server(folder: Path, window: int) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _talking(url: str, seed: int) -> AsyncIterator[_Talk]:
-    async with websockets.connect(url, open_timeout=60, max_size=None) as socket:
+    async with websockets.connect(url, open_timeout=60, ping_interval=None) as socket:
         talk = _Talk(socket, seed)
         await talk.begin()
         yield talk

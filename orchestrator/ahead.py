@@ -7,20 +7,22 @@ proposed; what was read by then is found all the same.
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from agents.port import Task
 from models.clock import Clock, sleep_until
-from models.content import Item
 from models.errors import BatonError
 from orchestrator.band import Band
 from orchestrator.events import TurnInput
 from orchestrator.meters import Meters
+from orchestrator.state import SessionState
 
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.25
 """After the end of a turn. Who has not asked by then reads or thinks."""
+
+_SOON_ITEMS = 32
+"""How many items before memory lets go of what the prompt begins with, what it will begin with is read."""
 
 
 class ReadingAhead:
@@ -34,10 +36,10 @@ class ReadingAhead:
         self._tenant = tenant
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, tasks: asyncio.TaskGroup, last: Task, turn_input: TurnInput, history: Sequence[Item]) -> None:
+    def begin(self, tasks: asyncio.TaskGroup, last: Task, turn_input: TurnInput, state: SessionState) -> None:
         """Read what follows a turn that has just ended."""
         self.stop()
-        self._task = tasks.create_task(self._run(last, turn_input, tuple(history)))
+        self._task = tasks.create_task(self._run(last, turn_input, state))
 
     def stop(self) -> None:
         """Make way: a turn comes, or the session ends."""
@@ -45,10 +47,11 @@ class ReadingAhead:
             self._task.cancel()
             self._task = None
 
-    async def _run(self, last: Task, turn_input: TurnInput, history: tuple[Item, ...]) -> None:
+    async def _run(self, last: Task, turn_input: TurnInput, state: SessionState) -> None:
         await sleep_until(self._clock, self._clock.now_s() + _PAUSE_S)
+        coming, history = state.next_context(_SOON_ITEMS) or (None, state.context)
         try:
-            used = await self._band.read_ahead(last, turn_input, history)
+            used = await self._band.read_ahead(last, turn_input, tuple(history), coming=coming)
         except BatonError:
             return  # whatever it is, the turn will say so
         except Exception:  # noqa: BLE001  # a defect here must not end the session

@@ -186,15 +186,18 @@ class Band:
             error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
             yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
 
-    async def read_ahead(self, last: Task, turn_input: TurnInput, history: Sequence[Item]) -> UsageDelta | None:
-        """Have read what the prompts of coming turns will begin with, if the window is about to be cut: see `foreseen`.
+    async def read_ahead(
+        self, last: Task, turn_input: TurnInput, history: Sequence[Item], *, coming: int | None = None
+    ) -> UsageDelta | None:
+        """Have read what the prompts of coming turns will begin with, if that is going to be another item: see `foreseen`.
 
         The engine does it while nobody has work. Where it cannot, or so many are at it already, nothing is done.
 
         Args:
             last: the task of the turn that has ended.
             turn_input: what was asked then; the next turn is taken to have the same instructions and functions.
-            history: the conversation now.
+            history: the conversation, as far as it is going to be shown.
+            coming: how many items are added before it is shown so; None if it is shown so now.
 
         Returns:
             What was read, or None if nothing was.
@@ -205,7 +208,7 @@ class Band:
         await self.weigh(turn_input, history)
         card, items, asked = self._cards[last.card], paired(history), self._output_tokens(turn_input)
         window = window_of(card.context_tokens, turn_input, asked, self._offer.counter(card.name))
-        beginning = foreseen(items, window, self._offer.counter(card.name))
+        beginning = foreseen(items, window, self._offer.counter(card.name), coming=coming)
         if not beginning or any(item.item_id == beginning[0].item_id for item in last.messages[:2]):
             return None  # nothing is going to be cut, or it has been
         task = replace(

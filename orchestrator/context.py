@@ -73,11 +73,17 @@ def without_call(items: Sequence[Item]) -> tuple[CallResult, ...]:
     return tuple(item for item in items if isinstance(item, CallResult) and item.call_id not in called)
 
 
-def shown_of(left: Sequence[Item], items: Sequence[Item], older: int) -> Sequence[Item]:
-    """Return what a model may be shown of `items`, of which the first `older` may be left out, with what has `left`."""
+def beginning(items: Sequence[Item], older: int, gone: int = 0) -> int:
+    """Return the place that a model is shown `items` from, if `gone` of them have left and the next `older` may be left out."""
+    if older <= 0 or gone + older >= len(items):
+        return gone
+    return min(range(gone, gone + older + 1), key=lambda at: crc32(items[at].item_id.encode()))
+
+
+def shown_of(left: Sequence[Item], items: Sequence[Item], cut: int) -> Sequence[Item]:
+    """Return what a model may be shown of `items` from `cut` on, with what has `left` and is needed."""
     every = [*left, *items]
-    if older <= 0:
+    if cut <= 0:
         return every
-    cut = min(range(older + 1), key=lambda at: crc32(items[at].item_id.encode())) if older < len(items) else 0
     whole = paired(every)
     return [whole[at] for at in kept_from(whole, len(paired(every[: len(left) + cut])), places_now(whole))]

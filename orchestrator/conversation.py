@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from models.content import Call, CallResult, Item, text_of
 from models.errors import BadInput, Conflict, NotFound, too_long
-from orchestrator.context import Left, shown_of
+from orchestrator.context import Left, beginning, shown_of
 from orchestrator.order import FRONT, Order
 
 
@@ -49,7 +49,25 @@ class Conversation:
     @property
     def context(self) -> Sequence[Item]:
         """What a model may be shown: all items, or if older ones have left, those from one on that seldom changes."""
-        return shown_of(self._left.needed_by(self.items), self.items, self._older())
+        return shown_of(self._left.needed_by(self.items), self.items, beginning(self.items, self._older()))
+
+    def next_context(self, most: int) -> tuple[int, Sequence[Item]] | None:
+        """Return what a model may be shown of these items once it begins with another one, and how many are added by then.
+
+        None if that is not within `most` items, or if it is how long items are that decides.
+        """
+        if not self.items or self._characters > self._max_characters // 2:
+            return None
+        now = beginning(self.items, self._older())
+        for coming in range(1, most + 1):
+            count = len(self.items) + coming
+            if count < self._max_items and not self.full:
+                continue
+            gone = max(0, count - self._max_items)
+            at = beginning(self.items, min(count, self._max_items) - max(self._max_items // 2, 1), gone)
+            if at != now:
+                return coming, shown_of((), self.items, at)
+        return None
 
     def recall(self, items: Sequence[Item]) -> None:
         """Take what has left memory and is needed by what is in it: calls, or what the user has said last."""

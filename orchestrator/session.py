@@ -466,7 +466,7 @@ class Session:
             if isinstance(event, TurnEnded):
                 self._meters.turn_ended(self.tenant, event)
                 if answered is not None and answered.task is not None and not self._closed:
-                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state.context)
+                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state)
         self._rescheduled.set()
 
     def _drop_proposal(self) -> None:

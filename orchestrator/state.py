@@ -93,6 +93,10 @@ class SessionState:
         """What of it a model may be shown; it begins with the same item for many turns."""
         return self._conversation.context
 
+    def next_context(self, most: int) -> tuple[int, Sequence[Item]] | None:
+        """Return what it will be shown of these items next, if that is another one soon; see `Conversation`."""
+        return self._conversation.next_context(most)
+
     def recall(self, items: Sequence[Item]) -> None:
         """Take what has left memory and is needed by what is in it; see `Conversation.recall`."""
         self._conversation.recall(items)

@@ -210,17 +210,19 @@ def shown(items: Sequence[Item], window: Window, counter: TokenCounter) -> Seque
     return [items[at] for at in sorted(now)]
 
 
-def foreseen(items: Sequence[Item], window: Window, counter: TokenCounter) -> Sequence[Item]:
-    """Return what the next turns will be shown of `items`, if the window is to be cut within half a step of what is said.
+def foreseen(
+    items: Sequence[Item], window: Window, counter: TokenCounter, *, coming: int | None = None
+) -> Sequence[Item]:
+    """Return what a model will be shown of `items` once so many more are `coming`; if None, half a step of the window.
 
-    All of them, if it is not.
+    What is said next is taken to be as long as what was said last, and what is coming as what there is.
     """
     costs = costs_of(items, window, counter)
-    # What is said next is taken to be as long as what was said last; a call that is open is said still.
-    now = places_now(items) if items and isinstance(items[-1], Call) else frozenset[int]()
+    now = places_now(items) if items and isinstance(items[-1], Call) else frozenset[int]()  # an open call is said still
     said = next((costs[at] for at in reversed(range(len(items))) if _is_said_by(items[at], "user")), ITEM_TOKENS)
     room = window.item_tokens(said) - said
-    over = sum(costs) - room + window.step_tokens // 2
+    growth = window.step_tokens // 2 if coming is None else coming * sum(costs) // max(len(costs), 1)
+    over = sum(costs) + growth - room
     if over <= 0:
         return items
     for cut in cuts(costs, window, over):

@@ -89,6 +89,23 @@ def test_whatever_is_said_the_question_is_shown_and_calls_and_results_stay_toget
             assert new in context
 
 
+@pytest.mark.parametrize("most", [8, 20, 64])
+def test_what_will_be_shown_next_is_known_before(most: int) -> None:
+    conversation = Conversation(items=most, characters=100_000, item_characters=1_000)
+    foreseen: dict[int, str] = {}
+    changes = 0
+    for n in range(5 * most):
+        before = conversation.context[0].item_id if conversation.items else None
+        grow(conversation, said(f"item_{n}"))
+        first = conversation.context[0].item_id
+        if before is not None and first != before:
+            changes += 1
+            assert foreseen[n] == first
+        if (coming := conversation.next_context(most // 2)) is not None:
+            foreseen[n + coming[0]] = coming[1][0].item_id
+    assert changes > 3
+
+
 # Over a session's whole life
 
 
