@@ -133,14 +133,13 @@ def error_body(error: BatonError) -> str:
 def invalid_request(error: RequestValidationError) -> BadInput:
     """Return the error for a request that does not fit, naming its field as the caller wrote it."""
     first = error.errors()[0]
-    place = first["loc"][0]
-    if place != "body" or first["type"] == "json_invalid":
-        if place == "body":
-            return BadInput("The body is not the JSON object it has to be.")
-        name = str(first["loc"][-1])
-        return BadInput(f"Invalid '{name}': {first['msg']}.", field=name)
-    errors = [{**one, "loc": one["loc"][1:]} for one in error.errors() if one["loc"][0] == "body"]
-    return complaint(cast("list[ErrorDetails]", errors), error.body)
+    if first["type"] == "json_invalid":
+        return BadInput("The body is not the JSON object it has to be.")
+    place, *steps = first["loc"]
+    errors = [{**one, "loc": one["loc"][1:]} for one in error.errors() if one["loc"][0] == place]
+    # In a query, a header or a path each has a name of its own.
+    sent = error.body if place == "body" else {str(steps[0]): first["input"]}
+    return complaint(cast("list[ErrorDetails]", errors[:1] if place != "body" else errors), sent)
 
 
 def http_error_response(status: int, message: str, headers: Mapping[str, str] | None) -> JSONResponse:

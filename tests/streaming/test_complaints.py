@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from support.rules import RULES
 
 from memory.keys import RequestDefaults
 from models.errors import BadInput
@@ -271,3 +272,19 @@ def test_a_session_takes_no_number_for_a_title() -> None:
     error = _refusal(_CHANGES, {"title": 5})
     assert error is not None
     assert error.field == "title"
+
+
+async def test_what_stands_in_an_address_or_a_header_is_named_as_it_is_there(serve: Any) -> None:
+    async with serve(rules=RULES) as served, served.http() as client:
+        for query, said in {
+            "limit=many": "expected an integer, but got a string ('many')",
+            "limit=0": "or equal to 1",
+        }.items():
+            answer = await client.get(f"/v1/sessions?{query}")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_input", "limit")
+            assert said in error["message"]
+        answer = await client.post("/v1/chat/completions", json=[1])
+        assert answer.json()["error"]["message"] == "The body is not the JSON object it has to be."
+        answer = await client.post("/v1/sessions", json={"title": 5})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "title")
