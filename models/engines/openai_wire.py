@@ -10,6 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -403,11 +404,24 @@ def _told(error: object) -> _Error:
         return _Error()
 
 
+_STATUS_OF_WORDS = (
+    ("rate_limit", 429),
+    ("insufficient_quota", 429),
+    ("authentication", 401),
+    ("invalid_api_key", 401),
+    ("permission", 403),
+    ("not_found", 404),
+    ("invalid_request", 400),
+)
+
+
 def _status_in(error: object) -> int:
     """Return the status that an error in a stream would have had as a response."""
     told = _told(error)
-    if isinstance(told.code, int) and 400 <= told.code < 600:
-        return told.code
+    with suppress(ValueError, TypeError):  # some say it as text
+        if 400 <= (code := int(told.code)) < 600:
+            return code
     if told.code in {"context_length_exceeded", *_FILTERED} or _TOO_LONG.search(told.message):
         return 400
-    return 429 if "rate_limit" in f"{told.type} {told.code}" else 500
+    words = f"{told.type} {told.code}"
+    return next((status for word, status in _STATUS_OF_WORDS if word in words), 500)
