@@ -138,13 +138,8 @@ class Conversation:
                 code="item_not_found",
                 field="previous_item_id",
             )
-        at = (
-            0
-            if left or after == FRONT
-            else 1 + self.order.ids.index(after)
-            if after in self.order.ids
-            else len(self.items)
-        )
+        ids = self.order.ids
+        at = ids.index(after) + 1 if after in ids else len(ids) if after == open_id and not left else 0
         later = {item.call_id for item in self.items[at:] if isinstance(item, Call)}
         for item in items:
             if isinstance(item, CallResult) and item.call_id in later:
@@ -237,6 +232,19 @@ class Conversation:
         self._audio_ms.pop(item.item_id, None)
         self.heard_ms.pop(item.item_id, None)
         self.unlogged_heard.discard(item.item_id)
+
+
+def check_context(items: Sequence[Item], item_characters: int, characters: int) -> None:
+    """Check that items can be a conversation.
+
+    Raises:
+        Conflict: an id is there twice, or a call has two results.
+        LimitExceeded: one is too long, or all of them are.
+        NotFound: a result answers no call before it.
+    """
+    Conversation(items=len(items), characters=characters, item_characters=item_characters).check_new(items)
+    if (length := sum(len(text_of(item)) for item in items)) > characters:
+        raise too_long("the conversation", length, characters)
 
 
 def check_lengths(items: Sequence[Item], most: int) -> None:

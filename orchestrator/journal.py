@@ -83,6 +83,11 @@ class Journal:
         """Return whether an item is part of the conversation, however long ago it was said."""
         return bool(await self._find(item_ids=(item_id,)))
 
+    async def find(self, item_id: str) -> Item | None:
+        """Return an item of the conversation, however long ago it was said; None if there is none of that id."""
+        places = await self._find(item_ids=(item_id,))
+        return await self._item(places[-1]) if places else None
+
     async def earlier(self, items: Sequence[Item]) -> Earlier:
         """Return what the conversation has that is named like these items, however long ago that was said."""
         call_ids = [item.call_id for item in items if not isinstance(item, Message)]

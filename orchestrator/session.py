@@ -9,18 +9,18 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
 from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
-from models.errors import BadInput, BatonError, Conflict, Internal, Unavailable
+from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable
 from models.ids import new_id
 from orchestrator.ahead import ReadingAhead
 from orchestrator.band import Band
-from orchestrator.conversation import NOTHING_EARLIER, Earlier
+from orchestrator.conversation import NOTHING_EARLIER, Earlier, check_context
 from orchestrator.events import LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput
 from orchestrator.folding import fold
 from orchestrator.journal import Journal
@@ -116,8 +116,12 @@ class Session:
 
     # The handle
 
-    async def propose(self, turn_input: TurnInput) -> int:
+    async def propose(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> int:
         """Take an input, possibly a guess, and begin to work on it. Return its generation.
+
+        Args:
+            turn_input: the input.
+            context: what it is an answer to, if not the conversation; nothing of that is kept.
 
         Nothing is logged until `commit`; until then an input may be revised by proposing again. The answer is to the
         conversation as it is now: what is added to it or removed before the commit makes no difference to it.
@@ -141,7 +145,7 @@ class Session:
             turn_id=proposal.turn_id,
             generation=generation,
             turn_input=turn_input,
-            history=self._state.context,
+            history=self._state.context if context is None else context,
         )
         work = self._work[generation] = _Work(attempt)
         work.task = self._tasks.create_task(self._follow(work))
@@ -177,9 +181,9 @@ class Session:
         )
         return turn_id
 
-    async def respond(self, turn_input: TurnInput) -> str:
+    async def respond(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> str:
         """Propose and commit, for surfaces that cannot revise. Return the turn's id."""
-        return await self.commit(await self.propose(turn_input))
+        return await self.commit(await self.propose(turn_input, context))
 
     async def cancel(self, turn_id: str, reason: str) -> None:
         """Stop a turn: an explicit stop, or an interruption. Its engine stops within one step.
@@ -235,6 +239,35 @@ class Session:
             )
         )
         self._state.recall(earlier.calls)
+
+    async def find(self, item_id: str) -> tuple[Item, bool]:
+        """Return an item of the conversation, however long ago it was said, and whether it is still written.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        await self._opened()
+        turn = self._state.turn
+        if turn is not None and turn.open is not None and turn.open.item_id == item_id:
+            return turn.open.item("incomplete"), True
+        found = next((item for item in self._state.items if item.item_id == item_id), None)
+        if found is None:
+            found = await self._journal.find(item_id)
+        if found is None:
+            raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
+        return found, False
+
+    async def context(self, given: Sequence[Item | str]) -> tuple[Item, ...]:
+        """Return items of a turn's own, those that are given by id from the conversation.
+
+        Raises:
+            Conflict: an id is there twice, or a call has two results.
+            LimitExceeded: they are too long.
+            NotFound: there is no such item; a result answers no call before it.
+        """
+        items = [one if not isinstance(one, str) else (await self.find(one))[0] for one in given]
+        check_context(items, self._state.limits.item_characters, self._state.limits.history_characters)
+        return tuple(items)
 
     async def remove(self, item_ids: tuple[str, ...]) -> None:
         """Take items out of the conversation: no model is shown them any more. The log keeps them.

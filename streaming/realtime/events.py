@@ -5,106 +5,47 @@ by the functions below as plain dictionaries, since it is sent per token; tests 
 `openai` package. Baton's own events are in `extensions`.
 """
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from models.content import Call, CallResult, Item, TextPart, text_of
 from models.content import Message as MessageItem
-from models.errors import BadInput
-from models.ports import ToolConstraint, ToolSpec
 from orchestrator.events import TurnEnded
 from streaming.errors import Told, failure, told
+from streaming.realtime.options import ID, Options, Strict, wire_session
 
 ServerEvent = dict[str, Any]
 """A server event without its `event_id`."""
 
-_ID = r"^[A-Za-z0-9_-]{1,64}$"
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _ClientEvent(_Strict):
+class _ClientEvent(Strict):
     event_id: Annotated[str | None, Field(max_length=512)] = None
-
-
-def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse the numbers that JSON has no words for, which parsers take in and strict ones choke on."""
-    json.dumps(value, allow_nan=False)
-    return value
-
-
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_plain_json)]
-"""A JSON object that every parser takes."""
-
-
-class FunctionTool(_Strict):
-    """A function that the client runs."""
-
-    type: Literal["function"]
-    name: Annotated[str, Field(pattern=_ID)]
-    description: str = ""
-    parameters: JsonObject = Field(default_factory=dict)
-
-
-class FunctionChoice(_Strict):
-    """One function by name."""
-
-    type: Literal["function"]
-    name: str
-
-
-Tools = Annotated[list[FunctionTool], Field(max_length=128)]
-ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
-MaxOutputTokens = Annotated[int, Field(ge=1, le=4096)] | Literal["inf"]
-Modalities = Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)]
-
-
-class BatonOptions(_Strict):
-    """Baton's extensions, for clients that ask."""
-
-    events: bool = False
-
-
-class SessionOptions(_Strict):
-    """What `session.update` may set. A field that is left out stays as it is."""
-
-    type: Literal["realtime"]
-    model: str | None = None
-    instructions: str | None = None
-    output_modalities: Modalities | None = None
-    tools: Tools | None = None
-    tool_choice: ToolChoice | None = None
-    max_output_tokens: MaxOutputTokens | None = None
-    baton: BatonOptions | None = None
 
 
 class SessionUpdate(_ClientEvent):
     """`session.update`."""
 
     type: Literal["session.update"]
-    session: SessionOptions
+    session: dict[str, Any]
 
 
-class InputText(_Strict):
+class InputText(Strict):
     """Words of the user or the system."""
 
     type: Literal["input_text"]
     text: str
 
 
-class OutputText(_Strict):
+class OutputText(Strict):
     """Words of the assistant."""
 
-    type: Literal["output_text"]
+    type: Literal["output_text", "text"]
     text: str
 
 
-class _ItemBase(_Strict):
-    id: Annotated[str | None, Field(pattern=_ID)] = None
+class _ItemBase(Strict):
+    id: Annotated[str | None, Field(pattern=ID)] = None
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
@@ -125,12 +66,28 @@ class AssistantItem(_ItemBase):
     content: Annotated[list[OutputText], Field(min_length=1)]
 
 
+class FunctionCallItem(_ItemBase):
+    """A call that was made elsewhere, and is part of the conversation."""
+
+    type: Literal["function_call"]
+    call_id: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    name: Annotated[str, Field(pattern=ID)]
+    arguments: str
+
+
 class FunctionOutputItem(_ItemBase):
     """What a function returned."""
 
     type: Literal["function_call_output"]
     call_id: str
     output: str
+
+
+class ItemReference(Strict):
+    """An item of the session, by its id."""
+
+    type: Literal["item_reference"]
+    id: str
 
 
 def _item_tag(value: Any) -> str | None:
@@ -145,13 +102,28 @@ def _item_tag(value: Any) -> str | None:
 ClientItem = Annotated[
     Annotated[UserItem, Tag("user")]
     | Annotated[AssistantItem, Tag("assistant")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")],
     Discriminator(
         _item_tag,
         custom_error_type="item_type",
-        custom_error_message="an item's type is 'message' or 'function_call_output'",
+        custom_error_message="an item's type is 'message', 'function_call' or 'function_call_output'",
     ),
 ]
+
+InputItem = Annotated[
+    Annotated[UserItem, Tag("user")]
+    | Annotated[AssistantItem, Tag("assistant")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionOutputItem, Tag("function_call_output")]
+    | Annotated[ItemReference, Tag("item_reference")],
+    Discriminator(
+        _item_tag,
+        custom_error_type="item_type",
+        custom_error_message="its type is 'message', 'function_call', 'function_call_output' or 'item_reference'",
+    ),
+]
+"""An item of a response's own input."""
 
 
 class ItemCreate(_ClientEvent):
@@ -167,16 +139,19 @@ _MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)]
 
 
-class ResponseOptions(_Strict):
-    """What `response.create` may set for one response; what is left out is the session's."""
+class ResponseOptions(Strict):
+    """What `response.create` may say of one response beside `options.Options`."""
 
-    instructions: str | None = None
-    output_modalities: Modalities | None = None
-    tools: Tools | None = None
-    tool_choice: ToolChoice | None = None
-    max_output_tokens: MaxOutputTokens | None = None
     metadata: Metadata | None = None
-    conversation: Literal["auto"] | None = None
+    conversation: str | None = None
+    input: Annotated[list[InputItem], Field(max_length=256)] | None = None
+
+
+class ItemRetrieve(_ClientEvent):
+    """`conversation.item.retrieve`."""
+
+    type: Literal["conversation.item.retrieve"]
+    item_id: str
 
 
 class ItemDelete(_ClientEvent):
@@ -190,7 +165,7 @@ class ResponseCreate(_ClientEvent):
     """`response.create`."""
 
     type: Literal["response.create"]
-    response: ResponseOptions = ResponseOptions()
+    response: dict[str, Any] | None = None
 
 
 class ResponseCancel(_ClientEvent):
@@ -201,7 +176,7 @@ class ResponseCancel(_ClientEvent):
 
 
 ClientEvent = Annotated[
-    SessionUpdate | ItemCreate | ItemDelete | ResponseCreate | ResponseCancel, Discriminator("type")
+    SessionUpdate | ItemCreate | ItemRetrieve | ItemDelete | ResponseCreate | ResponseCancel, Discriminator("type")
 ]
 
 CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
@@ -209,13 +184,13 @@ CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
 SUPPORTED = (
     "session.update",
     "conversation.item.create",
+    "conversation.item.retrieve",
     "conversation.item.delete",
     "response.create",
     "response.cancel",
 )
 
 UNSUPPORTED = {
-    "conversation.item.retrieve": "Read the session's events instead: connect with `?session=ID&after=0`.",
     "conversation.item.truncate": "This session writes text, and text has no audio to truncate.",
     "input_audio_buffer.append": "This session takes text: send `conversation.item.create` with `input_text`.",
     "input_audio_buffer.commit": "This session takes text: send `conversation.item.create` with `input_text`.",
@@ -235,30 +210,9 @@ def turn_id(response_id_: str) -> str:
     return "turn_" + response_id_.removeprefix("resp_")
 
 
-def tool_constraint(tools: list[FunctionTool] | None, choice: ToolChoice | None) -> ToolConstraint | None:
-    """Return what an engine is told of the tools on offer.
-
-    Raises:
-        BadInput: the function that has to be called is not among them.
-    """
-    if isinstance(choice, FunctionChoice) and choice.name not in {tool.name for tool in tools or ()}:
-        raise BadInput(f"The function {choice.name!r} is not among the tools.", field="tool_choice")
-    if not tools:
-        return None
-    return ToolConstraint(
-        tools=tuple(
-            ToolSpec(name=tool.name, description=tool.description, parameters=json.dumps(tool.parameters))
-            for tool in tools
-        ),
-        choice="required" if isinstance(choice, FunctionChoice) else choice or "auto",
-        function=choice.name if isinstance(choice, FunctionChoice) else None,
-    )
-
-
-def session_event(kind: Literal["session.created", "session.updated"], options: SessionOptions) -> ServerEvent:
+def session_event(kind: Literal["session.created", "session.updated"], options: Options) -> ServerEvent:
     """Build `session.created` or `session.updated`."""
-    session = options.model_dump(exclude_none=True, exclude={"baton"}, mode="json")
-    return {"type": kind, "session": session}
+    return {"type": kind, "session": wire_session(options)}
 
 
 def error_event(error: Told, *, event_id: str | None) -> ServerEvent:
@@ -288,7 +242,7 @@ def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progres
 
 
 def response_object(
-    turn: str, conversation: str, *, max_output_tokens: int | None, metadata: dict[str, str] | None
+    turn: str, conversation: str | None, *, max_output_tokens: int | None, metadata: dict[str, str] | None
 ) -> dict[str, Any]:
     """Build the response as it is when it begins."""
     return {

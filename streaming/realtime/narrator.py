@@ -46,8 +46,11 @@ class _Response:
 class Narrator:
     """What one client knows of its session, and what it is told next."""
 
-    def __init__(self, session_id: str, seq: int, order: Order, settings: SessionSettings) -> None:
-        """Begin after row `seq`, where the conversation's items are in `order`; it is taken over."""
+    def __init__(self, session_id: str | None, seq: int, order: Order, settings: SessionSettings) -> None:
+        """Begin after row `seq`, where the conversation's items are in `order`; it is taken over.
+
+        `session_id` is None for a response that is part of no conversation.
+        """
         self.seq = seq
         self.settings = settings
         self._session_id = session_id
@@ -110,7 +113,7 @@ class Narrator:
 
     def _set(self, settings: SessionSettings) -> ServerEvent:
         self.settings = settings
-        return BatonSession.of(self._session_id, settings).model_dump(mode="json")
+        return BatonSession.of(self._session_id or "", settings).model_dump(mode="json")
 
     def _accepted(self, event: TurnAccepted) -> list[ServerEvent]:
         self._order.begin()

@@ -3,17 +3,17 @@
 Feed it what the client sends (`receive`) and what the session yields (`session_event`); send what it returns, in order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, TypeVar, assert_never
+from typing import Any, Literal, TypeVar, assert_never
 
 from pydantic import TypeAdapter, ValidationError
 
 from memory.keys import RequestDefaults
-from models.content import CallResult, Item, Message, TextPart
+from models.content import Call, CallResult, Item, ItemStatus, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported
 from models.ids import new_id
-from orchestrator.events import SessionEvent, SessionSettings, TurnInput
+from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
 from orchestrator.order import Order
 from streaming.complaints import complaint
 from streaming.errors import told
@@ -24,26 +24,45 @@ from streaming.realtime.events import (
     AssistantItem,
     ClientEvent,
     ClientItem,
+    FunctionCallItem,
     FunctionOutputItem,
+    InputItem,
     ItemCreate,
     ItemDelete,
+    ItemReference,
+    ItemRetrieve,
     ResponseCancel,
     ResponseCreate,
+    ResponseOptions,
     ServerEvent,
-    SessionOptions,
     SessionUpdate,
     UserItem,
     error_event,
     session_event,
-    tool_constraint,
     turn_id,
+    wire_item,
 )
 from streaming.realtime.extensions import BatonAttached, BatonSession
 from streaming.realtime.narrator import Narrator
+from streaming.realtime.options import (
+    ANYTHING,
+    BatonOptions,
+    Bounds,
+    Options,
+    for_response,
+    take,
+    tool_constraint,
+    unknown,
+    validated,
+    with_changes,
+)
 
 T = TypeVar("T")
 
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
+_SESSION_TYPE = TypeAdapter(Literal["realtime"] | None)
+_BATON = TypeAdapter(BatonOptions | None)
+_RESPONSE = TypeAdapter(ResponseOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +74,13 @@ class AddItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowItem:
+    """The client asks for an item as the session has it."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveItem:
     """The client takes an item out of the conversation."""
 
@@ -63,9 +89,17 @@ class RemoveItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Respond:
-    """The client asks for a response."""
+    """The client asks for a response.
+
+    Attributes:
+        turn_input: how it is to be.
+        context: what it answers instead of the conversation: items, and ids of the session's. None is the conversation.
+        is_aside: whether it is to stay out of the conversation.
+    """
 
     turn_input: TurnInput
+    context: tuple[Item | str, ...] | None = None
+    is_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +109,7 @@ class Cancel:
     turn_id: str | None
 
 
-Command = AddItem | RemoveItem | Respond | Cancel
+Command = AddItem | ShowItem | RemoveItem | Respond | Cancel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +133,9 @@ class RealtimeProtocol:
         session_id: str,
         seq: int,
         *,
-        options: SessionOptions,
+        options: Options,
+        baton_events: bool = False,
+        bounds: Bounds = ANYTHING,
         defaults: RequestDefaults,
         settings: SessionSettings,
         order: Order,
@@ -109,6 +145,8 @@ class RealtimeProtocol:
         Args:
             session_id: the session.
             seq: its row.
+            baton_events: whether the client is sent Baton's own events.
+            bounds: what can be asked for.
             options: what the client has set for this connection; it goes before the session's `settings`, and those
                 before the `defaults` of its key.
             defaults: of the key.
@@ -121,7 +159,8 @@ class RealtimeProtocol:
         # One ULID a connection and a count: an id is needed per token, and a ULID costs as much as sending one.
         prefix = new_id("event")
         self._event_ids = (f"{prefix}_{n}" for n in count(1))
-        self._baton_events = options.baton is not None and options.baton.events
+        self._baton_events = baton_events
+        self._bounds = bounds
         self._narrator = Narrator(session_id, seq, order, settings)
 
     # From the client
@@ -158,11 +197,12 @@ class RealtimeProtocol:
             case ItemCreate():
                 added = AddItem(item=_item(event.item), after=event.previous_item_id)
                 return Received(command=added, event_id=event.event_id)
+            case ItemRetrieve():
+                return Received(command=ShowItem(item_id=event.item_id), event_id=event.event_id)
             case ItemDelete():
                 return Received(command=RemoveItem(item_id=event.item_id), event_id=event.event_id)
             case ResponseCreate():
-                turn_input = self._turn_input(event, settings)
-                return Received(command=Respond(turn_input=turn_input), event_id=event.event_id)
+                return Received(command=self._respond(event, settings), event_id=event.event_id)
             case ResponseCancel():
                 cancelled = None if event.response_id is None else turn_id(event.response_id)
                 return Received(command=Cancel(turn_id=cancelled), event_id=event.event_id)
@@ -170,12 +210,24 @@ class RealtimeProtocol:
                 assert_never(event)
 
     def _update(self, event: SessionUpdate, settings: SessionSettings) -> Received:
-        given = event.session
-        changes = {name: getattr(given, name) for name in given.model_fields_set - {"baton"}}
-        self._options = self._options.model_copy(update=changes)
-        replies = [session_event("session.updated", self._effective(settings))]
-        if given.baton is not None:
-            self._baton_events = given.baton.events
+        sent = dict(event.session)
+        validated(_SESSION_TYPE, sent.pop("type", None), "session", "type")
+        taken = take("session", sent, self._bounds)
+        refused = [*taken.refused]
+        baton: BatonOptions | None = None
+        for name, value in taken.rest.items():
+            try:
+                if name != "baton":
+                    raise unknown("session", name)
+                baton = validated(_BATON, value, "session", name)
+            except BatonError as exc:
+                refused.append(exc)
+        self._options, misfit = with_changes(self._options, taken.changes)
+        refused += misfit
+        replies = [error_event(told(error), event_id=event.event_id) for error in refused]
+        replies.append(session_event("session.updated", self._effective(settings)))
+        if baton is not None:
+            self._baton_events = baton.events
             replies.extend(self._attached())
         return Received(event_id=event.event_id, replies=self._stamp(*replies))
 
@@ -186,29 +238,39 @@ class RealtimeProtocol:
         session = BatonSession.of(self._session_id, self._narrator.settings)
         return [attached.model_dump(mode="json"), session.model_dump(mode="json")]
 
-    def _effective(self, kept: SessionSettings) -> SessionOptions:
+    def _effective(self, kept: SessionSettings) -> Options:
         """Return what holds for a response that brings nothing of its own."""
         asked, default = self._options, self._defaults
-        return asked.model_copy(
-            update={
-                "model": _first(asked.model, kept.model, default.model),
-                "instructions": _first(asked.instructions, kept.instructions, default.instructions),
-                "max_output_tokens": _first(asked.max_output_tokens, default.max_output_tokens),
-            }
+        return replace(
+            asked,
+            model=_first(asked.model, kept.model, default.model),
+            instructions=_first(asked.instructions, kept.instructions, default.instructions),
+            max_output_tokens=_first(asked.max_output_tokens, default.max_output_tokens),
         )
 
-    def _turn_input(self, event: ResponseCreate, settings: SessionSettings) -> TurnInput:
-        asked, session = event.response, self._effective(settings)
-        tokens = asked.max_output_tokens or session.max_output_tokens
-        return TurnInput(
-            instructions=session.instructions if asked.instructions is None else asked.instructions,
-            model=session.model,
-            tools=tool_constraint(
-                session.tools if asked.tools is None else asked.tools, asked.tool_choice or session.tool_choice
-            ),
+    def _respond(self, event: ResponseCreate, settings: SessionSettings) -> Respond:
+        taken = take("response", event.response or {}, self._bounds)
+        for error in taken.refused:
+            raise error
+        own: ResponseOptions = validated(_RESPONSE, taken.rest, "response")
+        if own.conversation not in {None, "auto", "none", self._session_id}:
+            raise BadInput(
+                f"Invalid value for 'response.conversation': {own.conversation[:64]!r}. It has to be 'auto' or 'none'.",
+                code="invalid_value",
+                field="response.conversation",
+            )
+        options = for_response(self._effective(settings), taken.changes)
+        tokens = options.max_output_tokens
+        turn_input = TurnInput(
+            instructions=options.instructions,
+            model=options.model,
+            tools=tool_constraint(options),
             max_output_tokens=tokens if isinstance(tokens, int) else None,
-            metadata=asked.metadata,
+            sampling=SamplingOverrides(temperature=options.temperature),
+            metadata=own.metadata,
         )
+        context = None if own.input is None else tuple(_context_item(item) for item in own.input)
+        return Respond(turn_input=turn_input, context=context, is_aside=own.conversation == "none")
 
     def _refuse(self, text: str, exc: ValidationError) -> Received:
         first = exc.errors(include_url=False)[0]
@@ -239,6 +301,19 @@ class RealtimeProtocol:
         out = self._narrator.tell(event)
         return self._stamp(*(one for one in out if self._baton_events or not one["type"].startswith("baton.")))
 
+    def retrieved(self, item: Item, status: ItemStatus | Literal["in_progress"]) -> tuple[ServerEvent, ...]:
+        """Return what shows the client an item that it asked for."""
+        return self._stamp({"type": "conversation.item.retrieved", "item": wire_item(item, status)})
+
+    def aside(self) -> Narrator:
+        """Return what tells of a response beside the conversation; see `aside_event`."""
+        return Narrator(None, 0, Order(), self._narrator.settings)
+
+    def aside_event(self, narrator: Narrator, event: SessionEvent) -> tuple[ServerEvent, ...]:
+        """Return what the client is sent of a response beside the conversation: nothing about items of the conversation."""
+        out = [one for one in narrator.tell(event) if not one["type"].startswith(("conversation.", "baton.sequence"))]
+        return self._stamp(*(one for one in out if self._baton_events or not one["type"].startswith("baton.")))
+
     def _stamp(self, *events: ServerEvent) -> tuple[ServerEvent, ...]:
         return tuple({"event_id": next(self._event_ids), **event} for event in events)
 
@@ -256,10 +331,22 @@ def _item(item: ClientItem) -> Item:
         case AssistantItem():
             parts = tuple(TextPart(text=content.text, source="generated") for content in item.content)
             return Message(item_id=item_id, role="assistant", parts=parts)
+        case FunctionCallItem():
+            return Call(
+                item_id=item_id,
+                call_id=item.call_id or new_id("call"),
+                name=item.name,
+                arguments=item.arguments,
+                status="incomplete" if item.status == "incomplete" else "completed",
+            )
         case FunctionOutputItem():
             return CallResult(item_id=item_id, call_id=item.call_id, parts=(TextPart(text=item.output, source="tool"),))
         case _:
             assert_never(item)
+
+
+def _context_item(item: InputItem) -> Item | str:
+    return item.id if isinstance(item, ItemReference) else _item(item)
 
 
 def _peek(text: str) -> dict[str, Any]:

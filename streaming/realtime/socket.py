@@ -13,22 +13,35 @@ import asyncio
 import logging
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 from pydantic import TypeAdapter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
-from models.content import Message
+from models.clock import Clock
+from models.content import CallResult, Message
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
 from orchestrator.build import Conductor
+from orchestrator.completions import Completions
 from orchestrator.session import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
 from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
-from streaming.realtime.events import BatonOptions, ServerEvent, SessionOptions
-from streaming.realtime.protocol import AddItem, Cancel, Command, RealtimeProtocol, Received, RemoveItem, Respond
+from streaming.realtime.asides import Asides, context_of
+from streaming.realtime.events import ServerEvent
+from streaming.realtime.options import Bounds, Options
+from streaming.realtime.protocol import (
+    AddItem,
+    Cancel,
+    Command,
+    RealtimeProtocol,
+    Received,
+    RemoveItem,
+    Respond,
+    ShowItem,
+)
 from streaming.sse import Disconnected
 
 _log = logging.getLogger(__name__)
@@ -92,6 +105,8 @@ class RealtimeEndpoint:
             self._authenticator,
             self._rates,
             self._meters,
+            self._conductor.completions,
+            self._conductor.clock,
         )
         await connection.run(after)
 
@@ -102,11 +117,8 @@ class RealtimeEndpoint:
             self._conductor.check_model(model)
         if query.get("baton") not in {None, "events"}:
             raise BadInput("Of Baton's extensions, only 'baton=events' can be asked for.", field="baton")
-        options = SessionOptions(
-            type="realtime",
-            model=model,
-            output_modalities=["text"],
-            baton=BatonOptions(events="baton" in query),
+        bounds = Bounds(
+            check_model=self._conductor.check_model, characters=self._conductor.settings.max_input_characters
         )
         sessions = self._conductor.sessions
         if (session_id := query.get("session")) is None:
@@ -117,7 +129,9 @@ class RealtimeEndpoint:
         protocol = RealtimeProtocol(
             session.session_id,
             after,
-            options=options,
+            options=Options(model=model),
+            baton_events="baton" in query,
+            bounds=bounds,
             defaults=RequestDefaults() if caller.key is None else caller.key.defaults,
             settings=session.settings,
             order=await session.order(after),
@@ -137,9 +151,14 @@ class _Connection:
         authenticator: Authenticator,
         rates: RateLimits,
         meters: SurfaceMeters,
+        completions: Completions,
+        clock: Clock,
     ) -> None:
         self._authenticator = authenticator
+        self._completions = completions
+        self._clock = clock
         self._meters = meters
+        self._asides: Asides
         self._websocket = websocket
         self._session = session
         self._protocol = protocol
@@ -154,6 +173,9 @@ class _Connection:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._send(self._protocol.opening())
+                self._asides = Asides(
+                    self._completions, self._clock, self._session, self._protocol, tasks, self._send_to_who_may
+                )
                 tasks.create_task(self._tell(after))
                 tasks.create_task(self._hear(_Inbox(self._websocket, tasks)))
         except* (WebSocketDisconnect, Disconnected):
@@ -180,7 +202,7 @@ class _Connection:
             if _is_message(received.command) and (text := await inbox.arrived()) is not None:
                 following = self._receive(text)
             async with self._obeying:
-                if following is not None and isinstance(following.command, Respond):
+                if following is not None and _is_answer(following.command):
                     await self._obey_both(received, following)
                     continue
                 await self._obey(received)
@@ -270,7 +292,7 @@ class _Connection:
         An answer to what came before it would look like one to it.
         """
         missing = self._missing
-        if isinstance(command, Respond) and not command.turn_input.items and missing is not None:
+        if _is_answer(command) and not command.turn_input.items and missing is not None:
             self._missing = None
             raise missing
 
@@ -283,10 +305,18 @@ class _Connection:
         match command:
             case AddItem():
                 await self._session.add((command.item,), command.after)
+            case ShowItem():
+                item, is_open = await self._session.find(command.item_id)
+                status = "in_progress" if is_open else "completed" if isinstance(item, CallResult) else item.status
+                await self._reply(self._protocol.retrieved(item, status))
             case RemoveItem():
                 await self._session.remove((command.item_id,))
+            case Respond(is_aside=True):
+                await self._asides.begin(command)
             case Respond():
-                await self._session.respond(command.turn_input)
+                await self._session.respond(command.turn_input, await context_of(self._session, command))
+            case Cancel(turn_id=str() as named) if self._asides.cancel(named):
+                pass
             case Cancel():
                 turn_id = command.turn_id or self._session.running_turn
                 if turn_id is None:
@@ -300,6 +330,10 @@ class _Connection:
         for event in events:
             if event["type"] == "error":
                 self._meters.errors.labels(self._caller.tenant, event["error"]["code"]).inc()
+        await self._send(events)
+
+    async def _send_to_who_may(self, events: tuple[ServerEvent, ...]) -> None:
+        await self._check(None)
         await self._send(events)
 
     async def _send(self, events: tuple[ServerEvent, ...]) -> None:
@@ -369,6 +403,11 @@ def _closure(error: BatonError) -> tuple[int, str]:
 
 def _is_message(command: Command | None) -> bool:
     return isinstance(command, AddItem) and isinstance(command.item, Message) and command.after is None
+
+
+def _is_answer(command: Command | None) -> TypeGuard[Respond]:
+    """Return whether a response is asked for that answers the conversation and becomes part of it."""
+    return isinstance(command, Respond) and command.context is None and not command.is_aside
 
 
 def _after(asked: str | None, session: Session) -> int:

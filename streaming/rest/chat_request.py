@@ -17,7 +17,8 @@ from models.errors import BadInput, Unsupported
 from models.ids import new_id
 from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
 from orchestrator.events import SamplingOverrides, TurnInput
-from streaming.realtime.events import JsonObject, Metadata
+from streaming.realtime.events import Metadata
+from streaming.realtime.options import JsonObject
 
 
 class _Typed(BaseModel):

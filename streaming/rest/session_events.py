@@ -9,7 +9,7 @@ from models.errors import BadInput, Overloaded
 from orchestrator.events import Committed
 from orchestrator.session import Session
 from streaming.auth import Authenticator, Caller
-from streaming.realtime.events import BatonOptions, SessionOptions
+from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.sse import event
 
@@ -31,7 +31,8 @@ async def session_events(session: Session, after: int | None) -> AsyncGenerator[
     protocol = RealtimeProtocol(
         session.session_id,
         at,
-        options=SessionOptions(type="realtime", baton=BatonOptions(events=True)),
+        options=Options(),
+        baton_events=True,
         defaults=RequestDefaults(),
         settings=session.settings,
         order=await session.order(at),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from memory.sessions import SessionRecord
 from models.content import CallResult, Item
+from models.errors import too_long
 from orchestrator.build import Conductor
 from orchestrator.sessions import Transcript
 from streaming.auth import Authenticator, Caller
@@ -26,7 +27,7 @@ class SessionChanges(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
-    instructions: Annotated[str | None, Field(max_length=100_000)] = None
+    instructions: str | None = None
     model: Annotated[str | None, Field(max_length=128)] = None
 
 
@@ -111,6 +112,9 @@ def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None
     changes: dict[str, str | None] = {name: getattr(body, name) for name in body.model_fields_set}
     if (model := changes.get("model")) is not None:
         conductor.check_model(model)
+    most, instructions = conductor.settings.max_input_characters, changes.get("instructions") or ""
+    if len(instructions) > most:
+        raise too_long("the instructions", len(instructions), most, field="instructions")
     return changes
 
 

@@ -151,8 +151,8 @@ async def test_a_second_response_is_refused_while_one_runs_and_an_item_is_not(se
         ("[]", "unknown_event", "type"),
         ('{"type": "sing"}', "unknown_event", "type"),
         ('{"type": "conversation.item.truncate"}', "unsupported", "type"),
-        ('{"type": "response.create", "response": {"audio": {}}}', "unknown_parameter", "response.audio"),
-        ('{"type": "session.update", "session": {}}', "invalid_value", "session.type"),
+        ('{"type": "response.create", "response": {"nonsense": {}}}', "unknown_parameter", "response.nonsense"),
+        ('{"type": "session.update", "session": {"type": "transcription"}}', "invalid_value", "session.type"),
         (
             '{"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": []}}',
             "invalid_value",

@@ -17,7 +17,7 @@ from models.errors import BadInput
 from orchestrator.events import SessionSettings
 from orchestrator.order import Order
 from streaming.complaints import Step, complaint, written
-from streaming.realtime.events import SessionOptions
+from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.sessions import SessionChanges
@@ -64,7 +64,7 @@ _EVENTS: list[dict[str, Any]] = [
             "instructions": "i",
             "output_modalities": ["text"],
             "tools": [_REALTIME_TOOL],
-            "tool_choice": {"type": "function", "name": "look"},
+            "tool_choice": "auto",
             "max_output_tokens": 5,
         },
     },
@@ -167,7 +167,7 @@ def _receive(event: Any) -> dict[str, Any] | None:
     protocol = RealtimeProtocol(
         "sess_1",
         0,
-        options=SessionOptions(type="realtime"),
+        options=Options(),
         defaults=RequestDefaults(),
         settings=SessionSettings(),
         order=Order(),

@@ -17,7 +17,7 @@ from orchestrator.order import FRONT
 from orchestrator.reader import Cursor
 from orchestrator.sessions import _BOUNDLESS
 from orchestrator.state import SessionLimits, SessionState
-from streaming.realtime.events import SessionOptions
+from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 
 _DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
@@ -32,7 +32,7 @@ class _Client:
         self._protocol = RealtimeProtocol(
             "sess_1",
             at.last_seq,
-            options=SessionOptions(type="realtime"),
+            options=Options(),
             defaults=RequestDefaults(),
             settings=SessionSettings(),
             order=at.order.copy(),

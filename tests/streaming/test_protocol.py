@@ -31,7 +31,8 @@ from orchestrator.events import (
     Usage,
 )
 from orchestrator.order import Order
-from streaming.realtime.events import SUPPORTED, UNSUPPORTED, BatonOptions, SessionOptions
+from streaming.realtime.events import SUPPORTED, UNSUPPORTED
+from streaming.realtime.options import ANYTHING, Bounds, Options
 from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Received, RemoveItem, Respond
 
 _DECISION = Decision(
@@ -52,8 +53,9 @@ class _Protocol(RealtimeProtocol):
 
     def __init__(
         self,
-        options: SessionOptions | None = None,
         *,
+        baton_events: bool = False,
+        bounds: Bounds = ANYTHING,
         defaults: RequestDefaults | None = None,
         settings: SessionSettings | None = None,
         order: Order | None = None,
@@ -62,7 +64,9 @@ class _Protocol(RealtimeProtocol):
         super().__init__(
             "sess_1",
             0,
-            options=options or SessionOptions(type="realtime"),
+            options=Options(),
+            baton_events=baton_events,
+            bounds=bounds,
             defaults=defaults or RequestDefaults(),
             settings=self._set,
             order=order or Order(),
@@ -200,7 +204,7 @@ def test_each_item_names_the_one_before_it() -> None:
 
 
 def test_a_client_that_connected_for_batons_events_is_told_from_the_first_row_on() -> None:
-    protocol = _Protocol(SessionOptions(type="realtime", baton=BatonOptions(events=True)))
+    protocol = _Protocol(baton_events=True)
     opening = ["session.created", "baton.session.attached", "baton.session.updated"]
     assert [event["type"] for event in protocol.opening()] == opening
     accepted = TurnAccepted(turn_id="turn_1", generation=1, input=TurnInput(), decision=_DECISION)
@@ -223,7 +227,8 @@ def _update(**session: object) -> str:
 @pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
 def test_a_number_that_json_has_no_word_for_is_refused(number: str) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"a": 5}}
-    (reply,) = _Protocol().receive(_update(tools=[tool]).replace("5", number)).replies
+    reply, updated = _Protocol().receive(_update(tools=[tool]).replace("5", number)).replies
+    assert updated["session"]["tools"] == []
     assert reply["error"]["param"] == "session.tools[0].parameters"
 
 
@@ -233,7 +238,7 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
     protocol.receive(_update(tools=[tool]))
     wanted = {"tool_choice": {"type": "function", "name": "other"}}
     (reply,) = protocol.receive(json.dumps({"type": "response.create", "response": wanted})).replies
-    assert reply["error"]["param"] == "tool_choice"
+    assert reply["error"]["param"] == "response.tool_choice"
     wanted = {"tool_choice": {"type": "function", "name": "none"}}
     command = protocol.receive(json.dumps({"type": "response.create", "response": wanted})).command
     assert isinstance(command, Respond)
@@ -327,11 +332,8 @@ def test_an_item_among_those_that_a_client_was_never_told_of_comes_after_what_it
     assert _links(protocol.session_event(_added(3, "d"))) == [("d", "a")]
 
 
-_ASKED = SessionOptions(type="realtime", baton=BatonOptions(events=True))
-
-
 def test_who_asked_for_batons_events_is_told_what_holds_and_what_changes() -> None:
-    protocol = _Protocol(_ASKED, settings=SessionSettings(instructions="Be kind."))
+    protocol = _Protocol(baton_events=True, settings=SessionSettings(instructions="Be kind."))
     *_, attached = protocol.opening()
     fields = {"session_id": "sess_1", "title": None, "instructions": "Be kind.", "model": None}
     assert {**attached, "event_id": ""} == {"event_id": "", "type": "baton.session.updated", **fields}
@@ -350,7 +352,7 @@ def test_who_asked_for_batons_events_is_told_what_holds_and_what_changes() -> No
 
 
 def test_a_row_that_says_nothing_to_a_client_still_counts() -> None:
-    protocol = _Protocol(_ASKED)
+    protocol = _Protocol(baton_events=True)
     heard = Committed(seq=1, at_ms=1, event=PlaybackHeard(item_id="a", heard_ms=5))
     assert [e["type"] for e in protocol.session_event(heard)] == ["baton.sequence"]
     assert _Protocol().session_event(heard) == ()

@@ -105,7 +105,7 @@ async def test_an_empty_session_is_kept_too(client: httpx.AsyncClient) -> None:
         ({"title": ""}, 400, "invalid_input", "title"),
         ({"title": "   "}, 400, "invalid_input", "title"),
         ({"title": "x" * 201}, 400, "invalid_input", "title"),
-        ({"instructions": "x" * 100_001}, 400, "invalid_input", "instructions"),
+        ({"instructions": "x" * 100_001}, 400, "context_length_exceeded", "instructions"),
         ({"title": 5}, 400, "invalid_input", "title"),
     ],
     ids=str,

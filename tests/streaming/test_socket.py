@@ -20,7 +20,7 @@ from orchestrator.order import Order
 from streaming.auth import Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
-from streaming.realtime.events import SessionOptions
+from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.realtime.socket import _Connection
 
@@ -119,7 +119,7 @@ class _Session:
     async def add(self, items: tuple[Item, ...], after: str | None = None) -> None:
         self._note("add")
 
-    async def respond(self, turn_input: TurnInput) -> None:
+    async def respond(self, turn_input: TurnInput, context: object = None) -> None:
         self._note(f"respond to {len(turn_input.items)}")
 
     def _note(self, what: str) -> None:
@@ -140,7 +140,7 @@ async def _hear(
     protocol = RealtimeProtocol(
         "sess_1",
         0,
-        options=SessionOptions(type="realtime"),
+        options=Options(),
         defaults=RequestDefaults(),
         settings=session.settings,
         order=Order(),
@@ -157,7 +157,15 @@ async def _hear(
     )
     caller, meters = Caller(tenant="t", key=key), SurfaceMeters(CollectorRegistry())
     made: Any = _Connection(
-        cast("Any", socket), cast("Any", session), protocol, caller, cast("Any", _Lenient()), rates, meters
+        cast("Any", socket),
+        cast("Any", session),
+        protocol,
+        caller,
+        cast("Any", _Lenient()),
+        rates,
+        meters,
+        cast("Any", None),
+        ManualClock(),
     )
     before = asyncio.all_tasks()
     await made.run(0)

@@ -1,0 +1,112 @@
+"""The responses of one connection that stay beside the conversation (`conversation: "none"`).
+
+They run beside the session's turn and beside each other, a few at a time. They are the connection's: when it ends, they are
+stopped, and nothing of them is kept.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, aclosing
+
+from models.clock import Clock
+from models.content import Item
+from models.errors import BatonError, Overloaded
+from orchestrator.asides import Aside
+from orchestrator.completions import Completions
+from orchestrator.session import Session
+from streaming.realtime.events import ServerEvent
+from streaming.realtime.narrator import Narrator
+from streaming.realtime.protocol import RealtimeProtocol, Respond
+
+_MOST = 4
+"""At a time, of one connection."""
+
+Send = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
+
+
+class Asides:
+    """Begins them, tells of them, and cancels them."""
+
+    def __init__(
+        self,
+        completions: Completions,
+        clock: Clock,
+        session: Session,
+        protocol: RealtimeProtocol,
+        tasks: asyncio.TaskGroup,
+        send: Send,
+    ) -> None:
+        """Run them in `tasks`, which end with the connection, and send what is told of them by `send`."""
+        self._completions = completions
+        self._clock = clock
+        self._session = session
+        self._protocol = protocol
+        self._tasks = tasks
+        self._send = send
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._begun = 0
+
+    async def begin(self, command: Respond) -> None:
+        """Begin one.
+
+        Raises:
+            BatonError: it is refused.
+        """
+        if self._begun >= _MOST:
+            raise Overloaded(
+                f"{_MOST} responses run beside the conversation, the most at a time. Wait for one to end.",
+                code="too_many_turns",
+            )
+        self._begun += 1
+        stack = ExitStack()
+        try:
+            context = await context_of(self._session, command)
+            history = self._session.items if context is None else context
+            await self._completions.weigh(command.turn_input, history)
+            completion = stack.enter_context(self._completions.begin(self._session.tenant, command.turn_input, history))
+            aside = Aside(completion, command.turn_input, self._clock)
+            self._tasks.create_task(self._run(aside, stack))
+        except BaseException:
+            self._begun -= 1
+            stack.close()
+            raise
+
+    def cancel(self, turn_id: str) -> bool:
+        """Stop one; return whether there is one of that id."""
+        task = self._running.get(turn_id)
+        if task is None:
+            return False
+        task.cancel()
+        return True
+
+    async def _run(self, aside: Aside, stack: ExitStack) -> None:
+        narrator = self._protocol.aside()
+        try:
+            with stack:
+                async with asyncio.TaskGroup() as tasks:  # one that is cancelled alone ends without a word
+                    self._running[aside.turn_id] = tasks.create_task(self._tell(aside, narrator))
+            for event in aside.cancel("client_cancelled"):
+                await self._send(self._protocol.aside_event(narrator, event))
+        finally:
+            self._running.pop(aside.turn_id, None)
+            self._begun -= 1
+
+    async def _tell(self, aside: Aside, narrator: Narrator) -> None:
+        async with aclosing(aside.events()) as events:
+            async for event in events:
+                await self._send(self._protocol.aside_event(narrator, event))
+
+
+async def context_of(session: Session, command: Respond) -> tuple[Item, ...] | None:
+    """Return what a response answers instead of the conversation, if that is so.
+
+    Raises:
+        BatonError: that cannot be a conversation.
+    """
+    if command.context is None:
+        return None
+    try:
+        return await session.context(command.context)
+    except BatonError as exc:
+        exc.field = "response.input"
+        raise

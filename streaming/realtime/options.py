@@ -1,0 +1,376 @@
+"""What a client asks of its session, or of one response, taken field by field.
+
+Clients of the Realtime API send much that asks for nothing here: nulls, defaults, and how sound is to be, in a session of
+text. That is taken and has no effect. What would ask for something that is not offered, or cannot be, is refused by an
+error that names it. Of `session.update` the rest takes effect all the same, so that nobody loses instructions or tools
+over another field; of `response.create` nothing does, since half a response helps nobody.
+
+Names of the API before it was generally available are understood (`modalities`, `max_response_output_tokens`, …).
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from models.errors import BadInput, BatonError, NotFound, Unsupported, too_long
+from models.ports import ToolConstraint, ToolSpec
+from streaming.complaints import complaint
+
+ID = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class Strict(BaseModel):
+    """What has no field but its own, and no type is taken for another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse the numbers that JSON has no words for, which parsers take in and strict ones choke on."""
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+def _of_an_object(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if schema.get("type", "object") != "object":
+        raise ValueError("a function's parameters are an object: the schema's 'type' has to be 'object'")
+    if not isinstance(schema.get("properties", {}), dict):
+        raise ValueError("the schema's 'properties' have to be an object")
+    if not isinstance(schema.get("required", []), list):
+        raise ValueError("the schema's 'required' has to be an array")
+    return schema
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_plain_json)]
+"""A JSON object that every parser takes."""
+
+
+class FunctionTool(Strict):
+    """A function that the client runs."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=ID)]
+    description: str | None = None
+    parameters: Annotated[JsonObject, AfterValidator(_of_an_object)] | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(Strict):
+    """One function by name."""
+
+    type: Literal["function"]
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+
+
+class BatonOptions(Strict):
+    """Baton's extensions, for clients that ask."""
+
+    events: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What holds for a connection's responses, or for one of them. None leaves it to what holds otherwise."""
+
+    model: str | None = None
+    instructions: str | None = None
+    tools: tuple[FunctionTool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: int | Literal["inf"] | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What can be asked for here.
+
+    Attributes:
+        check_model: raises `NotFound` for a model that is not served.
+        characters: the most of instructions.
+    """
+
+    check_model: Callable[[str], None] = lambda name: None
+    characters: int = sys.maxsize
+
+
+ANYTHING = Bounds()
+"""Where nobody asks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What came of it: the fields of `Options` that were set, what is left for others to read, and what was refused."""
+
+    changes: dict[str, Any]
+    rest: dict[str, Any]
+    refused: tuple[BatonError, ...]
+
+
+_HONOURED: Mapping[str, TypeAdapter[Any]] = {
+    "model": TypeAdapter(str | None),
+    "instructions": TypeAdapter(str | None),
+    "output_modalities": TypeAdapter(list[Literal["text", "audio"]] | None),
+    "tools": TypeAdapter(Annotated[list[Any], Field(max_length=128)] | None),
+    "tool_choice": TypeAdapter(ToolChoice | None),
+    "parallel_tool_calls": TypeAdapter(bool | None),
+    "max_output_tokens": TypeAdapter(Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None),
+    "temperature": TypeAdapter(Annotated[float, Field(ge=0, le=2)] | None),
+}
+_FUNCTION = TypeAdapter(FunctionTool)
+
+_OLD_NAMES = {"modalities": "output_modalities", "max_response_output_tokens": "max_output_tokens"}
+"""Names that fields had before, and have now."""
+
+_OF_SOUND = frozenset(
+    {
+        *("input_audio_format", "output_audio_format", "input_audio_transcription", "input_audio_noise_reduction"),
+        *("turn_detection", "voice", "speed"),
+    }
+)
+"""How sound is to be, by names of before; in a session of text there is none, and whoever sends some is told so."""
+
+_ECHOED = frozenset({"id", "object", "expires_at", "client_secret"})
+"""What a session is told to be, and clients send back."""
+
+_INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "audio": (lambda value: value is None or isinstance(value, dict), "It has to be an object."),
+    "tracing": (lambda value: value in (None, "auto"), "Nothing is traced for you here."),
+    "truncation": (
+        lambda value: value in (None, "auto"),
+        "When a conversation is longer than the model's window, its oldest items are left out, as 'auto' says.",
+    ),
+    "prompt": (lambda value: value is None, "No prompts are stored here: send 'instructions'."),
+    "include": (lambda value: value in (None, []), "There is nothing to add to what is sent."),
+    "reasoning": (
+        lambda value: value is None or (isinstance(value, dict) and value.get("effort") in (None, "none", "minimal")),
+        "No model here reasons before it answers.",
+    ),
+}
+"""Fields that may be sent as long as they ask for nothing: what asks for nothing, and what to say of the rest."""
+
+
+def take(section: Literal["session", "response"], sent: Mapping[str, Any], bounds: Bounds) -> Taken:
+    """Take the fields that were sent, each alone."""
+    changes: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    refused: list[BatonError] = []
+    for key, value in sent.items():
+        name = _OLD_NAMES.get(key, key)
+        if name in _OF_SOUND or (section == "session" and name in _ECHOED):
+            continue
+        try:
+            if name in _INERT:
+                _check_inert(section, name, value)
+            elif name not in _HONOURED or (section == "response" and name == "model"):
+                rest[key] = value
+            elif name == "tools":
+                changes[name], errors = _functions(section, _valid(section, key, value))
+                refused += errors
+            elif name == "output_modalities":
+                _check_modalities(section, key, _valid(section, key, value))
+            else:
+                if name == "tool_choice":
+                    _check_is_function(value, f"{section}.tool_choice.type")
+                changes[name] = _possible(section, name, _valid(section, key, value), bounds)
+        except BatonError as exc:
+            refused.append(exc)
+    return Taken(changes=changes, rest=rest, refused=tuple(refused))
+
+
+def check_choice(section: str, tools: tuple[FunctionTool, ...] | None, choice: ToolChoice | None) -> None:
+    """Check that the function which has to be called is on offer.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if isinstance(choice, FunctionChoice) and choice.name not in {tool.name for tool in tools or ()}:
+        raise BadInput(
+            f"Invalid '{section}.tool_choice': the function {choice.name!r} is not among the tools.",
+            code="invalid_value",
+            field=f"{section}.tool_choice",
+        )
+
+
+def with_changes(standing: Options, changes: Mapping[str, Any]) -> tuple[Options, list[BatonError]]:
+    """Return what holds from here on, and what of it cannot be.
+
+    A choice of a function that is not on offer, or not any more, makes way for the one before it, or for `auto`.
+    """
+    changed = replace(standing, **changes)
+    refused: list[BatonError] = []
+    for choice in (changed.tool_choice, standing.tool_choice, None):
+        changed = replace(changed, tool_choice=choice)
+        try:
+            check_choice("session", changed.tools, choice)
+            break
+        except BadInput as exc:
+            refused = refused or [exc]
+    return changed, refused
+
+
+def for_response(session: Options, changes: Mapping[str, Any]) -> Options:
+    """Return what holds for a response: its own, else the session's; a choice among tools does not outlive them."""
+    own = {name: value for name, value in changes.items() if value is not None}
+    if "tools" in own and "tool_choice" not in own:
+        choice = session.tool_choice
+        is_there = isinstance(choice, FunctionChoice) and choice.name in {tool.name for tool in own["tools"]}
+        if not (is_there or (isinstance(choice, str) and (own["tools"] or choice != "required"))):
+            own["tool_choice"] = "auto"
+    return replace(session, **own)
+
+
+def unknown(section: str, name: str) -> BadInput:
+    """Return the error for a field that there is not."""
+    field = f"{section}.{name[:64]}"
+    return BadInput(f"Unknown or unsupported parameter: '{field}'.", code="unknown_parameter", field=field)
+
+
+def tool_constraint(options: Options) -> ToolConstraint | None:
+    """Return what an engine is told of the tools on offer.
+
+    Raises:
+        BadInput: a function has to be called, and there is none, or not that one.
+    """
+    check_choice("response", options.tools, options.tool_choice)
+    choice = options.tool_choice
+    if not options.tools:
+        if choice == "required":
+            raise BadInput(
+                "Invalid 'response.tool_choice': a function has to be called, and there is none. Send 'tools' too.",
+                code="invalid_value",
+                field="response.tool_choice",
+            )
+        return None
+    return ToolConstraint(
+        tools=tuple(
+            ToolSpec(
+                name=tool.name,
+                description=tool.description or "",
+                parameters=json.dumps(tool.parameters or {}),
+                strict=tool.strict or False,
+            )
+            for tool in options.tools
+        ),
+        choice="required" if isinstance(choice, FunctionChoice) else choice or "auto",
+        function=choice.name if isinstance(choice, FunctionChoice) else None,
+        parallel=options.parallel_tool_calls is not False,
+    )
+
+
+def wire_session(options: Options) -> dict[str, Any]:
+    """Return the session as its client is told it; what is not offered is told as it is."""
+    choice = options.tool_choice or "auto"
+    return {
+        "type": "realtime",
+        **({} if options.model is None else {"model": options.model}),
+        "instructions": options.instructions or "",
+        "output_modalities": ["text"],
+        "tools": [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.parameters or {},
+            }
+            for tool in options.tools or ()
+        ],
+        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
+        "parallel_tool_calls": options.parallel_tool_calls is not False,
+        "max_output_tokens": options.max_output_tokens or "inf",
+        "truncation": "auto",
+        "tracing": None,
+        "prompt": None,
+    }
+
+
+def _valid(section: str, key: str, value: Any) -> Any:
+    return validated(_HONOURED[_OLD_NAMES.get(key, key)], value, section, key)
+
+
+def validated(adapter: TypeAdapter[Any], value: Any, *path: str | int) -> Any:
+    """Return what was sent at `path`.
+
+    Raises:
+        BadInput: it does not fit.
+    """
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as exc:
+        errors = [{**error, "loc": (*path, *error["loc"])} for error in exc.errors(include_url=False)]
+        sent: Any = value
+        for step in reversed(path):
+            sent = [None] * step + [sent] if isinstance(step, int) else {step: sent}
+        raise complaint(errors, sent, code="invalid_value") from None  # type: ignore[arg-type]  # as they were
+
+
+def _check_inert(section: str, name: str, value: Any) -> None:
+    asks_nothing, said = _INERT[name]
+    if not asks_nothing(value):
+        field = f"{section}.{name}"
+        raise Unsupported(f"'{field}' asks for something that is not offered. {said}", field=field)
+
+
+def _check_modalities(section: str, name: str, modalities: list[str] | None) -> None:
+    field = f"{section}.{name}"
+    if modalities is not None and "audio" in modalities:
+        raise Unsupported(f"Of '{field}' only [\"text\"] is offered: there is no sound yet.", field=field)
+    if modalities is not None and modalities != ["text"]:
+        raise BadInput(f"Invalid '{field}': it has to be [\"text\"].", code="invalid_value", field=field)
+
+
+def _possible(section: str, name: str, value: Any, bounds: Bounds) -> Any:
+    """Return what can be done as it was asked.
+
+    Raises:
+        BatonError: it cannot.
+    """
+    if name == "model" and value is not None:
+        try:
+            bounds.check_model(value)
+        except NotFound as exc:
+            raise NotFound(exc.message, code=exc.code, field=f"{section}.model") from None
+    if name == "instructions" and value is not None and len(value) > bounds.characters:
+        raise too_long("the instructions", len(value), bounds.characters, field=f"{section}.instructions")
+    return value
+
+
+def _functions(section: str, sent: list[Any] | None) -> tuple[tuple[FunctionTool, ...] | None, list[BatonError]]:
+    """Return those tools that can be offered, and why the others cannot."""
+    if sent is None:
+        return None, []
+    tools: dict[str, FunctionTool] = {}
+    refused: list[BatonError] = []
+    for at, one in enumerate(sent):
+        try:
+            tool = _function(section, at, one)
+            if tool.name in tools:
+                field = f"{section}.tools[{at}].name"
+                raise BadInput(
+                    f"Invalid '{field}': there is a function {tool.name!r} before it. Each needs a name of its own.",
+                    code="invalid_value",
+                    field=field,
+                )
+            tools[tool.name] = tool
+        except BatonError as exc:
+            refused.append(exc)
+    return tuple(tools.values()), refused
+
+
+def _function(section: str, at: int, sent: Any) -> FunctionTool:
+    _check_is_function(sent, f"{section}.tools[{at}].type")
+    tool: FunctionTool = validated(_FUNCTION, sent, section, "tools", at)
+    return tool
+
+
+def _check_is_function(sent: Any, field: str) -> None:
+    kind = sent.get("type") if isinstance(sent, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        raise Unsupported(f"Invalid '{field}': tools of the type {kind[:64]!r} are not offered.", field=field)
