@@ -27,7 +27,7 @@ class Task:
     """One node of a plan: who does it, on which card, from what, within which budget.
 
     The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less. A task that `reads_ahead`
-    has none: its messages are only read, for one that is expected.
+    has none: its messages are only read, for one that is expected. `logprobs` is a `GenerateRequest`'s.
     """
 
     origin: Origin
@@ -38,6 +38,7 @@ class Task:
     sampling: Sampling
     budget: Budget
     reads_ahead: bool = False
+    logprobs: int | None = None
 
 
 class Agent(Protocol):

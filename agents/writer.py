@@ -52,4 +52,5 @@ def _request(task: Task) -> GenerateRequest:
         reads_ahead=task.reads_ahead,
         deadline=task.budget.deadline_s,
         tenant=task.tenant,
+        logprobs=task.logprobs,
     )

@@ -131,6 +131,29 @@ def text_of(item: Item) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredToken:
+    """A token, and how likely a model found it.
+
+    Attributes:
+        text: how it reads; U+FFFD where it is only part of a character.
+        data: what it stands for in UTF-8, which may be part of a character.
+        logprob: natural logarithm of its chance, before bias, penalties, temperature and truncation.
+    """
+
+    text: str
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenToken:
+    """A token of an answer, and the likeliest ones at its place, which it need not be among."""
+
+    chosen: ScoredToken
+    top: tuple[ScoredToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
     """Words as they are written.
 
@@ -144,6 +167,7 @@ class TextDelta:
         margins: probability of the first choice minus that of the second.
         written: tokens of the answer so far, this delta's included; 0 where the engine does not count. It is what is known of
             an answer that is cut off before its `UsageDelta`.
+        tokens: those whose words these are the last of, if the request asked for `logprobs`.
     """
 
     kind: Literal["text"] = "text"
@@ -153,6 +177,7 @@ class TextDelta:
     entropies: tuple[float, ...] = ()
     margins: tuple[float, ...] = ()
     written: int = field(default=0, compare=False)
+    tokens: tuple[WrittenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,6 +150,8 @@ class GenerateRequest:
         signals: the token statistics wanted in each `TextDelta`.
         reads_ahead: `messages` begin a request that is expected: they are read, so that it finds them read, while nobody
             else has work. Nothing is written: usage, and the end.
+        logprobs: how many of the likeliest tokens of each place are to be told in `TextDelta.tokens`, besides the one
+            that was written; None tells no tokens.
     """
 
     messages: tuple[Item, ...]
@@ -162,6 +164,7 @@ class GenerateRequest:
     tenant: str
     signals: frozenset[Signal] = frozenset()
     reads_ahead: bool = False
+    logprobs: int | None = None
 
 
 class Engine(Protocol):
@@ -206,7 +209,7 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
             is named by kind, as `constraint.regex`. Of `sampling`, `PROCESSORS` are optional as well.
         engine: the engine's name, for the message.
     """
-    asked = {name for name in ("adapter", "draft_prefix") if getattr(request, name) is not None}
+    asked = {name for name in ("adapter", "draft_prefix", "logprobs") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
     asked |= {"reads_ahead"} if request.reads_ahead else set()
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}

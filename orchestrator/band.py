@@ -173,6 +173,7 @@ class Band:
             constraint=_constraint(turn_input),
             sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
             budget=budget,
+            logprobs=turn_input.logprobs,
         )
         return Score(decision=decision, task=task)
 

@@ -45,6 +45,7 @@ class TurnInput:
         form: what form the answer has, unless it is a call.
         max_output_tokens: the most tokens of the reply; None takes the server's.
         sampling: how tokens are chosen.
+        logprobs: a `GenerateRequest`'s; what a session keeps of an answer are its words alone.
         metadata: the client's own pairs, given back with the turn.
     """
 
@@ -55,6 +56,7 @@ class TurnInput:
     form: Form | None = None
     max_output_tokens: int | None = None
     sampling: SamplingOverrides = SamplingOverrides()
+    logprobs: int | None = None
     metadata: dict[str, str] | None = None
 
 

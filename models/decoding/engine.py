@@ -51,6 +51,7 @@ HONOURED = frozenset(
         "signals.entropies",
         "signals.margins",
         "reads_ahead",
+        "logprobs",
         *PROCESSORS,
     }
 )
@@ -116,7 +117,7 @@ class DecodingEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer as it is written.
 
-        Signals are of the model's own distribution, before bias, penalties, temperature, truncation and constraints.
+        Signals and log-probabilities are of the model's own distribution, before bias, penalties, temperature, truncation and constraints.
 
         Raises:
             LimitExceeded: the conversation fills the model's window.
@@ -184,6 +185,7 @@ class DecodingEngine:
                 limit=limit,
                 signals=request.signals,
                 calls=CallReader(either=tools.form is not None) if tools is not None and offered(tools) else None,
+                logprobs=request.logprobs,
             ),
             limit=limit,
             tell=lambda deltas, error: self._tell(stream, deltas, error),

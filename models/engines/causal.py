@@ -125,6 +125,7 @@ class Answer:
             ends=causal.ends,
             limit=limit,
             signals=request.signals,
+            logprobs=request.logprobs,
         )
         self._unread = torch.tensor([prompt], device=causal.model.device)
         self._cache = DynamicCache(config=causal.model.config)

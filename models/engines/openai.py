@@ -60,7 +60,13 @@ from models.ports import PROCESSORS, GenerateRequest, Priority, refuse_unsupport
 
 _log = logging.getLogger(__name__)
 
-_HONOURED = PROCESSORS | {"constraint.tools", "constraint.json_schema", "signals.logprobs", "signals.margins"}
+_HONOURED = PROCESSORS | {
+    "logprobs",
+    "constraint.tools",
+    "constraint.json_schema",
+    "signals.logprobs",
+    "signals.margins",
+}
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504, 529})
 _MAX_ERROR_BYTES = 16_384

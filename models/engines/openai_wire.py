@@ -12,9 +12,9 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from models.content import (
     Call,
@@ -24,9 +24,11 @@ from models.content import (
     FinishDelta,
     Item,
     Part,
+    ScoredToken,
     TextDelta,
     TextPart,
     UsageDelta,
+    WrittenToken,
 )
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
@@ -47,6 +49,7 @@ _FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation
 _TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|prompt is too long", re.IGNORECASE)
 _MESSAGE_CHARACTERS = 500
 _PLAIN = Sampling()
+_LEAST = -9999.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +89,10 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         fields.pop(name, None)
     if dialect.tenant_field is not None:
         fields[dialect.tenant_field] = hashlib.sha256(request.tenant.encode()).hexdigest()
-    if request.signals:
+    if request.signals or request.logprobs is not None:
         fields["logprobs"] = True
-    if "margins" in request.signals:
-        fields["top_logprobs"] = 2
+    if most := max(2 if "margins" in request.signals else 0, request.logprobs or 0):
+        fields["top_logprobs"] = most
     match request.constraint:
         case ToolConstraint() as tools:
             fields.update(_tools(tools))
@@ -192,11 +195,12 @@ class _Fragment:
 @dataclass(frozen=True, slots=True)
 class _Alternative:
     logprob: float
+    token: str = ""
+    bytes: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
-    logprob: float
+class _Token(_Alternative):
     top_logprobs: tuple[_Alternative, ...] | None = None
 
 
@@ -243,6 +247,7 @@ class Answer:
         self.done = False
         self._server = server
         self._signals = request.signals
+        self._most = request.logprobs
         self._reason: str | None = None
         self._usage: _Usage | None = None
         self._call: tuple[int | None, str, str] | None = None
@@ -273,7 +278,7 @@ class Answer:
             self._reason = choice.finish_reason or self._reason
             if choice.delta is None:
                 continue
-            if (text := choice.delta.content or choice.delta.refusal) or (self._signals and choice.logprobs):
+            if (text := choice.delta.content or choice.delta.refusal) or (self._scored and choice.logprobs):
                 yield self._text(text or "", choice.logprobs)
             for fragment in choice.delta.tool_calls or ():
                 yield self._fragment(fragment)
@@ -298,20 +303,25 @@ class Answer:
             # A call that was asked for by name ends with "stop" at some servers.
             yield FinishDelta(reason="stop" if self._call is None else "calls")
 
+    @property
+    def _scored(self) -> bool:
+        return bool(self._signals) or self._most is not None
+
     def _text(self, text: str, logprobs: _Logprobs | None) -> TextDelta:
-        if not self._signals:
+        if not self._scored:
             return TextDelta(text=text, written=self._pieces)
         tokens = () if logprobs is None else logprobs.content or ()
         if text and not tokens:
             raise Unsupported(
                 f"{self._server} was asked for log-probabilities and sends none. Leave them out or choose another model.",
-                field="signals",
+                field="signals" if self._most is None else "logprobs",
             )
         return TextDelta(
             text=text,
             logprobs=tuple(token.logprob for token in tokens) if "logprobs" in self._signals else (),
             margins=tuple(map(_margin, tokens)) if "margins" in self._signals else (),
             written=self._pieces,
+            tokens=() if self._most is None else tuple(_written(token, self._most) for token in tokens),
         )
 
     def _fragment(self, fragment: _Fragment) -> CallDelta:
@@ -326,6 +336,17 @@ class Answer:
             self._call = (fragment.index, fragment.id or new_id("call"), function.name or "")
         _, call_id, name = self._call
         return CallDelta(call_id=call_id, name=name, arguments=function.arguments or "", written=self._pieces)
+
+
+def _written(token: _Token, most: int) -> WrittenToken:
+    top = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)[:most]
+    return WrittenToken(chosen=_of(token), top=tuple(map(_of, top)))
+
+
+def _of(token: _Alternative) -> ScoredToken:
+    data = token.token.encode() if token.bytes is None else bytes(token.bytes)
+    # No chance at all is -9999 in OpenAI's API, and has no number in JSON; some servers say infinity all the same.
+    return ScoredToken(text=token.token, data=data, logprob=token.logprob if token.logprob > _LEAST else _LEAST)
 
 
 def _margin(token: _Token) -> float:

@@ -23,7 +23,7 @@ from models.ports import PROCESSORS, GenerateRequest, Sampling, Signal, refuse_u
 
 _T = TypeVar("_T")
 
-_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal)) | PROCESSORS
+_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal)) | PROCESSORS | {"logprobs"}
 
 
 class SequentialEngine:
@@ -42,7 +42,7 @@ class SequentialEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer a token at a time.
 
-        Signals are of the model's own distribution, before bias, penalties, temperature and truncation.
+        Signals and log-probabilities are of the model's own distribution, before bias, penalties, temperature and truncation.
 
         Raises:
             LimitExceeded: the conversation fills the model's window.

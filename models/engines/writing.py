@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from models.content import CallDelta, Delta, FinishDelta, TextDelta
 from models.decoding.calls import CallReader
+from models.engines.logprobs import TokenLog
 from models.engines.stopping import StopFilter
 from models.errors import context_overflow
 from models.ports import Sampling, Signal
@@ -44,6 +45,7 @@ class AnswerWriter:
         limit: int,
         signals: frozenset[Signal] = frozenset(),
         calls: CallReader | None = None,
+        logprobs: int | None = None,
     ) -> None:
         """Begin an answer.
 
@@ -54,6 +56,7 @@ class AnswerWriter:
             limit: the most tokens of it.
             signals: the statistics to say of each token.
             calls: parts words from calls, if the answer may call functions.
+            logprobs: how many of the likeliest tokens to tell of each place of its words, besides its own; None tells none.
         """
         self.written = 0
         self.finished: Literal["stop", "length", "calls"] | None = None
@@ -62,6 +65,7 @@ class AnswerWriter:
         self._limit = limit
         self._signals = signals
         self._calls = calls
+        self._log = None if logprobs is None else TokenLog(tokenizer, logprobs)
         self._words = DecodeStream(skip_special_tokens=True)
         self._stops = StopFilter(sampling.stop)
 
@@ -79,7 +83,10 @@ class AnswerWriter:
             if token in self._ends:
                 return place + 1, [*deltas, *self.finish("stop", words)]
             self.written += 1
-            more, called = self._parted(self._words.step(self._tokenizer, token) or "")
+            readable = self._words.step(self._tokenizer, token) or ""
+            if self._log is not None:
+                self._log.add(token, readable, scores(place))
+            more, called = self._parted(readable)
             words += more
             if self._signals:
                 deltas.append(self._signalled(words, token, scores, place))
@@ -102,10 +109,15 @@ class AnswerWriter:
             if self._stops.stopped:
                 self.finished = "stop"
         words += self._stops.flush()
+        if self._log is not None and (tokens := self._log.rest(words)):
+            return [TextDelta(text=words, written=self.written, tokens=tokens), FinishDelta(reason=self.finished)]
         return [*self._said(words, ()), FinishDelta(reason=self.finished)]
 
     def _said(self, words: str, called: Sequence[CallDelta]) -> list[Delta]:
-        said: list[Delta] = [TextDelta(text=words, written=self.written)] if words else []
+        said: list[Delta] = []
+        if words:
+            tokens = () if self._log is None else self._log.told(words)
+            said.append(TextDelta(text=words, written=self.written, tokens=tokens))
         return said + [replace(call, written=self.written) for call in called]
 
     def _parted(self, text: str) -> tuple[str, list[CallDelta]]:
@@ -122,8 +134,9 @@ class AnswerWriter:
         return words + (self._stops.flush() if self._calls.called else ""), called
 
     def _signalled(self, text: str, token: int, scores: Callable[[int], torch.Tensor], place: int) -> TextDelta:
+        told = () if self._log is None else self._log.told(text)
         if self._signals == {"token_ids"}:
-            return TextDelta(text=text, token_ids=(token,), written=self.written)
+            return TextDelta(text=text, token_ids=(token,), written=self.written, tokens=told)
         logprobs = scores(place).log_softmax(-1)
         chances = logprobs.exp()
         first, second = chances.topk(2).values.tolist()
@@ -134,4 +147,5 @@ class AnswerWriter:
             entropies=(float(torch.special.entr(chances).sum()),) if "entropies" in self._signals else (),
             margins=(first - second,) if "margins" in self._signals else (),
             written=self.written,
+            tokens=told,
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from models.content import Call, CallResult, Delta, Message, TextDelta, TextPart
+from models.content import Call, CallResult, Delta, Message, ScoredToken, TextDelta, TextPart, WrittenToken
 from models.engines import EngineSpec
 from models.errors import BatonError
 from models.ports import GenerateRequest, Sampling
@@ -186,7 +186,19 @@ def _make(kind: type[Any], values: tuple[Any, ...]) -> Any:
 # its fields up anew each time, and takes three to six times as long.
 _FIELDS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
     kind: attrgetter(*kind.__slots__)
-    for kind in (Submit, Progress, GenerateRequest, Sampling, Message, Call, CallResult, TextPart, TextDelta)
+    for kind in (
+        Submit,
+        Progress,
+        GenerateRequest,
+        Sampling,
+        Message,
+        Call,
+        CallResult,
+        TextPart,
+        TextDelta,
+        ScoredToken,
+        WrittenToken,
+    )
 }
 for _kind in _FIELDS:
     copyreg.pickle(_kind, _reduce)

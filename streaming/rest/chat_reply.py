@@ -5,13 +5,13 @@ answered, why, and where the time went.
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from agents.events import TaskProgress
-from models.content import AudioDelta, Call, CallDelta, FormReport, TextDelta, text_of
+from models.content import AudioDelta, Call, CallDelta, FormReport, ScoredToken, TextDelta, WrittenToken, text_of
 from models.errors import BatonError, Internal
 from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded
@@ -22,9 +22,10 @@ from streaming.sse import event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """Text of the answer."""
+    """Text of the answer, and the tokens that it is, if they were asked for."""
 
     text: str
+    tokens: tuple[WrittenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,8 @@ async def of_completion(completion: Completion) -> AsyncGenerator[Answer, None]:
         async for one in events:
             if isinstance(one, TaskProgress):
                 match one.delta:
-                    case TextDelta(text=text) if text:
-                        yield Words(text=text)
+                    case TextDelta(text=text, tokens=tokens) if text or tokens:
+                        yield Words(text=text, tokens=tokens)
                     case CallDelta() as call:
                         yield CallPiece(call_id=call.call_id, name=call.name, arguments=call.arguments)
                     case AudioDelta():
@@ -111,7 +112,9 @@ class Reply:
             async for piece in pieces:
                 match piece:
                     case Words():
-                        yield self._chunk(f'{opening}"content":{json.dumps(piece.text, ensure_ascii=False)}')
+                        content = json.dumps(piece.text, ensure_ascii=False)
+                        logprobs = json.dumps(_logprobs(piece.tokens), ensure_ascii=False) if piece.tokens else "null"
+                        yield self._chunk(f'{opening}"content":{content}', logprobs=logprobs)
                     case CallPiece():
                         yield self._chunk(opening + self._call_chunk(piece))
                     case TurnEnded():
@@ -129,6 +132,7 @@ class Reply:
             BatonError: the turn failed.
         """
         words: list[str] = []
+        tokens: list[WrittenToken] = []
         calls: dict[str, dict[str, Any]] = {}
         end: TurnEnded | None = None
         async with aclosing(answer) as pieces:
@@ -136,6 +140,7 @@ class Reply:
                 match piece:
                     case Words():
                         words.append(piece.text)
+                        tokens += piece.tokens
                     case CallPiece():
                         function = {"name": piece.name, "arguments": ""}
                         call = calls.setdefault(
@@ -152,7 +157,12 @@ class Reply:
             message["tool_calls"] = list(calls.values())
         else:
             message["content"] = "".join(words)
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(end)}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": _logprobs(tokens) if tokens else None,
+            "finish_reason": _finish_reason(end),
+        }
         return {
             **self._head,
             "object": "chat.completion",
@@ -161,8 +171,8 @@ class Reply:
             "baton": self._baton(end),
         }
 
-    def _chunk(self, delta: str, finish_reason: str = "null", rest: str = "") -> bytes:
-        choice = f'{{"index":0,"delta":{{{delta}}},"logprobs":null,"finish_reason":{finish_reason}}}'
+    def _chunk(self, delta: str, finish_reason: str = "null", rest: str = "", logprobs: str = "null") -> bytes:
+        choice = f'{{"index":0,"delta":{{{delta}}},"logprobs":{logprobs},"finish_reason":{finish_reason}}}'
         return event(f"{self._chunk_head}{choice}]{self._tail}{rest}}}")
 
     def _call_chunk(self, piece: CallPiece) -> str:
@@ -233,6 +243,19 @@ def raise_fault(end: TurnEnded) -> None:
     """
     if (error := failure(end)) is not None:
         raise in_chats_words(error)
+
+
+def _logprobs(tokens: Sequence[WrittenToken]) -> dict[str, Any]:
+    return {
+        "content": [
+            {**_scored(token.chosen), "top_logprobs": [_scored(other) for other in token.top]} for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _scored(token: ScoredToken) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
 
 
 def _finish_reason(end: TurnEnded) -> str:

@@ -273,6 +273,8 @@ class ChatRequest(_Strict):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -285,8 +287,6 @@ class ChatRequest(_Strict):
 
     # Honoured only at the value that changes nothing; see `_refuse`.
     n: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     modalities: list[str] | None = None
     audio: JsonValue = None
     reasoning_effort: str | None = None
@@ -305,7 +305,8 @@ class ChatRequest(_Strict):
         """Return the conversation so far, and what is asked now.
 
         Raises:
-            BadInput: a result answers no call, or the function that has to be called is not on offer.
+            BadInput: a result answers no call, the function that has to be called is not on offer, or fields contradict
+                each other.
             Unsupported: a field asks for what cannot be given.
         """
         self._refuse()
@@ -343,6 +344,7 @@ class ChatRequest(_Strict):
                 top_k=max(self.top_k or 0, 0),
                 min_p=self.min_p or 0.0,
             ),
+            logprobs=self._logprobs(),
             metadata=self.metadata,
         )
         return tuple(items[:-1]), turn_input
@@ -350,8 +352,6 @@ class ChatRequest(_Strict):
     def _refuse(self) -> None:
         wanted: dict[str, Any] = {
             "n": self.n not in {None, 1},
-            "logprobs": self.logprobs,
-            "top_logprobs": self.top_logprobs,
             "modalities": self.modalities not in (None, ["text"]),
             "audio": self.audio,
             "reasoning_effort": self.reasoning_effort not in {None, "none", "minimal"},
@@ -359,6 +359,18 @@ class ChatRequest(_Strict):
         for field, is_wanted in wanted.items():
             if is_wanted:
                 raise Unsupported(f"'{field}' cannot be honoured here yet. Leave it out.", field=field)
+
+    def _logprobs(self) -> int | None:
+        if not self.logprobs:
+            if self.top_logprobs:
+                raise BadInput("'top_logprobs' needs 'logprobs' to be true.", field="top_logprobs")
+            return None
+        if self.store:
+            raise Unsupported(
+                "A conversation that is kept has words alone, not their log-probabilities. Leave 'store' or 'logprobs' out.",
+                field="logprobs",
+            )
+        return self.top_logprobs or 0
 
     def _tools(self) -> ToolConstraint | None:
         choice = self.tool_choice

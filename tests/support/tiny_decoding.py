@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from models.content import Delta, FinishDelta, TextDelta, UsageDelta
+from models.content import Delta, FinishDelta, TextDelta, UsageDelta, WrittenToken
 from models.decoding.adapters import Adapters
 from models.decoding.cache import BLOCK_TOKENS, Cache
 from models.decoding.calls import LISTED
@@ -55,6 +55,7 @@ class Ask:
     presence_penalty: float = 0.0
     top_k: int = 0
     min_p: float = 0.0
+    logprobs: int | None = None
     ends: frozenset[int] = frozenset({END})
     hint: tuple[int, ...] = ()
     adapter: str | None = None
@@ -105,6 +106,11 @@ class Told:
     def tokens(self) -> list[int]:
         """The answer, up to its end or its stop string."""
         return [token for delta in self.deltas if isinstance(delta, TextDelta) for token in delta.token_ids]
+
+    @property
+    def scored(self) -> list[WrittenToken]:
+        """The tokens of the answer's words, with their log-probabilities."""
+        return [token for delta in self.deltas if isinstance(delta, TextDelta) for token in delta.tokens]
 
     @property
     def text(self) -> str:
@@ -205,7 +211,12 @@ class Bench:
             rank=Rank.of(ask.priority, ask.came_s, ask.deadline_s, len(self.rows)),
             chooser=Chooser.of(ask.sampling),
             writer=AnswerWriter(
-                tiny.tokenizer, ask.sampling, ends=ask.ends, limit=ask.limit, signals=frozenset({"token_ids"})
+                tiny.tokenizer,
+                ask.sampling,
+                ends=ask.ends,
+                limit=ask.limit,
+                signals=frozenset({"token_ids"}),
+                logprobs=ask.logprobs,
             ),
             limit=ask.limit,
             tell=told,

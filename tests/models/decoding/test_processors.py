@@ -179,6 +179,31 @@ def test_so_it_is_beside_others_and_whatever_is_guessed(tiny: Tiny, asked: list[
     bench.has_nothing_left()
 
 
+@_slowly
+@given(ask=asks, most=st.integers(0, 20), chance=st.integers(0, 99))
+def test_log_probabilities_are_the_models_own_whatever_is_guessed_and_held_back(
+    tiny: Tiny, model: LlamaForCausalLM, ask: Ask, most: int, chance: int
+) -> None:
+    ask = replace(ask, logprobs=most)
+    bench = tiny.bench(
+        drafters=[oracle(lambda _: tiny.alone(ask).tokens, errs=0.3, seed=chance)], policy=RandomPolicy(chance)
+    )
+    told = bench.ask(ask)
+    bench.ask(Ask(prompt=PROMPTS[1], limit=9))
+    bench.finish()
+    written = [token for token in told.tokens if token != END and token >= 3]
+    assert b"".join(each.chosen.data for each in told.scored).decode(errors="replace").startswith(told.text)
+    assert len(told.scored) == len(written)
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*ask.prompt, *told.tokens]])).logits[0].float().log_softmax(-1)
+    places = [len(ask.prompt) - 1 + at for at, token in enumerate(told.tokens) if token >= 3]
+    for scored, token, place in zip(told.scored, written, places, strict=True):
+        assert scored.chosen.logprob == pytest.approx(float(logits[place, token]), abs=1e-4)
+        best = logits[place].topk(most)
+        assert [each.logprob for each in scored.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert told.text == tiny.alone(replace(ask, logprobs=None)).text
+
+
 def test_what_is_sent_back_goes_on_with_its_penalties(tiny: Tiny) -> None:
     ask = Ask(prompt=PROMPTS[2], limit=60, frequency_penalty=1.0, repetition_penalty=1.2, presence_penalty=0.5)
     bench = tiny.bench(blocks=5)
