@@ -50,6 +50,8 @@ _HONOURED: dict[str, Any] = {
     "presence_penalty": 0.5,
     "frequency_penalty": -0.5,
     "logit_bias": {"50256": -100},
+    "logprobs": False,
+    "top_logprobs": 0,
 }
 _EXTENSIONS: dict[str, Any] = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
 _HARMLESS: dict[str, Any] = {
@@ -64,8 +66,6 @@ _HARMLESS: dict[str, Any] = {
 }
 _REFUSED: dict[str, Any] = {
     "n": 2,
-    "logprobs": True,
-    "top_logprobs": 3,
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "reasoning_effort": "low",
@@ -159,6 +159,18 @@ def test_bias_penalties_and_truncation_reach_the_turn() -> None:
         top_k=7,
         min_p=0.25,
     )
+
+
+def test_log_probabilities_reach_the_turn() -> None:
+    assert _turn().logprobs is None
+    assert _turn(logprobs=True).logprobs == 0
+    assert _turn(logprobs=True, top_logprobs=20).logprobs == 20
+    with pytest.raises(BadInput, match="needs 'logprobs'") as refused:
+        _turn(top_logprobs=3)
+    assert refused.value.field == "top_logprobs"
+    with pytest.raises(Unsupported, match="store") as kept:
+        _turn(logprobs=True, store=True)
+    assert kept.value.field == "logprobs"
 
 
 def test_a_keys_defaults_hold_where_the_request_says_nothing() -> None:
@@ -299,6 +311,9 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
         {"logit_bias": {"5" * 400: 1}},
         {"logit_bias": {str(token): 1 for token in range(301)}},
         {"logit_bias": [[5, 1]]},
+        {"logprobs": True, "top_logprobs": 21},
+        {"logprobs": True, "top_logprobs": -1},
+        {"logprobs": 3},
         {"top_k": -2},
         {"top_k": 1.5},
         {"min_p": -0.1},
