@@ -342,3 +342,77 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
 def test_a_value_out_of_its_bounds_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ChatRequest.model_validate({"messages": [_HELLO], **fields})
+
+
+_CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+_ASKED = {"role": "assistant", "content": None, "tool_calls": [_CALL]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "texts"),
+    [
+        ([_ASKED, {"role": "tool", "tool_call_id": "c", "name": "look", "content": "a"}], ["{}", "a"]),
+        ([_ASKED, {"role": "tool", "tool_call_id": "c", "content": None}], ["{}", ""]),
+        ([_ASKED, {"role": "tool", "tool_call_id": "c", "content": []}], ["{}", ""]),
+        ([_ASKED, {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "a"}]}], ["{}", "a"]),
+        ([{**_ASKED, "content": []}], ["{}"]),
+        ([{**_ASKED, "content": ""}], ["{}"]),
+        ([{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}], ["a"]),
+        ([{"role": "user", "content": [{"type": "input_text", "text": "a"}], "cache_control": {}}], ["a"]),
+        ([{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}], ["No."]),
+        (
+            [{"role": "assistant", "content": [{"type": "thinking", "thinking": "?"}, {"type": "text", "text": "a"}]}],
+            ["a"],
+        ),
+        ([{"role": "assistant", "content": "a", "refusal": None, "audio": {"id": "x"}, "annotations": []}], ["a"]),
+        ([{"role": "assistant", "content": "a", "reasoning_content": "?", "function_call": None}], ["a"]),
+        ([{"role": "assistant", "content": "a", "tool_calls": []}], ["a"]),
+        ([{"role": "assistant", "content": "a", "tool_calls": None, "name": "x"}], ["a"]),
+        (
+            [{**_ASKED, "tool_calls": [{**_CALL, "index": 0, "function": {"name": "a.b", "arguments": {"x": 1}}}]}],
+            ['{"x": 1}'],
+        ),
+        ([{**_ASKED, "tool_calls": [{**_CALL, "function": {"name": "look", "arguments": None}}]}], ["{}"]),
+        (
+            [
+                {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}},
+                {"role": "function", "name": "look", "content": "a"},
+            ],
+            ["{}", "a"],
+        ),
+    ],
+)
+def test_history_that_other_servers_wrote_is_read(messages: list[Any], texts: list[str]) -> None:
+    request = ChatRequest.model_validate({"messages": [*messages, {"role": "user", "content": "Go on."}]})
+    history, turn = request.turn(RequestDefaults())
+    assert [text_of(item) for item in (*history, *turn.items)] == [*texts, "Go on."]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": True, "stream_options": {"include_usage": None}},
+        {"top_p": 0},
+        {"tools": []},
+        {"tools": [], "tool_choice": "auto"},
+        {"tool_choice": "none"},
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "f", "description": None, "parameters": None, "strict": None}}
+            ]
+        },
+        {"tools": [{"type": "function", "function": {"name": "f", "x": 1}, "cache_control": {"type": "ephemeral"}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": None}}},
+    ],
+    ids=str,
+)
+def test_what_changes_nothing_is_taken(fields: dict[str, Any]) -> None:
+    turn = _turn(**fields)
+    assert turn.sampling.top_p is None or 0 < turn.sampling.top_p < 1e-6
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}])
+def test_a_call_that_is_required_of_no_function_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadInput) as refused:
+        _turn(tool_choice="required", **fields)
+    assert refused.value.field == "tool_choice"

@@ -5,6 +5,7 @@ Answers are random walks: at each place one of the tokens that the mask admits, 
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
@@ -22,6 +23,7 @@ from models.decoding.constrain import Constrainer, Guide, masked
 from models.errors import BadInput, Internal, LimitExceeded
 from models.ports import (
     Constraint,
+    Form,
     GrammarConstraint,
     JsonSchemaConstraint,
     RegexConstraint,
@@ -387,3 +389,81 @@ def test_what_the_masks_exclude_cannot_be_chosen_and_the_rest_is_as_it_was(width
     assert torch.equal(after.isneginf(), ~torch.from_numpy(allowed))
     assert torch.equal(after[torch.from_numpy(allowed)], before[torch.from_numpy(allowed)])
     assert torch.equal(logits, before)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    form=st.sampled_from(("listed", "tagged")),
+    words=st.sampled_from(
+        (
+            _schema({"enum": [{"a": "<tool_call>"}, "x", 3]}),
+            _schema(_PERSON),
+            RegexConstraint(pattern=r"(one|two)/\d{2}\n?"),
+            GrammarConstraint(grammar='start: pair\npair: "(" pair? ")"'),
+        )
+    ),
+)
+def test_beside_functions_an_answer_is_calls_or_of_the_form(
+    seed: int,
+    form: str,
+    words: Form,
+    listed: Constrainer,
+    tagged: Constrainer,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    constrainer = listed if form == "listed" else tagged
+    text = tokenizer.decode(_walk(_start(constrainer, replace(_TOOLS, form=words)), Random(seed)))
+    reader = CallReader(either=True)
+    said, deltas = reader.feed(text)
+    rest, reason = reader.finish("stop")
+    if reason == "calls":
+        assert said + rest == ""
+        assert {delta.name for delta in deltas} <= {"clock", "weather"}
+    else:
+        assert (said + rest, deltas) == (text, [])
+        match words:
+            case JsonSchemaConstraint():
+                json.loads(text)
+            case RegexConstraint():
+                assert re.fullmatch(words.pattern, text)
+            case GrammarConstraint():
+                assert re.fullmatch(r"\(+\)+", text)
+
+
+def test_beside_functions_that_must_be_called_there_is_no_form(
+    listed: Constrainer, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    required = replace(_TOOLS, choice="required", form=_schema({"const": 1}))
+    assert {tokenizer.decode([token]) for token in _admitted(_start(listed, required).masks()[0])} <= {
+        "<tool_call>"[:n] for n in range(1, 12)
+    }
+    none = replace(_TOOLS, choice="none", form=_schema({"const": 1}))
+    assert tokenizer.decode(_walk(_start(listed, none), Random(1))) == "1"
+    with pytest.raises(BadInput) as refused:
+        listed.start(replace(_TOOLS, form=RegexConstraint(pattern="(")))
+    assert refused.value.field == "constraint.regex"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    number=st.integers(-(2**1100), 2**1100) | st.floats() | st.integers(2**62, 2**66),
+    place=st.sampled_from(
+        ("minimum", "maximum", "exclusiveMinimum", "multipleOf", "const", "default", "minLength", "maxItems")
+    ),
+    inside=st.sampled_from(("top", "properties", "items", "anyOf")),
+    tool=st.booleans(),
+)
+def test_a_number_of_any_size_at_any_place_is_taken_or_refused_and_never_a_defect(
+    number: float, place: str, inside: str, tool: bool, listed: Constrainer
+) -> None:
+    schema: dict[str, object] = {place: number}
+    schema = {
+        "top": schema,
+        "properties": {"properties": {"a": schema}},
+        "items": {"properties": {"b": {"items": schema}}},
+        "anyOf": {"properties": {"b": {"anyOf": [schema, {"type": "null"}]}}},
+    }[inside]
+    spec = ToolSpec(name="f", description="", parameters=json.dumps({"type": "object", **schema}))
+    with suppress(BadInput):
+        listed.start(ToolConstraint(tools=(spec,), choice="required") if tool else _schema(schema))
