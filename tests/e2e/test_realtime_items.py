@@ -96,3 +96,36 @@ async def test_what_is_added_while_a_response_runs_has_one_place_for_everybody(s
         done = {event["item"]["id"] for event in before if event["type"] == "conversation.item.done"}
         assert _placed(told, [item for item in _placed(before) if item in done]) == right, seq
     assert await _over_rest(server, session) == right
+
+
+async def test_a_client_brings_a_call_and_its_result_and_reads_them_again(server: Server) -> None:
+    async with server.connect() as socket:
+        call = {"id": "call", "type": "function_call", "call_id": "c", "name": "look", "arguments": '{"at": 1}'}
+        result = {"id": "result", "type": "function_call_output", "call_id": "c", "output": "nothing"}
+        early = {**result, "id": "early"}
+        await send(socket, type="conversation.item.create", item=call)
+        await send(socket, type="conversation.item.create", item=early, previous_item_id="root", event_id="early")
+        await send(socket, type="conversation.item.create", item=result, previous_item_id="call")
+        await send(socket, type="conversation.item.retrieve", item_id="call")
+        await send(socket, type="conversation.item.retrieve", item_id="nowhere", event_id="mine")
+        events = [await receive(socket) for _ in range(8)]
+        for event in events:
+            check_event(event)
+        assert _placed(events) == ["call", "result"]
+        errors = [event["error"] for event in events if event["type"] == "error"]
+        assert [(e["param"], e["event_id"]) for e in errors] == [("previous_item_id", "early"), ("item_id", "mine")]
+        (shown,) = [event["item"] for event in events if event["type"] == "conversation.item.retrieved"]
+        assert shown == {**call, "object": "realtime.item", "status": "completed"}
+
+
+async def test_an_item_that_is_being_written_is_shown_as_far_as_it_is(server: Server) -> None:
+    async with server.connect() as socket:
+        await say(socket, "slowly")
+        written = (await until(socket, "response.output_text.delta"))[-1]["item_id"]
+        await send(socket, type="conversation.item.retrieve", item_id=written)
+        shown = (await until(socket, "conversation.item.retrieved"))[-1]
+        check_event(shown)
+        assert shown["item"]["status"] == "in_progress"
+        assert shown["item"]["content"][0]["text"].startswith("1 ")
+        await send(socket, type="response.cancel")
+        await until(socket, "response.done")

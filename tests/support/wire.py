@@ -27,6 +27,7 @@ _REQUIRED = {
     "response.output_item.done": {"response_id", "output_index", "item"},
     "response.done": {"response"},
     "conversation.item.deleted": {"item_id"},
+    "conversation.item.retrieved": {"item"},
     "error": {"error"},
     "session.created": {"session"},
     "session.updated": {"session"},
