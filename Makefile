@@ -8,7 +8,7 @@ WORKERS ?= 2
 BENCHMARKS := decide overhead start turns writes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test soak lint types arch bench constraints
+.PHONY: help setup serve test soak clients lint types arch bench constraints
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: lint types arch ## every check and every test that ends within minutes
 
 soak: setup ## what takes long
 	$(BIN)/pytest -m soak --timeout 2400
+
+clients: setup ## foreign clients against the server, each in an environment of its own (CLIENTS= names some)
+	PYTHONPATH=.:tests $(BIN)/python -m clients.run $(CLIENTS)
 
 lint: setup ## style, format, dependencies
 	$(BIN)/ruff check .

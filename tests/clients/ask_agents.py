@@ -3,14 +3,6 @@
 import asyncio
 
 import openai
-from agents import (
-    Agent,
-    ModelSettings,
-    OpenAIChatCompletionsModel,
-    Runner,
-    function_tool,
-    set_tracing_disabled,
-)
 from agents.realtime import RealtimeAgent, RealtimeRunner
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseTextDeltaEvent
@@ -31,6 +23,15 @@ from probe import (
     marker,
 )
 from pydantic import BaseModel
+
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 
 set_tracing_disabled(True)
 weather = function_tool(get_weather)

@@ -177,7 +177,11 @@ async def _() -> None:
 @feature("legacy completions")
 def _() -> None:
     told = litellm.text_completion(
-        model=f"text-completion-openai/{REAL}", prompt="The capital of France is", api_base=URL, api_key=KEY, max_tokens=5
+        model=f"text-completion-openai/{REAL}",
+        prompt="The capital of France is",
+        api_base=URL,
+        api_key=KEY,
+        max_tokens=5,
     )
     check(told.choices[0].text, told)
 

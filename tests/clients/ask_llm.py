@@ -49,7 +49,12 @@ MODELS = [
 
 def llm(*arguments: str, model: str = RECORDED) -> str:
     ran = subprocess.run(
-        [*COMMAND, *arguments, "-m", f"b-{model}"], env=ENVIRONMENT, capture_output=True, text=True, check=False, input=""
+        [*COMMAND, *arguments, "-m", f"b-{model}"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        input="",
     )
     if ran.returncode:
         raise RuntimeError(ran.stderr[-400:])

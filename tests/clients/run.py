@@ -188,6 +188,17 @@ async def _ask(client: Client, environment: dict[str, str]) -> list[dict[str, st
     return rows
 
 
+def _make_key(home: Path) -> str:
+    made = subprocess.run(
+        [sys.executable, "-m", "streaming", "keys", "create", "--tenant", "clients", "--name", "clients"],
+        env={**os.environ, "BATON_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return made.stdout.split()[-1]
+
+
 async def _run(names: Iterable[str]) -> None:
     upstream = Upstream().start()
     with tempfile.TemporaryDirectory() as folder:
@@ -199,14 +210,7 @@ async def _run(names: Iterable[str]) -> None:
             f'options = {{ base_url = "{upstream.base_url}", model = "upstream" }}\n'
             '[aliases]\ndefault = "recorded"\nreal = "smollm2-135m"\n'
         )
-        baton = [sys.executable, "-m", "streaming"]
-        made = subprocess.run(
-            [*baton, "keys", "create", "--tenant", "clients", "--name", "clients"],
-            env={**os.environ, "BATON_HOME": str(home)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        key = await asyncio.to_thread(_make_key, home)
         server = Server(home, environment={"BATON_MODELS": "smollm2-135m,recorded"})
         await server.start()
         environment = {
@@ -214,7 +218,7 @@ async def _run(names: Iterable[str]) -> None:
             **_QUIET,
             "HOME": folder,
             "BATON_CLIENTS_URL": f"{server.address}/v1",
-            "BATON_CLIENTS_KEY": made.stdout.split()[-1],
+            "BATON_CLIENTS_KEY": key,
             "BATON_CLIENTS_UPSTREAM": upstream.base_url,
         }
         try:
@@ -257,7 +261,9 @@ def _tables() -> tuple[str, int]:
         ]
     if failures:
         lines += ["", "What fails:", ""]
-        lines += [f"- {_CLIENTS[name].title}, {row['feature']}: `{row['reason'].replace('`', '')}`" for name, row in failures]
+        lines += [
+            f"- {_CLIENTS[name].title}, {row['feature']}: `{row['reason'].replace('`', '')}`" for name, row in failures
+        ]
     return "\n".join(lines), len(failures)
 
 

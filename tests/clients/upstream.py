@@ -149,7 +149,9 @@ def _text(body: dict[str, Any]) -> str:
                 }
                 text = json.dumps(heard)
     stop = body.get("stop") or []
-    return text[: min((at for at in map(text.find, [stop] if isinstance(stop, str) else stop) if at >= 0), default=len(text))]
+    return text[
+        : min((at for at in map(text.find, [stop] if isinstance(stop, str) else stop) if at >= 0), default=len(text))
+    ]
 
 
 def _sample(schema: dict[str, Any], root: dict[str, Any]) -> Any:
