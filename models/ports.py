@@ -149,7 +149,7 @@ class GenerateRequest:
         tenant: whose request it is; no cache entry is shared between tenants.
         signals: the token statistics wanted in each `TextDelta`.
         reads_ahead: `messages` begin a request that is expected: they are read, so that it finds them read, while nobody
-            else has work. Nothing is written: usage, and the end.
+            else has work. Nothing is written: usage, of what was read as it is read, and the end.
         logprobs: how many of the likeliest tokens of each place are to be told in `TextDelta.tokens`, besides the one
             that was written; None tells no tokens.
     """

@@ -7,6 +7,7 @@ proposed; what was read by then is found all the same.
 
 import asyncio
 import logging
+from contextlib import aclosing
 
 from agents.port import Task
 from models.clock import Clock, sleep_until
@@ -49,13 +50,12 @@ class ReadingAhead:
 
     async def _run(self, last: Task, turn_input: TurnInput, state: SessionState) -> None:
         await sleep_until(self._clock, self._clock.now_s() + _PAUSE_S)
-        coming, history = state.next_context(_SOON_ITEMS) or (None, state.context)
         try:
-            used = await self._band.read_ahead(last, turn_input, tuple(history), coming=coming)
+            coming, history = state.next_context(_SOON_ITEMS) or (None, state.context)
+            async with aclosing(self._band.read_ahead(last, turn_input, tuple(history), coming=coming)) as read:
+                async for used in read:
+                    self._meters.read_ahead(self._tenant, used)
         except BatonError:
             return  # whatever it is, the turn will say so
         except Exception:  # noqa: BLE001  # a defect here must not end the session
             _log.exception("reading ahead failed")
-            return
-        if used is not None:
-            self._meters.read_ahead(self._tenant, used)

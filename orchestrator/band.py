@@ -189,7 +189,7 @@ class Band:
 
     async def read_ahead(
         self, last: Task, turn_input: TurnInput, history: Sequence[Item], *, coming: int | None = None
-    ) -> UsageDelta | None:
+    ) -> AsyncGenerator[UsageDelta, None]:
         """Have read what the prompts of coming turns will begin with, if that is going to be another item: see `foreseen`.
 
         The engine does it while nobody has work. Where it cannot, or so many are at it already, nothing is done.
@@ -200,18 +200,18 @@ class Band:
             history: the conversation, as far as it is going to be shown.
             coming: how many items are added before it is shown so; None if it is shown so now.
 
-        Returns:
-            What was read, or None if nothing was.
+        Yields:
+            What was read, as it is read.
         """
         if last.card in self._cannot_read_ahead or self._ahead >= _AHEAD or self._draining:
-            return None
+            return
         turn_input = replace(turn_input, items=())
         await self.weigh(turn_input, history)
         card, items, asked = self._cards[last.card], paired(history), self._output_tokens(turn_input)
         window = window_of(card.context_tokens, turn_input, asked, self._offer.counter(card.name))
         beginning = foreseen(items, window, self._offer.counter(card.name), coming=coming)
         if not beginning or any(item.item_id == beginning[0].item_id for item in last.messages[:2]):
-            return None  # nothing is going to be cut, or it has been
+            return  # nothing is going to be cut, or it has been
         task = replace(
             last,
             origin=replace(last.origin, task_id=f"{last.origin.turn_id}.ahead"),
@@ -221,22 +221,17 @@ class Band:
         )
         self._ahead += 1
         try:
-            return await self._read(task)
+            async with aclosing(self._agents[task.origin.agent].run(task)) as events:
+                async for event in events:
+                    match event:
+                        case TaskProgress(delta=UsageDelta() as used):
+                            yield used
+                        case TaskFailed(fault=fault) if fault.code == "unsupported":
+                            self._cannot_read_ahead.add(task.card)
+                        case _:
+                            pass
         finally:
             self._ahead -= 1
-
-    async def _read(self, task: Task) -> UsageDelta | None:
-        used: UsageDelta | None = None
-        async with aclosing(self._agents[task.origin.agent].run(task)) as events:
-            async for event in events:
-                match event:
-                    case TaskProgress(delta=UsageDelta() as used):
-                        pass
-                    case TaskFailed(fault=fault) if fault.code == "unsupported":
-                        self._cannot_read_ahead.add(task.card)
-                    case _:
-                        pass
-        return used
 
     async def _count_ahead(self, card: Card, texts: Sequence[str], enough: int) -> None:
         counter = self._offer.counter(card.name)

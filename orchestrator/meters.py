@@ -86,7 +86,7 @@ class Meters:
 
     def read_ahead(self, tenant: str, used: UsageDelta) -> None:
         """Count what was read ahead; it is in no turn's usage."""
-        self._ahead.labels(tenant).inc(used.input_tokens - used.cached_tokens)
+        self._ahead.labels(tenant).inc(used.input_tokens)
 
     def turn_ended(self, tenant: str, ended: TurnEnded) -> None:
         """Count a turn that has ended."""

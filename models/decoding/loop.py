@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.content import DraftUsage, FinishDelta, UsageDelta
+from models.content import Delta, DraftUsage, FinishDelta, UsageDelta
 from models.decoding.adapters import Adapters
 from models.decoding.cache import Cache
 from models.decoding.constrain import masked
@@ -364,18 +364,17 @@ class Loop:
             if opened is None:
                 return False
             row.lease, row.fed = opened
-            if not row.begun:
-                row.begun, row.tally.cached = True, row.fed
             work = _Work(row=row, count=min(_AHEAD_TOKENS, row.unread))
             self._forward([work])
             row.fed += work.count
-            is_read = not row.unread
             self._cache.close(row.lease, tokens[: row.fed])
             row.lease = None
-            if is_read:
+            # A piece at a time: it may be cancelled, and has been read all the same.
+            deltas: list[Delta] = [UsageDelta(input_tokens=work.count, output_tokens=0)]
+            if not row.unread:
                 self._ahead.remove(row)
-                usage = UsageDelta(input_tokens=len(tokens), output_tokens=0, cached_tokens=row.tally.cached)
-                row.tell([usage, FinishDelta(reason="stop")], None)
+                deltas.append(FinishDelta(reason="stop"))
+            row.tell(deltas, None)
         return True
 
     # The end

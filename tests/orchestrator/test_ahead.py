@@ -34,13 +34,14 @@ class AheadEngine:
         self.ahead.append(request)
         if self.error is not None:
             raise self.error
+        yield UsageDelta(input_tokens=64, output_tokens=0)
         try:
             await sleep_until(self.clock, self.clock.now_s() + 10)
         except asyncio.CancelledError:
             self.stopped += 1
             raise
         self.read += 1
-        yield UsageDelta(input_tokens=900, output_tokens=0, cached_tokens=100)
+        yield UsageDelta(input_tokens=736, output_tokens=0)
         yield FinishDelta(reason="stop")
 
     async def aclose(self) -> None:
@@ -117,6 +118,7 @@ async def test_a_turn_that_comes_stops_it_and_after_the_turn_it_begins_again(tal
         await rest(house, 0.3)
         await house.read_turn(session, await session.respond(house.says("more")), session.last_seq)
         assert (engine.stopped, engine.read) == (1, 0)
+        assert read_ahead(house) == 64, "what was read before it was stopped is not counted"
         await rest(house, 0.3)
         assert len(engine.ahead) == 2
 

@@ -82,12 +82,12 @@ async def _somebody_waits(engine: DecodingEngine) -> None:
 
 async def test_what_was_read_ahead_is_found_by_the_conversation_that_goes_on(engine: DecodingEngine) -> None:
     said = [says("Hello there, how are you?"), says("Very well, thank you.", "assistant")]
-    used, end = await collect(engine, asks(*said, reads_ahead=True, priority="batch"))
-    assert isinstance(used, UsageDelta)
-    assert (used.output_tokens, used.cached_tokens, end) == (0, 0, FinishDelta(reason="stop"))
+    *used, end = await collect(engine, asks(*said, reads_ahead=True, priority="batch"))
+    assert end == FinishDelta(reason="stop")
+    read = sum(delta.input_tokens for delta in used if isinstance(delta, UsageDelta))
     first = (await collect(engine, asks(*said, says("And you?"), limit=2)))[0]
     assert isinstance(first, UsageDelta)
-    assert first.cached_tokens == used.input_tokens > 0
+    assert first.cached_tokens == read > 0
 
 
 # Deadlines

@@ -124,13 +124,14 @@ def test_what_is_read_ahead_is_found_by_the_request_that_comes_and_nothing_is_wr
     bench = tiny.bench()
     told = bench.ask(Ask(prompt=LONG, ahead=True))
     bench.finish()
-    assert (told.usages, told.tokens, told.reason) == ([UsageDelta(input_tokens=90, output_tokens=0)], [], "stop")
+    assert told.usages == [UsageDelta(input_tokens=count, output_tokens=0) for count in (64, 26)]
+    assert (told.tokens, told.reason) == ([], "stop")
     asked = Ask(prompt=(*LONG, *SHORT), limit=8)
     assert _cached(bench, asked) == len(LONG)
     bench.has_nothing_left()
     again = bench.ask(Ask(prompt=(*LONG, *SHORT), ahead=True))
     bench.finish()
-    assert again.usages[0].cached_tokens >= len(LONG)
+    assert sum(used.input_tokens for used in again.usages) <= len(SHORT)
 
 
 def test_it_is_read_in_pieces_and_whoever_has_work_goes_before_the_next(tiny: Tiny) -> None:
