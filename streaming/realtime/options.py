@@ -14,7 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from models.errors import BadInput, BatonError, NotFound, Unsupported, too_long
 from models.ports import ToolConstraint, ToolSpec
@@ -24,25 +33,22 @@ ID = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class Strict(BaseModel):
-    """What has no field but its own, and no type is taken for another."""
+    """What has no field but its own, and no type is taken for another. A field that is null asks for nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        return {name: value for name, value in sent.items() if value is not None or name in cls.model_fields}
 
 
 def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse the numbers that JSON has no words for, which parsers take in and strict ones choke on."""
     json.dumps(value, allow_nan=False)
     return value
-
-
-def _of_an_object(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if schema.get("type", "object") != "object":
-        raise ValueError("a function's parameters are an object: the schema's 'type' has to be 'object'")
-    if not isinstance(schema.get("properties", {}), dict):
-        raise ValueError("the schema's 'properties' have to be an object")
-    if not isinstance(schema.get("required", []), list):
-        raise ValueError("the schema's 'required' has to be an array")
-    return schema
 
 
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_plain_json)]
@@ -55,7 +61,7 @@ class FunctionTool(Strict):
     type: Literal["function"]
     name: Annotated[str, Field(pattern=ID)]
     description: str | None = None
-    parameters: Annotated[JsonObject, AfterValidator(_of_an_object)] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -367,6 +373,16 @@ def _functions(section: str, sent: list[Any] | None) -> tuple[tuple[FunctionTool
 def _function(section: str, at: int, sent: Any) -> FunctionTool:
     _check_is_function(sent, f"{section}.tools[{at}].type")
     tool: FunctionTool = validated(_FUNCTION, sent, section, "tools", at)
+    schema, field = tool.parameters or {}, f"{section}.tools[{at}].parameters"
+    for name, fits, expected in (
+        ("type", schema.get("type", "object") == "object", "'object': a function's parameters are one"),
+        ("properties", isinstance(schema.get("properties", {}), dict), "an object"),
+        ("required", isinstance(schema.get("required", []), list), "an array"),
+    ):
+        if not fits:
+            raise BadInput(
+                f"Invalid '{field}.{name}': it has to be {expected}.", code="invalid_value", field=f"{field}.{name}"
+            )
     return tool
 
 

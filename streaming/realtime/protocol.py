@@ -216,6 +216,8 @@ class RealtimeProtocol:
         refused = [*taken.refused]
         baton: BatonOptions | None = None
         for name, value in taken.rest.items():
+            if value is None and name != "baton":
+                continue  # whatever it is, nothing of it is asked for
             try:
                 if name != "baton":
                     raise unknown("session", name)

@@ -90,8 +90,12 @@ _IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("tools", [_TOOL, {"type": "function", "name": ""}], "tools[1].name"),
     ("tools", [_TOOL, {"type": "function"}], "tools[1].name"),
     ("tools", [_TOOL, _TOOL], "tools[1].name"),
-    ("tools", [_TOOL, {**_OTHER, "parameters": {"type": "array"}}], "tools[1].parameters"),
-    ("tools", [_TOOL, {**_OTHER, "parameters": {"type": "object", "properties": []}}], "tools[1].parameters"),
+    ("tools", [_TOOL, {**_OTHER, "parameters": {"type": "array"}}], "tools[1].parameters.type"),
+    (
+        "tools",
+        [_TOOL, {**_OTHER, "parameters": {"type": "object", "properties": []}}],
+        "tools[1].parameters.properties",
+    ),
     ("tools", [_TOOL, {**_OTHER, "parameters": "none"}], "tools[1].parameters"),
     ("tools", [_TOOL, "look"], "tools[1]"),
     ("tools", "look", "tools"),
@@ -264,6 +268,22 @@ def test_what_is_honoured_reaches_the_turn_and_a_responses_own_goes_first() -> N
     assert turn.tools is not None
     assert (turn.tools.parallel, turn.tools.tools[0].name, turn.max_output_tokens) == (True, "listen", None)
     assert turn.sampling == SamplingOverrides(temperature=1.0)
+
+
+_ITEM = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+
+
+def test_a_field_that_is_null_asks_for_nothing_wherever_it_is() -> None:
+    content = [{"type": "input_text", "text": "hi", "audio": None, "transcript": None}]
+    item = {**_ITEM, "content": content, "id": None, "status": None, "call_id": None, "name": None}
+    for fields in ({"previous_item_id": None}, {"nonsense": None}):
+        assert _Connection().send("conversation.item.create", item=item, **fields).command is not None
+    errors, session = _Connection().update(tools=[{**_TOOL, "strict": None, "nonsense": None}], nonsense=None)
+    assert (errors, len(session["tools"])) == ([], 1)
+    assert _Connection().respond(nonsense=None, metadata=None, input=None, conversation=None)
+    assert _Connection().send("response.create", response=None).command is not None
+    (reply,) = _Connection().send("conversation.item.create", item={**_ITEM, "role": None}).replies
+    assert reply["error"]["param"] == "item.role"
 
 
 def test_another_kind_of_session_is_refused_whole() -> None:
