@@ -136,6 +136,7 @@ class Visit:
         patience: after how many steps it is cancelled; None if never.
         rests: whether its reader is behind from time to time.
         hinted: of the hint that it brings, how many tokens are right; None if it brings none.
+        foreseen: its prompt is read ahead as well, unless it is answered before.
     """
 
     ask: Ask
@@ -143,6 +144,7 @@ class Visit:
     patience: int | None
     rests: bool
     hinted: int | None
+    foreseen: bool
 
 
 @st.composite
@@ -167,17 +169,21 @@ def visits(draw: st.DrawFn) -> Visit:
         patience=draw(st.none() | st.none() | st.integers(0, 12)),
         rests=draw(st.sampled_from((False, False, True))),
         hinted=draw(st.none() | st.none() | st.integers(0, 8)),
+        foreseen=draw(st.sampled_from((False, False, True))),
     )
 
 
 def _serve(tiny: Tiny, bench: Bench, schedule: Sequence[Visit]) -> list[tuple[Visit, Told]]:
     """Serve a schedule to its end; return what each visit was told."""
     told: list[tuple[Visit, Told]] = []
+    ahead: list[Told] = []
     arrivals = deque(zip(accumulate(visit.after for visit in schedule), schedule, strict=True))
     while arrivals or bench.loop.running or bench.loop.waiting:
         while arrivals and arrivals[0][0] <= bench.steps:
             visit = arrivals.popleft()[1]
             ask = replace(visit.ask, came_s=float(bench.steps))
+            if visit.foreseen:
+                ahead.append(bench.ask(replace(ask, constraint=None, ahead=True)))
             if visit.hinted is not None:
                 ask = replace(ask, hint=(*tiny.alone(ask).tokens[: visit.hinted], 40, 41))
             told.append((visit, bench.ask(ask, stalled=partial(_behind, visit, bench, bench.steps))))
@@ -185,7 +191,12 @@ def _serve(tiny: Tiny, bench: Bench, schedule: Sequence[Visit]) -> list[tuple[Vi
         for visit, each in told:
             if visit.patience == bench.steps and not each.over:
                 bench.cancel(each)
+        if bench.steps % 7 == 0 and ahead and not ahead[-1].over:
+            bench.cancel(ahead.pop())
         assert bench.steps < 3000, "somebody is never served"
+    while bench.step():
+        pass
+    assert all(each.reason == "stop" for each in ahead)
     return told
 
 
