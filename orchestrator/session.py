@@ -257,14 +257,16 @@ class Session:
             raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
         return found, False
 
-    async def context(self, given: Sequence[Item | str]) -> tuple[Item, ...]:
-        """Return items of a turn's own, those that are given by id from the conversation.
+    async def context(self, given: Sequence[Item | str] | None = None) -> tuple[Item, ...]:
+        """Return what a turn answers: items of its own, those that are given by id from the conversation; or that (None).
 
         Raises:
             Conflict: an id is there twice, or a call has two results.
             LimitExceeded: they are too long.
             NotFound: there is no such item; a result answers no call before it.
         """
+        if given is None:
+            return tuple(self._state.context)
         items = [one if not isinstance(one, str) else (await self.find(one))[0] for one in given]
         check_context(items, self._state.limits.item_characters, self._state.limits.history_characters)
         return tuple(items)

@@ -60,8 +60,7 @@ class Asides:
         self._begun += 1
         stack = ExitStack()
         try:
-            context = await context_of(self._session, command)
-            history = self._session.items if context is None else context
+            history = await context_of(self._session, command)
             await self._completions.weigh(command.turn_input, history)
             completion = stack.enter_context(self._completions.begin(self._session.tenant, command.turn_input, history))
             aside = Aside(completion, command.turn_input, self._clock)
@@ -97,14 +96,12 @@ class Asides:
                 await self._send(self._protocol.aside_event(narrator, event))
 
 
-async def context_of(session: Session, command: Respond) -> tuple[Item, ...] | None:
-    """Return what a response answers instead of the conversation, if that is so.
+async def context_of(session: Session, command: Respond) -> tuple[Item, ...]:
+    """Return what a response answers.
 
     Raises:
         BatonError: that cannot be a conversation.
     """
-    if command.context is None:
-        return None
     try:
         return await session.context(command.context)
     except BatonError as exc:

@@ -292,7 +292,8 @@ class _Connection:
         An answer to what came before it would look like one to it.
         """
         missing = self._missing
-        if _is_answer(command) and not command.turn_input.items and missing is not None:
+        is_to_it = isinstance(command, Respond) and command.context is None and not command.turn_input.items
+        if is_to_it and missing is not None:
             self._missing = None
             raise missing
 
@@ -313,6 +314,8 @@ class _Connection:
                 await self._session.remove((command.item_id,))
             case Respond(is_aside=True):
                 await self._asides.begin(command)
+            case Respond(context=None):
+                await self._session.respond(command.turn_input)
             case Respond():
                 await self._session.respond(command.turn_input, await context_of(self._session, command))
             case Cancel(turn_id=str() as named) if self._asides.cancel(named):

@@ -90,6 +90,19 @@ async def test_without_input_it_answers_the_conversation_and_items_are_named_by_
         assert words(await until(socket, "response.done")) == "You said: one"
 
 
+async def test_a_conversation_that_lacks_what_was_said_last_is_not_answered_beside_it_either(server: Server) -> None:
+    async with server.connect() as socket:
+        await send(socket, type="conversation.item.create", item=_said("one"))
+        await send(socket, type="conversation.item.create", item=_said("two"), previous_item_id="nowhere")
+        await send(socket, type="response.create", response={"conversation": "none"}, event_id="mine")
+        events = await until(socket, "error")
+        events += await until(socket, "error")
+        assert (events[-1]["error"]["code"], events[-1]["error"]["event_id"]) == ("item_not_found", "mine")
+        own = {"conversation": "none", "input": [_said("this")]}
+        await send(socket, type="response.create", response=own)
+        assert words(await until(socket, "response.done")) == "You said: this"
+
+
 async def test_input_of_its_own_is_the_context_of_a_response_that_joins_the_conversation(server: Server) -> None:
     async with server.connect() as socket:
         assert socket.response is not None
