@@ -4,6 +4,7 @@ Pydantic complains once for each member of a union, in places that name members 
 Here the complaint is found that the caller can act on. A field is written as OpenAI writes it: `messages[0].content[1].text`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ _TYPES: Mapping[str, str] = {
 }
 """What was expected, where something of another type came."""
 
+_SHOULD = re.compile(r"^(Input|String|Value|Number) should")
 _VALUE_CHARACTERS = 64
 
 
@@ -101,7 +103,7 @@ def _said(field: str, error: ErrorDetails, code: str) -> BadInput:
                 field=field,
             )
         case _:
-            said = error["msg"].removeprefix("Value error, ")
+            said = _SHOULD.sub("it has to", error["msg"].removeprefix("Value error, "))
             return BadInput(f"Invalid '{field}': {said}.", code=code, field=field)
 
 

@@ -53,6 +53,8 @@ class OtherContent(_Typed):
 
 def _kind_of_content(content: Any) -> str:
     kind = content.get("type") if isinstance(content, dict) else getattr(content, "type", None)
+    if not isinstance(kind, str):  # which is said of the field, by the first
+        return "text"
     return "text" if kind in {"text", "input_text", "output_text"} else "refusal" if kind == "refusal" else "other"
 
 

@@ -139,8 +139,10 @@ def _refusal(adapter: TypeAdapter[Any], body: Any) -> BadInput | None:
 def _check(field: str | None, message: str, path: tuple[Step, ...]) -> None:
     place = written(path)
     assert field is not None
-    # It is there, or within what was put there.
-    assert field == place or field.startswith((f"{place}.", f"{place}[")), (field, place)
+    if "parameters" in path and field.endswith(".parameters"):
+        assert place.startswith(field)  # a schema is refused as a whole
+    else:  # it is there, or within what was put there
+        assert field == place or field.startswith((f"{place}.", f"{place}[")), (field, place)
     assert f"'{field}'" in message
     assert not _VALIDATORS_WORDS.search(message.replace(f"'{field}'", "")), message
 
@@ -190,10 +192,16 @@ def test_an_event_with_one_fault_is_refused_for_the_field_with_the_fault(
     ("fields", "field", "said"),
     [
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "nonsense": {}}]}]},
-            "messages[0].content[0].nonsense",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5, "cache_control": {}}]}]},
+            "messages[0].content[0].text",
+            "expected a string, but got an integer (5)",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "json_schema": {}}}},
+            "response_format.json_schema.json_schema",
             "Unknown or unsupported parameter",
         ),
+        ({"top_p": 2}, "top_p", "it has to be less than or equal to 1"),
         ({"stop": ["a"] * 5}, "stop", "it has 5 entries, and has to have at most 4"),
         ({"stop": 5}, "stop", "expected a string or an array, but got an integer (5)"),
         ({"stop": ["a", 5]}, "stop[1]", "expected a string, but got an integer (5)"),
