@@ -53,4 +53,5 @@ def _request(task: Task) -> GenerateRequest:
         deadline=task.budget.deadline_s,
         tenant=task.tenant,
         logprobs=task.logprobs,
+        fork=task.fork,
     )

@@ -152,6 +152,8 @@ class GenerateRequest:
             else has work. Nothing is written: usage, of what was read as it is read, and the end.
         logprobs: how many of the likeliest tokens of each place are to be told in `TextDelta.tokens`, besides the one
             that was written; None tells no tokens.
+        fork: requests of a tenant that carry the same and ask the same are answers to one prompt, which an engine may read
+            once. It changes nothing of what is written.
     """
 
     messages: tuple[Item, ...]
@@ -165,6 +167,7 @@ class GenerateRequest:
     signals: frozenset[Signal] = frozenset()
     reads_ahead: bool = False
     logprobs: int | None = None
+    fork: str | None = None
 
 
 class Engine(Protocol):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
 from memory.log import EndState
@@ -112,8 +113,10 @@ class Completions:
         await self._band.weigh(turn_input, history)
 
     @contextmanager
-    def begin(self, tenant: str, turn_input: TurnInput, history: Sequence[Item]) -> Iterator[Completion]:
-        """Decide a turn, and count it in for the length of the block.
+    def begin(
+        self, tenant: str, turn_input: TurnInput, history: Sequence[Item], *, fork: str | None = None
+    ) -> Iterator[Completion]:
+        """Decide a turn, and count it in for the length of the block; `fork` names it one of several answers to one prompt.
 
         Raises:
             BatonError: the turn is refused; see `Band.decide`, `Band.seat`.
@@ -123,6 +126,8 @@ class Completions:
             score = self._band.decide(
                 tenant=tenant, turn_id=new_id("turn"), generation=1, turn_input=turn_input, history=history
             )
+            if fork is not None:
+                score = replace(score, task=replace(score.task, fork=fork))
             completion = Completion(self._band, score, self._meters.watch(tenant), began_s)
             try:
                 yield completion

@@ -97,6 +97,19 @@ class Cache:
         self.reused_tokens += reused
         return lease, reused
 
+    def fork(self, lease: Lease, tokens: int, room: int) -> Lease | None:
+        """Lease room for `room` tokens, the first `tokens` of them copied from a lease at work; None if there is no room now."""
+        blocks = _blocks(room)
+        start = self._allocate(blocks)
+        if start is None:
+            return None
+        self.arena.move(lease.start, start * BLOCK_TOKENS, tokens)  # which may have been moved to make room
+        forked = Lease(scope=lease.scope, extent=Extent(start=start, blocks=blocks))
+        self._leases.add(forked)
+        self.asked_tokens += tokens
+        self.reused_tokens += tokens
+        return forked
+
     def grow(self, lease: Lease, room: int) -> bool:
         """Make room in a lease for `room` tokens; return whether there was any. It may move.
 

@@ -194,6 +194,7 @@ class DecodingEngine:
             if request.constraint is None or request.reads_ahead
             else language.constrainer.start(request.constraint),
             processors=Processors.of(sampling, tokens, language.vocabulary),
+            fork=request.fork,
             hint=deque(hint),
             stalled=stream.stalled,
             ahead=request.reads_ahead,

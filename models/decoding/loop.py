@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from models.content import Delta, DraftUsage, FinishDelta, UsageDelta
 from models.decoding.adapters import Adapters
-from models.decoding.cache import Cache
+from models.decoding.cache import Cache, Lease
 from models.decoding.constrain import masked
 from models.decoding.decoder import Batch, Decoder, Span
+from models.decoding.forks import Forks, are_forks
 from models.decoding.rows import Row
 from models.decoding.sampling import Chooser, choose
 from models.decoding.scheduler import ChunkSize, Lengths, Queue, chunks
@@ -94,11 +95,12 @@ class Loop:
         self._ahead: deque[Row] = deque()
         self._lengths = Lengths()
         self._chunk = ChunkSize(most=limits.prefill_tokens)
+        self._forks = Forks()
 
     @property
     def waiting(self) -> int:
         """How many requests wait for room."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._forks)
 
     @property
     def running(self) -> int:
@@ -108,7 +110,8 @@ class Loop:
     def submit(self, row: Row) -> None:
         """Take a request in. It waits until there is room; if it is only read ahead, until nobody has work."""
         if not row.ahead:
-            self._waiting.put(row.rank, row)
+            if not self._forks.parks(row):
+                self._waiting.put(row.rank, row)
         elif len(self._ahead) < _AHEAD_ROWS:
             self._ahead.append(row)
         else:
@@ -118,8 +121,12 @@ class Loop:
         """Let a request go, wherever it is; its cache is free at once. Nothing more is told."""
         if row in self._ahead:
             self._ahead.remove(row)
-        elif not self._waiting.remove(row) and row in self._rows:
+        elif self._waiting.remove(row):
+            self._unpark(row)
+        elif row in self._rows:
             self._release(row)
+        else:
+            self._forks.remove(row)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -161,8 +168,7 @@ class Loop:
         """Give a row that waits its part of the cache; return whether there was room."""
         tokens = row.context.tokens
         room = len(tokens) + self._lengths.predict(row.limit - row.writer.written)
-        reusable = tokens if row.prompt.plain else ()
-        opened = self._cache.open(row.scope, reusable, min(room, self._cache.capacity))
+        opened = self._opened(row, min(room, self._cache.capacity))
         if opened is None:
             return False
         self._waiting.remove(row)
@@ -176,6 +182,20 @@ class Loop:
             row.tell([usage], None)
         self._speculation.join(row)
         return True
+
+    def _opened(self, row: Row, room: int) -> tuple[Lease, int] | None:
+        """Lease room for a row: with what a row at work has read of the same prompt, or with what is kept."""
+        for other in self._rows if row.fork is not None else ():
+            if other.lease is not None and are_forks(row, other) and other.has_read:
+                shared = row.context.prompt_length - 1
+                forked = self._cache.fork(other.lease, shared, room)
+                return None if forked is None else (forked, shared)
+        return self._cache.open(row.scope, row.context.tokens if row.prompt.plain else (), room)
+
+    def _unpark(self, row: Row) -> None:
+        """Let those go on who wait for a row to read their prompt, if it has, or if it does so no more."""
+        for follower in self._forks.unpark(row):
+            self._waiting.put(follower.rank, follower)
 
     def _plan(self) -> list[_Work]:
         ready = [row for row in self._rows if not row.stalled()]
@@ -335,6 +355,8 @@ class Loop:
         if row.processors is not None:
             row.processors.accept(written)
         row.fed += work.count + len(written) - 1
+        if row.fork is not None:
+            self._unpark(row)
         row.context.tokens.extend(written)
         self._speculation.observe(work.row, work.drafter, len(work.draft), len(written) - 1)
         said, deltas = row.writer.write(written, lambda after: scores[base + after])
@@ -386,6 +408,7 @@ class Loop:
             held = row.context.tokens[: row.fed] if row.prompt.plain else ()
             self._cache.close(row.lease, held)
             row.lease, row.fed = None, 0
+        self._unpark(row)
 
     @contextmanager
     def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
@@ -409,7 +432,9 @@ class Loop:
                     self._cache.close(row.lease, ())
             elif row in self._rows:
                 self._release(row)
-            elif not waited:
+            elif waited:
+                self._unpark(row)
+            else:
                 continue
             row.tell((), error)
 

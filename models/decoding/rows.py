@@ -75,6 +75,7 @@ class Row:
         adapter: the number of its LoRA adapter; 0 is none.
         guide: says which tokens may come next, if that is constrained.
         processors: bias and penalties, if there are any.
+        fork: rows of a scope that have the same are answers to one prompt.
         hint: an answer begun by somebody else, as a draft.
         stalled: whether whoever reads it is behind: it rests then.
         lease: its part of the cache, while it is at work.
@@ -96,6 +97,7 @@ class Row:
     adapter: int = 0
     guide: Guide | None = None
     processors: Processors | None = None
+    fork: str | None = None
     hint: deque[int] = field(default_factory=deque)
     stalled: Callable[[], bool] = lambda: False
     lease: Lease | None = None
@@ -109,6 +111,11 @@ class Row:
     def unread(self) -> int:
         """How many tokens have to be run before the next can be chosen; 1 for a row that is writing."""
         return len(self.context.tokens) - self.fed
+
+    @property
+    def has_read(self) -> bool:
+        """Whether its prompt is in the cache, all of it."""
+        return self.lease is not None and self.fed >= self.context.prompt_length
 
     @property
     def slice_tokens(self) -> int:

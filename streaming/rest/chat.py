@@ -1,7 +1,8 @@
 """`POST /v1/chat/completions`. With `store: true` the turn is a session's, and kept; without, nothing of it is."""
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager, suppress
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
@@ -10,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BatonError, NotFound
+from models.ids import new_id
 from orchestrator.build import Conductor
 from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
@@ -17,6 +19,7 @@ from orchestrator.session import Session
 from streaming.auth import Caller
 from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completion, of_session
 from streaming.rest.chat_request import ChatRequest
+from streaming.rest.choices import Choices, for_choice
 from streaming.rest.route import RestRoute
 from streaming.sse import EventStream, while_connected
 
@@ -61,25 +64,54 @@ class _Stateless(Response):
         conductor = self._conductor
         with _in_chats_words():
             await conductor.completions.weigh(*self._turn)
+        if self._body.choices > 1:
+            await self._answer_many(scope, receive, send)
+            return
         with _in_chats_words(), conductor.completions.begin(self._tenant, *self._turn) as completion:
             reply = _reply_of(conductor, completion)
             response = _response(conductor, self._body, reply, of_completion(completion))
             await response(scope, receive, send)
 
+    async def _answer_many(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer several times; each answer is a turn, and takes its place among the tenant's."""
+        conductor, body, (turn_input, history) = self._conductor, self._body, self._turn
+        fork = new_id("fork")
+        with ExitStack() as begun:
+            with _in_chats_words():
+                completions = [
+                    begun.enter_context(
+                        conductor.completions.begin(self._tenant, for_choice(turn_input, index), history, fork=fork)
+                    )
+                    for index in range(body.choices)
+                ]
+            first = completions[0]
+            created_s = _now_s(conductor)
+            replies = [
+                Reply(first.turn_id, first.decision, created_s, session_id=None, index=index)
+                for index in range(body.choices)
+            ]
+            choices = Choices(replies, [of_completion(completion) for completion in completions])
+            answer: Response
+            if body.stream:
+                answer = EventStream(choices.chunks(include_usage=_wants_usage(body)), conductor.clock)
+            else:
+                answer = _Whole(choices.whole())
+            await answer(scope, receive, send)
+
 
 class _Whole(Response):
     """The answer in one piece; a client that goes stops it."""
 
-    def __init__(self, reply: Reply, answer: AsyncGenerator[Answer, None]) -> None:
+    def __init__(self, answer: Awaitable[dict[str, Any]]) -> None:
+        """Take what becomes the answer; it frees what it holds when it is cancelled."""
         super().__init__()
-        self._reply = reply
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         failure: BatonError | None = None
-        async with while_connected(receive), aclosing(self._answer):
+        async with while_connected(receive):
             try:
-                await JSONResponse(await self._reply.whole(self._answer))(scope, receive, send)
+                await JSONResponse(await self._answer)(scope, receive, send)
             except BatonError as exc:
                 failure = exc  # raised outside of the task group, which would wrap it
         if failure is not None:
@@ -93,10 +125,12 @@ def _response(
     answer: AsyncGenerator[Answer, None],
 ) -> Response:
     if not body.stream:
-        return _Whole(reply, answer)
-    include_usage = body.stream_options is not None and body.stream_options.include_usage is True
-    chunks = reply.chunks(answer, include_usage=include_usage)
-    return EventStream(chunks, conductor.clock)
+        return _Whole(reply.whole(answer))
+    return EventStream(reply.chunks(answer, include_usage=_wants_usage(body)), conductor.clock)
+
+
+def _wants_usage(body: ChatRequest) -> bool:
+    return body.stream_options is not None and body.stream_options.include_usage is True
 
 
 def _reply_of(conductor: Conductor, completion: Completion) -> Reply:

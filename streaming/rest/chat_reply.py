@@ -14,7 +14,7 @@ from agents.events import TaskProgress
 from models.content import AudioDelta, Call, CallDelta, FormReport, ScoredToken, TextDelta, WrittenToken, text_of
 from models.errors import BatonError, Internal
 from orchestrator.completions import Completion
-from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded
+from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded, Usage
 from orchestrator.session import Session
 from streaming.errors import failure
 from streaming.sse import event
@@ -87,7 +87,12 @@ async def of_session(session: Session, turn_id: str, after: int) -> AsyncGenerat
 class Reply:
     """Puts one answer into OpenAI's words."""
 
-    def __init__(self, turn_id: str, decision: Decision, created_s: int, *, session_id: str | None) -> None:
+    def __init__(
+        self, turn_id: str, decision: Decision, created_s: int, *, session_id: str | None, index: int = 0
+    ) -> None:
+        """Take what the answer is known by; `index` is its place among several."""
+        self._index = index
+        self._opening = '"role":"assistant",'
         self._decision = decision
         self._session_id = session_id
         self._calls: dict[str, int] = {}
@@ -106,24 +111,39 @@ class Reply:
         Raises:
             BatonError: the turn failed.
         """
-        opening = '"role":"assistant",'
-        self._tail = ',"usage":null' if include_usage else ""  # as the reference has it: only the last chunk's is one
+        self.tell_usage(include_usage)
         async with aclosing(answer) as pieces:
             async for piece in pieces:
-                match piece:
-                    case Words():
-                        content = json.dumps(piece.text, ensure_ascii=False)
-                        logprobs = json.dumps(_logprobs(piece.tokens), ensure_ascii=False) if piece.tokens else "null"
-                        yield self._chunk(f'{opening}"content":{content}', logprobs=logprobs)
-                    case CallPiece():
-                        yield self._chunk(opening + self._call_chunk(piece))
-                    case TurnEnded():
-                        raise_fault(piece)
-                        if opening:  # an empty answer is one all the same
-                            yield self._chunk(f'{opening}"content":""')
-                        for last in self._ending(piece, include_usage=include_usage):
-                            yield last
-                opening = ""
+                for chunk in self.said(piece):
+                    yield chunk
+                if isinstance(piece, TurnEnded):
+                    for last in self.ending(piece, include_usage=include_usage):
+                        yield last
+
+    def tell_usage(self, wanted: bool) -> None:
+        """Have chunks say that they have no usage, if it was asked for: as the reference has it, only the last one's is one."""
+        self._tail = ',"usage":null' if wanted else ""
+
+    def said(self, piece: Answer) -> list[bytes]:
+        """Return the chunks that say a piece of the answer; at its end those that are still to come before its last.
+
+        Raises:
+            BatonError: the turn failed.
+        """
+        opening, self._opening = self._opening, ""
+        match piece:
+            case Words():
+                content = json.dumps(piece.text, ensure_ascii=False)
+                logprobs = json.dumps(_logprobs(piece.tokens), ensure_ascii=False) if piece.tokens else "null"
+                return [self._chunk(f'{opening}"content":{content}', logprobs=logprobs)]
+            case CallPiece():
+                return [self._chunk(opening + self._call_chunk(piece))]
+            case TurnEnded():
+                raise_fault(piece)
+                # An empty answer is one all the same.
+                return [self._chunk(f'{opening}"content":""')] if opening else []
+            case _:
+                assert_never(piece)
 
     async def whole(self, answer: AsyncGenerator[Answer, None]) -> dict[str, Any]:
         """Return the completion object. Closes `answer`.
@@ -158,7 +178,7 @@ class Reply:
         else:
             message["content"] = "".join(words)
         choice = {
-            "index": 0,
+            "index": self._index,
             "message": message,
             "logprobs": _logprobs(tokens) if tokens else None,
             "finish_reason": _finish_reason(end),
@@ -167,12 +187,12 @@ class Reply:
             **self._head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": _usage(end),
+            "usage": usage_fields(end.usage),
             "baton": self._baton(end),
         }
 
     def _chunk(self, delta: str, finish_reason: str = "null", rest: str = "", logprobs: str = "null") -> bytes:
-        choice = f'{{"index":0,"delta":{{{delta}}},"logprobs":{logprobs},"finish_reason":{finish_reason}}}'
+        choice = f'{{"index":{self._index},"delta":{{{delta}}},"logprobs":{logprobs},"finish_reason":{finish_reason}}}'
         return event(f"{self._chunk_head}{choice}]{self._tail}{rest}}}")
 
     def _call_chunk(self, piece: CallPiece) -> str:
@@ -184,11 +204,16 @@ class Reply:
             function["name"] = piece.name
         return f'"tool_calls":[{json.dumps(fields, ensure_ascii=False)}]'
 
-    def _ending(self, end: TurnEnded, *, include_usage: bool) -> list[bytes]:
+    def last(self, end: TurnEnded, rest: str = "") -> bytes:
+        """Return the chunk that says why the answer ended."""
+        return self._chunk("", json.dumps(_finish_reason(end)), rest)
+
+    def ending(self, end: TurnEnded, *, include_usage: bool, total: Usage | None = None) -> list[bytes]:
+        """Return the last chunks of all; `total` is what was used, if that is not the turn's own usage."""
         baton = f',"baton":{json.dumps(self._baton(end), ensure_ascii=False)}'
-        chunks = [self._chunk("", json.dumps(_finish_reason(end)), baton)]
+        chunks = [self.last(end, baton)]
         if include_usage:
-            chunks.append(event(f'{self._chunk_head}],"usage":{json.dumps(_usage(end))}}}'))
+            chunks.append(event(f'{self._chunk_head}],"usage":{json.dumps(usage_fields(total or end.usage))}}}'))
         return [*chunks, event("[DONE]")]
 
     def _baton(self, end: TurnEnded) -> dict[str, Any]:
@@ -262,8 +287,8 @@ def _finish_reason(end: TurnEnded) -> str:
     return {"calls": "tool_calls", "length": "length"}.get(end.reason or "", "stop")
 
 
-def _usage(end: TurnEnded) -> dict[str, Any]:
-    usage = end.usage
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Return what was used, in OpenAI's words and ours."""
     fields: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -271,8 +296,10 @@ def _usage(end: TurnEnded) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
     if usage.drafts:
-        fields["baton_drafts"] = {
-            draft.drafter: {"drafted_tokens": draft.drafted, "accepted_tokens": draft.accepted}
-            for draft in usage.drafts
-        }
+        drafts: dict[str, dict[str, int]] = {}
+        for draft in usage.drafts:
+            sums = drafts.setdefault(draft.drafter, {"drafted_tokens": 0, "accepted_tokens": 0})
+            sums["drafted_tokens"] += draft.drafted
+            sums["accepted_tokens"] += draft.accepted
+        fields["baton_drafts"] = drafts
     return fields

@@ -253,6 +253,10 @@ TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)]
 
 
+MOST_CHOICES = 16
+"""As many as a local model writes at a time by default."""
+
+
 class ChatRequest(_Strict):
     """The body."""
 
@@ -275,6 +279,7 @@ class ChatRequest(_Strict):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
+    n: Annotated[int | None, Field(ge=1, le=MOST_CHOICES)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
@@ -288,7 +293,6 @@ class ChatRequest(_Strict):
     repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
 
     # Honoured only at the value that changes nothing; see `_refuse`.
-    n: int | None = None
     modalities: list[str] | None = None
     audio: JsonValue = None
     reasoning_effort: str | None = None
@@ -302,6 +306,11 @@ class ChatRequest(_Strict):
     prompt_cache_options: JsonValue = None
     prompt_cache_retention: str | None = None
     verbosity: str | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n or 1
 
     def turn(self, defaults: RequestDefaults) -> tuple[tuple[Item, ...], TurnInput]:
         """Return the conversation so far, and what is asked now.
@@ -353,11 +362,12 @@ class ChatRequest(_Strict):
 
     def _refuse(self) -> None:
         wanted: dict[str, Any] = {
-            "n": self.n not in {None, 1},
             "modalities": self.modalities not in (None, ["text"]),
             "audio": self.audio,
             "reasoning_effort": self.reasoning_effort not in {None, "none", "minimal"},
         }
+        if self.store and self.choices > 1:
+            raise Unsupported("A conversation that is kept has one answer. Leave 'store' or 'n' out.", field="n")
         for field, is_wanted in wanted.items():
             if is_wanted:
                 raise Unsupported(f"'{field}' cannot be honoured here yet. Leave it out.", field=field)

@@ -20,7 +20,7 @@ from models.ports import (
 
 _PLAIN = GenerateRequest(messages=(), tenant="local")
 
-_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline"}
+_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork"}
 
 # What a request may ask besides, by the name under which an engine declares that it honours it.
 _CONSTRAINTS = {

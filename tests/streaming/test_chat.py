@@ -219,7 +219,7 @@ _USER = {"role": "user", "content": "Hello"}
         ({"messages": [_USER], "tool_choice": "sometimes"}, "invalid_input", "tool_choice"),
         ({"messages": [_USER], "tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_input",
          "tools[0].function.name"),
-        ({"messages": [_USER], "n": 2}, "unsupported", "n"),
+        ({"messages": [_USER], "n": 2, "store": True}, "unsupported", "n"),
         ({"messages": [_USER], "response_format": {"type": "json_object"}}, "no_capable_model", "response_format"),
         ({"messages": [_USER], "response_format": {"type": "xml"}}, "invalid_input", "response_format.type"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

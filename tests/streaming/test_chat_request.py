@@ -52,6 +52,7 @@ _HONOURED: dict[str, Any] = {
     "logit_bias": {"50256": -100},
     "logprobs": False,
     "top_logprobs": 0,
+    "n": 1,
 }
 _EXTENSIONS: dict[str, Any] = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
 _HARMLESS: dict[str, Any] = {
@@ -65,7 +66,6 @@ _HARMLESS: dict[str, Any] = {
     "verbosity": "low",
 }
 _REFUSED: dict[str, Any] = {
-    "n": 2,
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "reasoning_effort": "low",
@@ -171,6 +171,14 @@ def test_log_probabilities_reach_the_turn() -> None:
     with pytest.raises(Unsupported, match="store") as kept:
         _turn(logprobs=True, store=True)
     assert kept.value.field == "logprobs"
+
+
+def test_several_answers_are_asked_for_and_one_is_kept() -> None:
+    request = ChatRequest.model_validate({"messages": [_HELLO], "n": 3})
+    assert (request.choices, ChatRequest.model_validate({"messages": [_HELLO]}).choices) == (3, 1)
+    with pytest.raises(Unsupported, match="store") as refused:
+        _turn(n=2, store=True)
+    assert refused.value.field == "n"
 
 
 def test_a_keys_defaults_hold_where_the_request_says_nothing() -> None:
@@ -311,6 +319,8 @@ def test_a_function_that_has_to_be_called_has_to_be_on_offer() -> None:
         {"logit_bias": {"5" * 400: 1}},
         {"logit_bias": {str(token): 1 for token in range(301)}},
         {"logit_bias": [[5, 1]]},
+        {"n": 0},
+        {"n": 17},
         {"logprobs": True, "top_logprobs": 21},
         {"logprobs": True, "top_logprobs": -1},
         {"logprobs": 3},

@@ -56,6 +56,7 @@ class Ask:
     top_k: int = 0
     min_p: float = 0.0
     logprobs: int | None = None
+    fork: str | None = None
     ends: frozenset[int] = frozenset({END})
     hint: tuple[int, ...] = ()
     adapter: str | None = None
@@ -172,7 +173,7 @@ class Tiny:
 
     def alone(self, ask: Ask) -> Told:
         """Return what is written if nobody else is served and nothing is guessed."""
-        ask = replace(ask, hint=(), tenant="ada", priority="normal", came_s=0.0)
+        ask = replace(ask, hint=(), fork=None, tenant="ada", priority="normal", came_s=0.0)
         if ask not in self._alone:
             bench = self.bench(rows=1, prefill_tokens=512)
             self._alone[ask] = bench.ask(ask)
@@ -223,6 +224,7 @@ class Bench:
             adapter=tiny.adapters.index(ask.adapter),
             guide=None if ask.constraint is None else tiny.constrainer.start(ask.constraint),
             processors=Processors.of(ask.sampling, ask.prompt, tiny.decoder.shape.vocabulary),
+            fork=ask.fork,
             hint=deque(ask.hint),
             ahead=ask.ahead,
         )
