@@ -12,29 +12,38 @@ Source: JSON Schema 2020-12, and drafts 4 to 2019-09 where they differ. What gra
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
-from urllib.parse import unquote
 
 from models.errors import BadInput, LimitExceeded
+from models.forms.apart import (
+    MOST_DEPTH,
+    SAYING,
+    TYPES,
+    admits_strings,
+    are_apart,
+    is_plain,
+    is_same,
+    kinds_of,
+    listed_values,
+    named_kinds,
+)
+from models.forms.bounds import EXACT, bound_inside, number_of, width_between
+from models.forms.expressions import pattern_of_names, without_look_ahead
 from models.forms.formats import FORMATS
+from models.forms.pointers import pointer_of, resolve, steps
 
 Schema = dict[str, Any] | bool
-
-MOST_DEPTH = 100
-"""How deep schemas, and the values in them, may be nested."""
+Node = dict[str, Any]
+Path = tuple[str, ...]
+More = list[dict[str, Any]]
 
 _MOST_NODES = 20_000
 _MOST_TRIED = 500
 _MOST_REPEATS = 1 << 20  # no answer is so long: a bound above it bounds nothing
-_LAST = (1 << 63) - 1024  # the largest number of 64 bits that a float says exactly
-_EXACT = 1 << 53  # up to here a float says every integer
-_LAST_FRACTION = 10**18
 
-_TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
 _LOOSENED = (
     "$dynamicRef",
     "$recursiveRef",
@@ -126,8 +135,8 @@ class _Walk:
         while len(defs) < len(self._names):
             for pointer, name in list(self._names.items()):
                 if name not in defs:
-                    path = _path(pointer)
-                    defs[name] = self._schema(_resolve(self._root, path), path)
+                    path = steps(pointer)
+                    defs[name] = self._schema(resolve(self._root, path), path)
         if defs:
             root = {**(root if isinstance(root, dict) else {"allOf": [root]}), "$defs": defs}
         return Loosened(schema=root, dropped=tuple(self._dropped), endless=self._endless)
@@ -142,15 +151,15 @@ class _Walk:
 
     # One schema
 
-    def _schema(self, node: object, path: tuple[str, ...]) -> Schema:
+    def _schema(self, node: object, path: Path) -> Schema:
         self._nodes += 1
         if len(path) > 2 * MOST_DEPTH or self._nodes > _MOST_NODES:
             raise LimitExceeded(f"The schema is nested deeper than {MOST_DEPTH}, or too large. Make it simpler.")
-        self._endless = self._endless or node is True or (isinstance(node, dict) and not node.keys() & _SAYING)
+        self._endless = self._endless or node is True or (isinstance(node, dict) and not node.keys() & SAYING)
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
-            raise BadInput(f"What is at {_pointer(path) or 'the top'} is no schema: write an object or a boolean.")
+            raise BadInput(f"What is at {pointer_of(path) or 'the top'} is no schema: write an object or a boolean.")
         if node.get("not") is True or node == {"not": {}}:
             return False
         if self._coarse:
@@ -176,25 +185,21 @@ class _Walk:
             out["allOf"] = [*out.get("allOf", ()), *also]
         return out
 
-    def _coarsened(self, node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    def _coarsened(self, node: Node, path: Path) -> dict[str, Any]:
         for keyword in sorted(node.keys() & _FINER):
             self._loosen(keyword, path)
         return {keyword: value for keyword, value in node.items() if keyword not in _FINER}
 
-    def _others(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _others(self, node: Node, path: Path, out: Node, also: More) -> None:
         for keyword in _LOOSENED:
             if keyword in node and node[keyword] not in ({}, True):
                 self._loosen(keyword, path, made_good=self._dependencies(keyword, node, out))
 
-    def _loosen(self, keyword: str, path: tuple[str, ...], *, made_good: bool = False) -> None:
-        self._dropped.setdefault(Dropped(keyword=keyword, pointer=_pointer(path)))
+    def _loosen(self, keyword: str, path: Path, *, made_good: bool = False) -> None:
+        self._dropped.setdefault(Dropped(keyword=keyword, pointer=pointer_of(path)))
         self._open += not made_good
 
-    def _reference(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _reference(self, node: Node, path: Path, out: Node, also: More) -> None:
         if "$ref" not in node:
             return
         pointer = self._local(node["$ref"])
@@ -212,33 +217,29 @@ class _Walk:
         own = self._root.get("$id", self._root.get("id")) if isinstance(self._root, dict) else None
         if (base and base != str(own).rstrip("#")) or not (mark or base) or (pointer and pointer[0] != "/"):
             return None
-        target = _resolve(self._root, _path(pointer))
+        target = resolve(self._root, steps(pointer))
         return pointer if isinstance(target, dict | bool) else None
 
-    def _type(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _type(self, node: Node, path: Path, out: Node, also: More) -> None:
         if "type" not in node:
             return
         kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
-        if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in _TYPES]:
-            raise BadInput(f"Invalid type: {str(unknown[0])[:60]} at {_pointer(path) or 'the top'} of the schema.")
+        if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in TYPES]:
+            raise BadInput(f"Invalid type: {str(unknown[0])[:60]} at {pointer_of(path) or 'the top'} of the schema.")
         out["type"] = node["type"]
         if node.get("nullable") is True and "null" not in kinds:  # OpenAPI 3.0
             out["type"] = [*kinds, "null"]
 
-    def _values(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _values(self, node: Node, path: Path, out: Node, also: More) -> None:
         if "const" in node:
-            if _is_plain(node["const"], path):
+            if is_plain(node["const"], path):
                 out["const"] = node["const"]
             else:
                 self._loosen("const", path)
         if "enum" in node:
             if not isinstance(node["enum"], list):
-                raise BadInput(f"'enum' at {_pointer(path) or 'the top'} of the schema is no list.")
-            plain = [value for value in node["enum"] if _is_plain(value, path)]
+                raise BadInput(f"'enum' at {pointer_of(path) or 'the top'} of the schema is no list.")
+            plain = [value for value in node["enum"] if is_plain(value, path)]
             if plain or not node["enum"]:
                 out["enum"] = plain
             else:
@@ -246,53 +247,56 @@ class _Walk:
 
     # Numbers
 
-    def _numbers(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _numbers(self, node: Node, path: Path, out: Node, also: More) -> None:
         whole = node.get("type") == "integer"
         low, high = self._bound(node, "inimum", path), self._bound(node, "aximum", path)
         for (value, exclusive), keyword, sign in ((low, "minimum", 1), (high, "maximum", -1)):
             if value is None:
                 continue
-            bound = _inside(value, exclusive=exclusive, whole=whole, sign=sign, width=_width(low[0], high[0]))
+            bound = bound_inside(
+                value, exclusive=exclusive, whole=whole, sign=sign, width=width_between(low[0], high[0])
+            )
             if bound is None:
                 self._loosen(keyword if keyword in node else f"exclusive{keyword.capitalize()}", path)
             else:
                 out[keyword] = bound
-        if "number" in _named(node) and not out.keys() & {"minimum", "maximum", "const", "enum"}:
+        bounds = _of(out, "minimum", "maximum")
+        if bounds and not whole and not self._holds({"type": "number", **bounds}):
+            for keyword in bounds:
+                del out[keyword]
+                self._loosen(keyword, path)
+        if "number" in named_kinds(node) and not out.keys() & {"minimum", "maximum", "const", "enum"}:
             self._endless = self._endless or "multipleOf" not in node
         if "multipleOf" in node or "divisibleBy" in node:
-            step = _number(node.get("multipleOf", node.get("divisibleBy")), "multipleOf", path)
+            step = number_of(node.get("multipleOf", node.get("divisibleBy")), "multipleOf", path)
             small: dict[str, Any] = {"type": "integer" if whole else "number", "multipleOf": step}
             small |= _of(out, "minimum", "maximum")
-            if step > 0 and (1e-12 < step < _EXACT) and self._holds(small):
+            if step > 0 and (1e-12 < step < EXACT) and self._holds(small):
                 out["multipleOf"] = step
             else:
                 self._loosen("multipleOf", path)
 
     @staticmethod
-    def _bound(node: dict[str, Any], name: str, path: tuple[str, ...]) -> tuple[int | float | None, bool]:
+    def _bound(node: Node, name: str, path: Path) -> tuple[int | float | None, bool]:
         """Return the tighter of two bounds, and whether it is itself excluded."""
         inclusive, exclusive = f"m{name}", f"exclusiveM{name}"
-        value = None if node.get(inclusive) is None else _number(node[inclusive], inclusive, path)
+        value = None if node.get(inclusive) is None else number_of(node[inclusive], inclusive, path)
         beyond = node.get(exclusive)
         if isinstance(beyond, bool) or beyond is None:  # draft 4 has it so
             return value, beyond is True
-        bound = _number(beyond, exclusive, path)
+        bound = number_of(beyond, exclusive, path)
         tighter = value is None or (bound >= value if name == "inimum" else bound <= value)
         return (bound, True) if tighter else (value, False)
 
     # Strings
 
-    def _strings(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _strings(self, node: Node, path: Path, out: Node, also: More) -> None:
         self._counts(node, "Length", path, out)
         pattern, name = node.get("pattern"), node.get("format")
         if pattern is not None:
             if not isinstance(pattern, str):
-                raise BadInput(f"'pattern' at {_pointer(path) or 'the top'} of the schema is no string.")
-            parts = [] if pattern == "" else _without_look_ahead(pattern)
+                raise BadInput(f"'pattern' at {pointer_of(path) or 'the top'} of the schema is no string.")
+            parts = [] if pattern == "" else without_look_ahead(pattern)
             small = {"type": "string", "allOf": [{"pattern": part} for part in parts]}
             if parts and not self._holds({**small, **_of(out, "minLength", "maxLength")}):
                 self._loosen("pattern", path)
@@ -312,15 +316,15 @@ class _Walk:
             self._loosen(f"format: {name}", path)
         # Else what else is asked of the string says how it is written, and the format is what it annotates.
 
-    def _counts(self, node: dict[str, Any], name: str, path: tuple[str, ...], out: dict[str, Any]) -> None:
+    def _counts(self, node: Node, name: str, path: Path, out: Node) -> None:
         """Take over `minName` and `maxName`."""
         for keyword in (f"min{name}", f"max{name}"):
             value = node.get(keyword)
             if value is None:
                 continue
-            count = _number(value, keyword, path)
+            count = number_of(value, keyword, path)
             if count < 0 or count != int(count):
-                raise BadInput(f"'{keyword}' at {_pointer(path) or 'the top'} of the schema is no count.")
+                raise BadInput(f"'{keyword}' at {pointer_of(path) or 'the top'} of the schema is no count.")
             if count <= _MOST_REPEATS:
                 out[keyword] = int(count)
             elif keyword.startswith("min"):
@@ -328,16 +332,14 @@ class _Walk:
 
     # Arrays
 
-    def _arrays(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _arrays(self, node: Node, path: Path, out: Node, also: More) -> None:
         first, rest, keyword = node.get("prefixItems"), node.get("items"), "items"
         if isinstance(rest, list):  # up to 2019-09
             first, rest, keyword = rest, node.get("additionalItems"), "additionalItems"
             out["prefixItems"] = [self._schema(each, (*path, "items", str(at))) for at, each in enumerate(first)]
         elif first is not None:
             if not isinstance(first, list):
-                raise BadInput(f"'prefixItems' at {_pointer(path) or 'the top'} of the schema is no list.")
+                raise BadInput(f"'prefixItems' at {pointer_of(path) or 'the top'} of the schema is no list.")
             out["prefixItems"] = [self._schema(each, (*path, "prefixItems", str(at))) for at, each in enumerate(first)]
         if rest is not None:
             out["items"] = self._schema(rest, (*path, keyword))
@@ -350,7 +352,7 @@ class _Walk:
         if "contains" in node:
             self._contains(node, path, out)
 
-    def _contains(self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any]) -> None:
+    def _contains(self, node: Node, path: Path, out: Node) -> None:
         least, most = node.get("minContains", 1), node.get("maxContains")
         if least == 0 and most is None:
             return  # nothing is asked
@@ -364,9 +366,7 @@ class _Walk:
 
     # Objects
 
-    def _objects(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _objects(self, node: Node, path: Path, out: Node, also: More) -> None:
         properties = _mapping(node, "properties", path)
         if "properties" in node:
             out["properties"] = {
@@ -384,7 +384,7 @@ class _Walk:
         if "minProperties" in out or "maxProperties" in out:
             self._sized(path, out)
 
-    def _patterned(self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any]) -> None:
+    def _patterned(self, node: Node, path: Path, out: Node) -> None:
         patterned = _mapping(node, "patternProperties", path)
         if not patterned:
             return
@@ -398,11 +398,11 @@ class _Walk:
         out["additionalProperties"] = not self._narrow
         self._loosen("patternProperties", path, made_good=self._narrow)
 
-    def _named(self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any]) -> None:
+    def _named(self, node: Node, path: Path, out: Node) -> None:
         """Say `propertyNames` by other keywords, where the object has no others that name properties."""
         names = self._target(node["propertyNames"])
-        said = names.keys() & _SAYING if isinstance(names, dict) else set()
-        if names is True or (isinstance(names, dict) and (not said or said == {"type"}) and _admits_strings(names)):
+        said = names.keys() & SAYING if isinstance(names, dict) else set()
+        if names is True or (isinstance(names, dict) and (not said or said == {"type"}) and admits_strings(names)):
             return  # every name is a string
         if not isinstance(names, dict):
             out["additionalProperties"] = False
@@ -411,10 +411,10 @@ class _Walk:
         required, rest = set(out.get("required", ())), out.get("additionalProperties", True)
         if not others and said <= {"type", "enum", "const"} and said & {"enum", "const"}:
             listed = names.get("enum", [names.get("const")])
-            if all(isinstance(name, str) for name in listed) and required <= set(listed) and _admits_strings(names):
+            if all(isinstance(name, str) for name in listed) and required <= set(listed) and admits_strings(names):
                 out["properties"], out["additionalProperties"] = dict.fromkeys(listed, rest), False
                 return
-        pattern = _name_pattern(names) if not others | required else None
+        pattern = pattern_of_names(names) if not others | required else None
         if pattern is not None and self._holds({"type": "object", "patternProperties": {pattern: True}}):
             out["patternProperties"], out["additionalProperties"] = {pattern: rest}, False
             return
@@ -423,7 +423,7 @@ class _Walk:
             out.pop("patternProperties", None)
         self._loosen("propertyNames", path, made_good=self._narrow)
 
-    def _sized(self, path: tuple[str, ...], out: dict[str, Any]) -> None:
+    def _sized(self, path: Path, out: Node) -> None:
         """See that an object's size can be held, as far as it can: free names may be written twice, and count once then."""
         listed, required = out.get("properties", {}), set(out.get("required", ()))
         least = out.get("minProperties", 0)
@@ -452,7 +452,7 @@ class _Walk:
             out["additionalProperties"] = False
             out.pop("patternProperties", None)
 
-    def _dependencies(self, keyword: str, node: dict[str, Any], out: dict[str, Any]) -> bool:
+    def _dependencies(self, keyword: str, node: Node, out: Node) -> bool:
         """Leave out, to be sure, the properties that others depend on; return whether that is all there is to it."""
         asked = node[keyword]
         if not self._narrow or not keyword.startswith("depend") or not isinstance(asked, dict):
@@ -464,15 +464,13 @@ class _Walk:
 
     # Several schemas at once
 
-    def _branches(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _branches(self, node: Node, path: Path, out: Node, also: More) -> None:
         for keyword in ("allOf", "anyOf", "oneOf"):
             if keyword not in node:
                 continue
             branches = node[keyword]
             if not isinstance(branches, list):
-                raise BadInput(f"'{keyword}' at {_pointer(path) or 'the top'} of the schema is no list.")
+                raise BadInput(f"'{keyword}' at {pointer_of(path) or 'the top'} of the schema is no list.")
             walked, sure = [], []
             for at, branch in enumerate(branches):
                 before = self._open
@@ -498,13 +496,13 @@ class _Walk:
         if not 0 < len(targets) <= 64 or not all(isinstance(target, dict) for target in targets):
             return None
         properties = [target.get("properties") or {} for target in targets if isinstance(target, dict)]
-        if any(_kinds(target) != {"object"} for target in targets if isinstance(target, dict)):
+        if any(kinds_of(target) != {"object"} for target in targets if isinstance(target, dict)):
             return None
         for name in properties[0]:
-            listed = [_listed(self._target(each.get(name))) for each in properties]
+            listed = [listed_values(self._target(each.get(name))) for each in properties]
             sure = [values for values in listed if values is not None]
             if len(sure) == len(listed) and all(
-                not any(_same(a, b) for a in one for b in other) for one, other in combinations(sure, 2)
+                not any(is_same(a, b) for a in one for b in other) for one, other in combinations(sure, 2)
             ):
                 return str(name)
         return None
@@ -514,22 +512,20 @@ class _Walk:
         if len(branches) > 64:
             return False
         targets = [self._target(branch) for branch in branches]
-        return all(_apart(one, other, self._target) for one, other in combinations(targets, 2))
+        return all(are_apart(one, other, self._target) for one, other in combinations(targets, 2))
 
     def _target(self, node: object) -> object:
         """Follow a schema's reference, if it has one and hardly anything else."""
         for _ in range(8):
-            if not isinstance(node, dict) or "$ref" not in node or node.keys() & (_SAYING - {"$ref"}):
+            if not isinstance(node, dict) or "$ref" not in node or node.keys() & (SAYING - {"$ref"}):
                 break
             pointer = self._local(node["$ref"])
             if pointer is None:
                 break
-            node = _resolve(self._root, _path(pointer))
+            node = resolve(self._root, steps(pointer))
         return node
 
-    def _conditions(
-        self, node: dict[str, Any], path: tuple[str, ...], out: dict[str, Any], also: list[dict[str, Any]]
-    ) -> None:
+    def _conditions(self, node: Node, path: Path, out: Node, also: More) -> None:
         if "if" in node and node.keys() & {"then", "else"}:
             before = self._open
             if self._narrow and "allOf" not in out:
@@ -549,220 +545,6 @@ _FINER = frozenset(
 )
 """What is left out if a schema cannot be held with it."""
 
-_SAYING = frozenset(
-    {
-        "$ref",
-        "type",
-        "enum",
-        "const",
-        "pattern",
-        "format",
-        "minLength",
-        "maxLength",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "not",
-        "if",
-    }
-)
-
-
-def _name_pattern(names: dict[str, Any]) -> str | None:
-    """Return the expression that says what a schema of names says, if one does."""
-    said = names.keys() & _SAYING - {"type"}
-    pattern, form = names.get("pattern"), FORMATS.get(str(names.get("format")))
-    if said == {"pattern"} and isinstance(pattern, str):
-        return pattern
-    if said == {"format"} and form is not None:
-        return f"^(?:{form})$"
-    least, most = names.get("minLength", 0), names.get("maxLength")
-    if said <= {"minLength", "maxLength"} and type(least) is int and (most is None or type(most) is int):
-        return rf"^[\s\S]{{{least},{'' if most is None else most}}}$"
-    return None
-
-
-def _inside(value: int | float, *, exclusive: bool, whole: bool, sign: int, width: float) -> int | float | None:
-    """Return the tightest bound that is included, that a grammar can say, and that does not admit more; None if none is.
-
-    Args:
-        value: the bound.
-        exclusive: whether it is not included itself.
-        whole: whether it bounds integers.
-        sign: 1 for a lower bound, -1 for an upper.
-        width: how far the other bound is.
-    """
-    bound = sign * value  # from here on a lower one
-    if whole:
-        bound = math.floor(bound) + 1 if exclusive else math.ceil(bound)
-    elif exclusive:
-        # llguidance writes the bound itself where both are excluded and begin alike, such as 0 and 0.1.
-        step = min(1e-9 * max(1.0, abs(bound)), width * 1e-6)
-        bound = max(float(f"{bound + step:.15g}"), math.nextafter(float(bound), math.inf))
-    last = _LAST if whole else _LAST_FRACTION
-    if bound > last:
-        return None
-    bound = max(bound, -last)
-    if isinstance(bound, int) and abs(bound) > _EXACT and (near := float(bound)) != bound:
-        bound = int(near if near > bound else math.nextafter(near, math.inf))
-        if bound > last:
-            return None
-    bound = int(bound) if bound == int(bound) else bound
-    return sign * bound
-
-
-def _width(low: int | float | None, high: int | float | None) -> float:
-    if low is None or high is None or abs(low) > _LAST or abs(high) > _LAST or high <= low:
-        return math.inf
-    return float(high - low)
-
-
-def _number(value: object, keyword: str, path: tuple[str, ...]) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_float(value)):
-        raise BadInput(f"'{keyword}' at {_pointer(path) or 'the top'} of the schema is no number that can be compared.")
-    return value
-
-
-def _float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return 0.0  # an integer is finite, however long
-
-
-def _is_plain(value: object, path: tuple[str, ...]) -> bool:
-    """Return whether a grammar can say `value`: its integers have 64 bits, and its floats are finite."""
-    waiting = [(value, 0)]
-    while waiting:
-        one, depth = waiting.pop()
-        if depth > MOST_DEPTH:
-            raise LimitExceeded(f"A value at {_pointer(path) or 'the top'} of the schema is nested too deep.")
-        match one:
-            case bool():
-                pass
-            case int():
-                if abs(one) > _LAST:
-                    return False
-            case float():
-                if not math.isfinite(one):
-                    raise BadInput(f"A value at {_pointer(path) or 'the top'} of the schema is no finite number.")
-            case list():
-                waiting += [(each, depth + 1) for each in one]
-            case dict():
-                waiting += [(each, depth + 1) for each in one.values()]
-            case _:
-                pass
-    return True
-
-
-def _without_look_ahead(pattern: str) -> list[str]:
-    """Return patterns that together say what one with positive look-ahead at its beginning says: `^(?=a)b` is `^a` and `^b`."""
-    parts: list[str] = []
-    rest = pattern.removeprefix("^")
-    while rest != pattern and rest.startswith("(?="):
-        end = _closing(rest)
-        if end is None:
-            return [pattern]
-        parts.append(f"^(?:{rest[3:end]})")
-        rest = rest[end + 1 :]
-    return [*parts, f"^{rest}"] if parts and not _has_choice(rest) else [pattern]
-
-
-def _has_choice(pattern: str) -> bool:
-    """Return whether `pattern` is several, of which one has to match; to be sure, also if it only looks so."""
-    return "|" in pattern
-
-
-def _closing(pattern: str) -> int | None:
-    """Return where the group that `pattern` begins with is closed."""
-    depth, at, listed = 0, 0, False
-    while at < len(pattern):
-        match pattern[at]:
-            case "\\":
-                at += 1
-            case "[" if not listed:
-                listed = True
-            case "]":
-                listed = False
-            case "(" if not listed:
-                depth += 1
-            case ")" if not listed:
-                depth -= 1
-                if depth == 0:
-                    return at
-            case _:
-                pass
-        at += 1
-    return None
-
-
-def _admits_strings(node: dict[str, Any]) -> bool:
-    return (
-        "type" not in node or node["type"] == "string" or (isinstance(node["type"], list) and "string" in node["type"])
-    )
-
-
-def _apart(one: object, other: object, target: Callable[[object], object]) -> bool:
-    """Return whether no value fits both."""
-    if one is False or other is False:
-        return True
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return False
-    first, second = _listed(one), _listed(other)
-    if first is not None and second is not None:
-        return not any(_same(a, b) for a in first for b in second)
-    if not _kinds(one) & _kinds(other):
-        return True
-    if _kinds(one) != {"object"} or _kinds(other) != {"object"}:
-        return False
-    shared = set(one.get("required") or ()) & set(other.get("required") or ())
-    mine, theirs = one.get("properties") or {}, other.get("properties") or {}
-    return any(
-        (a := _listed(target(mine.get(name)))) is not None
-        and (b := _listed(target(theirs.get(name)))) is not None
-        and not any(_same(x, y) for x in a for y in b)
-        for name in shared
-    )
-
-
-def _listed(node: object) -> list[Any] | None:
-    """Return the values that a schema lists, if it does."""
-    if not isinstance(node, dict):
-        return None
-    values = [node["const"]] if "const" in node else node.get("enum")
-    return values if isinstance(values, list) and len(values) <= 256 else None
-
-
-def _same(one: object, other: object) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _kinds(node: dict[str, Any]) -> set[str]:
-    if (listed := _listed(node)) is not None:
-        return {_kind(value) for value in listed}
-    return {"number" if kind == "integer" else kind for kind in _named(node) or _TYPES}
-
-
-def _named(node: dict[str, Any]) -> set[str]:
-    kinds = node.get("type")
-    return {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else set()
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
-
 
 def _of(out: Mapping[str, Any], *keywords: str) -> dict[str, Any]:
     return {keyword: out[keyword] for keyword in keywords if keyword in out}
@@ -771,29 +553,5 @@ def _of(out: Mapping[str, Any], *keywords: str) -> dict[str, Any]:
 def _mapping(node: dict[str, Any], keyword: str, path: tuple[str, ...]) -> dict[str, Any]:
     value = node.get(keyword, {})
     if not isinstance(value, dict):
-        raise BadInput(f"'{keyword}' at {_pointer(path) or 'the top'} of the schema is no object.")
+        raise BadInput(f"'{keyword}' at {pointer_of(path) or 'the top'} of the schema is no object.")
     return value
-
-
-def _pointer(path: tuple[str, ...]) -> str:
-    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
-
-
-def _path(pointer: str) -> tuple[str, ...]:
-    return tuple(_unescaped(step) for step in pointer.split("/")[1:])
-
-
-def _unescaped(step: str) -> str:
-    return unquote(step).replace("~1", "/").replace("~0", "~")
-
-
-def _resolve(root: object, path: tuple[str, ...]) -> object:
-    node = root
-    for step in path:
-        if isinstance(node, dict) and step in node:
-            node = node[step]
-        elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
-            node = node[int(step)]
-        else:
-            return None
-    return node

@@ -172,6 +172,8 @@ class Reply:
         if end is None:
             raise Internal("The answer broke off. Try again.")
         raise_fault(end)
+        if end.reason == "length":  # a call that was cut is none
+            calls = {name: call for name, call in calls.items() if _is_whole(call["function"]["arguments"])}
         message: dict[str, Any] = {"role": "assistant", "content": "".join(words) or None, "refusal": None}
         if calls:
             message["tool_calls"] = list(calls.values())
