@@ -16,6 +16,7 @@ from models.errors import BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
 from streaming.errors import error_response, http_error_response, invalid_request, told
+from streaming.hints import hint
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
 from streaming.realtime.socket import RealtimeEndpoint
@@ -97,7 +98,10 @@ def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         count(request, HTTPStatus(error.status_code).name.lower())
-        return http_error_response(error.status_code, str(error.detail), error.headers)
+        message = f"{error.detail}."
+        if error.status_code == HTTPStatus.NOT_FOUND and not request.url.path.startswith("/web/"):
+            message = hint(request.url.path)
+        return http_error_response(error.status_code, message, error.headers)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, _error: Exception) -> Response:

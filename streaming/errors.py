@@ -149,7 +149,7 @@ def http_error_response(status: int, message: str, headers: Mapping[str, str] | 
             status=status,
             type=_type(status),
             code=HTTPStatus(status).name.lower(),
-            message=f"{message}.",
+            message=message,
             param=None,
             headers={"x-should-retry": "false", **(headers or {})},
         )

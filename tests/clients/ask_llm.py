@@ -99,9 +99,13 @@ def _() -> None:
 
 @feature("structured, not strict")
 def _() -> None:
+    schema = {"type": "object", "properties": {"born": {"type": "integer"}}, "required": ["born"]}
     for name in (RECORDED, REAL):
-        told = json.loads(llm("Who is Ada?", "--schema", "born int, alive bool", "--no-stream", model=name))
+        closed = json.dumps({**schema, "additionalProperties": False})
+        told = json.loads(llm("Who is Ada?", "--schema", closed, "--no-stream", model=name))
         check(isinstance(told["born"], int), told)
+    told = json.loads(llm("Who is Ada?", "--schema", "born int, alive bool"))
+    check(isinstance(told["born"], int), told)
 
 
 @feature("usage")

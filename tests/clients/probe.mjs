@@ -62,7 +62,7 @@ export async function main() {
     try {
       await Promise.race([run(), late]);
     } catch (error) {
-      line.cell = error instanceof NotOffered ? "not offered" : "FAILS";
+      line.cell = error instanceof NotOffered || /not offered/.test(String(error?.message)) ? "not offered" : "FAILS";
       line.reason = String(error?.stack ?? error).replace(/\s+/g, " ").slice(0, 600);
     }
     clearTimeout(timer);
