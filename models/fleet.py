@@ -30,8 +30,6 @@ _ESTIMATED = EstimatedTokens()
 
 _MIN_PAUSE_S = 5.0
 _MAX_PAUSE_S = 60.0
-_MAX_TURN_S = 300.0
-"""How long the next card waits for one that is loaded."""
 
 CardState = Literal["waiting", "fetching", "converting", "loading", "ready", "failed"]
 
@@ -195,10 +193,8 @@ class Fleet:
         self._counters[card.name] = await asyncio.to_thread(counter, folder)
         spec = card.engine if folder is None else replace(card.engine, folder=str(folder))
         self._worker.load(card.name, spec)
-        # It is the worker's from here on, which tries it again; `standing` says so. One that does not end holds up no other.
-        with suppress(Unavailable, TimeoutError):
-            async with self._clock.timeout_at(self._clock.now_s() + _MAX_TURN_S):
-                await self._worker.until_settled(card.name)
+        with suppress(Unavailable):  # it is the worker's from here on, which tries it again; `standing` says so
+            await self._worker.until_settled(card.name)
         self._standings[card.name] = Standing(state="ready")
 
     async def _weights(self, card: Card) -> Path:

@@ -12,19 +12,15 @@ from typing import assert_never
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, grammar, json_object, offered
+from models.decoding.form_limits import LIMITS
 from models.errors import BadInput, BatonError, Internal, LimitExceeded
 from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
-
-# A step of the device waits for masks, so that what a caller writes must not make one expensive. So bounded, the expression
-# `(a{1000}){1000}` is given up after 0.2 s of its start, instead of 5 s of a step; a schema of 150 properties with formats
-# needs less than half of it. What is not verbose has nothing of the caller's in its messages.
-_LIMITS = LLParserLimits(initial_lexer_fuel=50_000, verbose_errors=False)
 
 _MESSAGE_CHARACTERS = 400
 
@@ -36,6 +32,8 @@ class Constrainer:
 
     Built once: it takes a second for a vocabulary of 49,152. `start` takes 2 to 20 ms, 0.2 s for a schema of 150
     properties, so it belongs into another thread than the device's.
+
+    What it is given was tried out before (`models.decoding.form_trial`): native code dies of what goes too deep.
 
     Args:
         tokenizer: of the model.
@@ -54,6 +52,7 @@ class Constrainer:
             raise BadInput(
                 f"The tokenizer has {len(tokenizer)} tokens, and the model only {vocabulary}. They do not fit."
             )
+        self.vocabulary = vocabulary
         self._calls = calls
         self._ends = frozenset(ends or ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]))
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=sorted(self._ends) or None)
@@ -76,10 +75,7 @@ class Constrainer:
         """
         if isinstance(constraint, ToolConstraint) and not offered(constraint):
             return None if constraint.form is None else self.start(constraint.form)
-        what, field = (
-            _NAMES[constraint.kind],
-            "tools" if constraint.kind == "tools" else f"constraint.{constraint.kind}",
-        )
+        what, field = _NAMES[constraint.kind], _field(constraint)
         with _translated(what, field):
             matcher = self._matcher(self._source(constraint))
         if matcher.is_error():
@@ -89,6 +85,26 @@ class Constrainer:
         guide = Guide(matcher, self._writable, self._ends, self._unwritable, field=field)
         guide.masks()  # the dearest, and here it holds nobody up; and it knows whether there is any answer at all
         return guide
+
+    def sources(self, constraint: Constraint) -> Iterator[tuple[str, str]]:
+        """Yield what `start` compiles, with the field it comes from: the whole, and its parts where the whole is at fault.
+
+        Raises:
+            BadInput: it is none.
+        """
+        if isinstance(constraint, ToolConstraint) and not offered(constraint):
+            if constraint.form is not None:
+                yield from self.sources(constraint.form)
+            return
+        field = _field(constraint)
+        with _translated(_NAMES[constraint.kind], field):
+            whole = self._source(constraint)
+        yield whole, field
+        if isinstance(constraint, ToolConstraint):
+            for tool in offered(constraint):
+                yield _of_schema(json.dumps(arguments_schema(tool))), field
+            if constraint.form is not None:
+                yield from self.sources(constraint.form)
 
     def _source(self, constraint: Constraint) -> str:
         match constraint:
@@ -104,7 +120,7 @@ class Constrainer:
                 assert_never(constraint)
 
     def _matcher(self, source: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
 
     def _refuse_part(self, constraint: ToolConstraint) -> None:
         """Raise an error that names the first function whose parameters cannot be enforced, or the form beside them."""
@@ -116,6 +132,10 @@ class Constrainer:
                 raise _refusal(what, "tools", error)
         if constraint.form is not None:
             self.start(constraint.form)
+
+
+def _field(constraint: Constraint) -> str:
+    return "tools" if constraint.kind == "tools" else f"constraint.{constraint.kind}"
 
 
 class Guide:

@@ -12,9 +12,9 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,8 @@ from models.decoding.adapters import Adapters
 from models.decoding.calls import CallReader, offered
 from models.decoding.constrain import Constrainer
 from models.decoding.drafters import Context
+from models.decoding.form_depth import check_depth
+from models.decoding.form_trial import STACK_BYTES, FormTrial
 from models.decoding.loop import Loop
 from models.decoding.prefixes import Scope
 from models.decoding.processors import Processors
@@ -34,7 +36,7 @@ from models.decoding.scheduler import Rank
 from models.engines.prompts import PromptWriter
 from models.engines.writing import AnswerWriter, answer_limit
 from models.errors import BatonError, DeadlineExceeded, Internal
-from models.ports import PROCESSORS, GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
+from models.ports import PROCESSORS, Constraint, GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
 
 _log = logging.getLogger(__name__)
 
@@ -108,9 +110,12 @@ class DecodingEngine:
         self._step_began_s: float | None = None
         # Tokenizers are not made for two threads at once; counting and masks may take long, and nobody waits for them here.
         self._words = ThreadPoolExecutor(1, "prompts")
+        self._trial = FormTrial(clock)
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, args=(build, threads, ready), name="decoding", daemon=True)
-        self._thread.start()
+        with _deep_stacks():
+            self._words.submit(int)  # a thread is made with the first that there is to do
+            self._thread.start()
         if (error := ready.get()) is not None:
             raise error
 
@@ -133,8 +138,7 @@ class DecodingEngine:
         timer = None if request.deadline is None else self._clock.call_at(request.deadline, stream.expire)
         row: Row | None = None
         try:
-            prepared = asyncio.get_running_loop().run_in_executor(self._words, self._prepare, request, stream, came_s)
-            row = await stream.first(prepared)
+            row = await stream.first(asyncio.ensure_future(self._prepared(request, stream, came_s)))
             self._inbox.put(lambda row=row: self._submit(row, stream))  # type: ignore[misc]
             self._refuse_if_closed()  # after it was put: now either the thread finds it, or it is refused here
             while not stream.ended:
@@ -158,10 +162,28 @@ class DecodingEngine:
         self._wake()
         await asyncio.to_thread(self._thread.join)
         self._words.shutdown(wait=False)
+        await self._trial.aclose()
 
     def _refuse_if_closed(self) -> None:
         if self._closing:
             raise Internal(_CLOSED)
+
+    async def _prepared(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
+        if request.constraint is not None:
+            await self._try_out(request.constraint)
+        return await asyncio.get_running_loop().run_in_executor(self._words, self._prepare, request, stream, came_s)
+
+    async def _try_out(self, constraint: Constraint) -> None:
+        """Check that compiling a form ends nobody's process.
+
+        Raises:
+            BadInput: the form is none, or goes too deep, or takes too long.
+        """
+        constrainer = self._language.constrainer
+        await asyncio.to_thread(check_depth, constraint)
+        for source, field in await asyncio.to_thread(lambda: [*constrainer.sources(constraint)]):
+            if await self._trial.compiles(source, constrainer.vocabulary, field=field):
+                return  # the parts are compiled only to say which of them is at fault
 
     # In the thread of prompts
 
@@ -283,6 +305,16 @@ class DecodingEngine:
 
     def _wake(self) -> None:
         self._inbox.put(lambda: None)
+
+
+@contextmanager
+def _deep_stacks() -> Iterator[None]:
+    """Give threads that are made meanwhile more stack than forms were tried out with."""
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 class _Stream:

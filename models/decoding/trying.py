@@ -4,13 +4,13 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
 from models.decoding.calls import JSON_STYLE
+from models.decoding.form_limits import LIMITS
 
 # Whether there is a grammar is no matter of the vocabulary: bytes are the smallest.
 _BYTES = LLTokenizer("byte")
-_LIMITS = LLParserLimits(initial_lexer_fuel=50_000, verbose_errors=False)
 
 
 def holds(schema: dict[str, Any]) -> bool:
@@ -20,4 +20,4 @@ def holds(schema: dict[str, Any]) -> bool:
 
 @lru_cache(2048)
 def _holds(schema: str) -> bool:
-    return not LLMatcher(_BYTES, LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS).is_error()
+    return not LLMatcher(_BYTES, LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=LIMITS).is_error()

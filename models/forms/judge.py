@@ -86,9 +86,11 @@ def _fault(validator: Validator, text: str) -> str | None:
     return None
 
 
-def answer(line: str) -> dict[str, Any]:
+def answer(line: str) -> dict[str, Any] | None:
     """Return what is answered to a line."""
     asked = json.loads(line)
+    if asked is None:  # a greeting
+        return None
     try:
         validator = _validator(asked["schema"])
     except rs.ValidationError as exc:

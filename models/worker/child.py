@@ -71,7 +71,7 @@ class _Child:
         except* ConnectionError:
             pass  # the client went while it was being sent something
         for engine in self._engines.values():
-            await engine.aclose()  # for as long as the client lets it: it ends a process that does not leave
+            await engine.aclose()
 
     async def _handle(self, frame: ToChild | ToClient, tasks: asyncio.TaskGroup) -> None:
         match frame:
@@ -121,7 +121,7 @@ class _Child:
                 raise NotFound(f"This worker has no engine for the card {submit.card!r}.")
             async with aclosing(engine.generate(submit.request)) as deltas:
                 async for delta in deltas:
-                    await running.credit.acquire()  # until it is granted, or the request stopped, by its deadline
+                    await running.credit.acquire()
                     await self._send(Progress(request_id=submit.request_id, delta=delta))
         except BatonError as exc:
             error = exc
@@ -135,7 +135,7 @@ class _Child:
 
     async def _send(self, frame: ToClient) -> None:
         self._writer.write(encode(frame))
-        await self._writer.drain()  # until the client reads, which it does without pause, or is gone
+        await self._writer.drain()
 
 
 async def _main(fd: int) -> None:

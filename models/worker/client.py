@@ -21,7 +21,7 @@ from typing import assert_never
 from models.clock import Clock, sleep_until, wait_for_event
 from models.content import Delta
 from models.engines import EngineSpec
-from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, Overloaded, Unavailable, WorkerDied
+from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, Overloaded, WorkerDied
 from models.ports import Engine, GenerateRequest
 from models.worker.cards import WorkerCard
 from models.worker.frames import (
@@ -145,7 +145,7 @@ class Worker:
             BatonError: it cannot be.
         """
         known = self._cards[card]
-        await known.settled.wait()  # who calls it says for how long
+        await known.settled.wait()
         if known.failure is not None:
             raise copy(known.failure)
 
@@ -229,9 +229,8 @@ class Worker:
             writer.write(encode(Ping()))  # small, and no more of them than `LOADING_SILENCE_S` has beats
             await sleep_until(self._clock, self._clock.now_s() + BEAT_S)
             now_s = self._clock.now_s()
-            loading = any(card.loading for card in self._cards.values())
-            heartbeat.beat(now_s, loading=loading)
-            trouble = heartbeat.trouble(loading=loading)
+            heartbeat.beat(now_s)
+            trouble = heartbeat.trouble(loading=any(card.loading for card in self._cards.values()))
             if trouble is not None:
                 _log.error("the worker process %s; it is ended", trouble)
                 process.kill()
@@ -258,7 +257,6 @@ class Worker:
                     if (stream := self._streams.pop(frame.request_id, None)) is not None:
                         stream.end(frame.error)
                 case Loaded():
-                    heartbeat.loaded()
                     self._loaded(frame)
                 case Pong():
                     pass
@@ -337,9 +335,8 @@ class Worker:
             if deadline_s is not None:
                 raise DeadlineExceeded("The deadline passed while the model was being loaded.")
             raise WorkerDied("The process that runs this model did not get ready. The server's log has the cause.")
-        if (failure := card.failure) is not None:
-            # Whatever it is, a card's options among it, no caller can do anything about it but wait.
-            raise copy(failure) if isinstance(failure, Unavailable) else Unavailable(failure.message)
+        if card.failure is not None:
+            raise copy(card.failure)
 
     async def _until_writable(self, stream: _Stream) -> None:
         """Wait until the process has taken what it was sent before, or until the request has ended."""

@@ -6,15 +6,13 @@ to do, heard nothing either, and says nothing of the process. While an engine is
 interpreter for seconds, silence may last `LOADING_SILENCE_S`.
 
 The process answers from its event loop; its engines work in threads of their own. So it also says for how long one of them
-has been at the same step, which may be long (a large model reads a prompt on a slow processor), but not `STALL_S`. Building an
-engine is in a thread, too, and may take long (a large model from a slow disk), but not `LOADING_S`.
+has been at the same step, which may be long (a large model reads a prompt on a slow processor), but not `STALL_S`.
 """
 
 BEAT_S = 1.0
 SILENCE_S = 10.0
 LOADING_SILENCE_S = 60.0
 STALL_S = 300.0
-LOADING_S = 1_800.0
 
 UNSURE_S = 5.0
 """Silence after which nobody is told any more that the process is ready."""
@@ -27,7 +25,6 @@ class Heartbeat:
         """Begin to listen."""
         self.silent_s = 0.0
         self.stalled_s = 0.0
-        self.loading_s = 0.0
         self._beat_s = now_s
 
     def heard(self, stalled_s: float | None = None) -> None:
@@ -36,18 +33,9 @@ class Heartbeat:
         if stalled_s is not None:
             self.stalled_s = stalled_s
 
-    def loaded(self) -> None:
-        """Note that an engine is built, or cannot be; what is built beside it has its time from now on."""
-        self.loading_s = 0.0
-
-    def beat(self, now_s: float, *, loading: bool = False) -> None:
-        """Note that we listened until now, and whether an engine is being built.
-
-        What was missed because we were late counts as two beats at most.
-        """
-        listened_s = min(now_s - self._beat_s, 2 * BEAT_S)
-        self.silent_s += listened_s
-        self.loading_s = self.loading_s + listened_s if loading else 0.0
+    def beat(self, now_s: float) -> None:
+        """Note that we listened until now. What was missed because we were late counts as one beat."""
+        self.silent_s += min(now_s - self._beat_s, 2 * BEAT_S)
         self._beat_s = now_s
 
     def trouble(self, *, loading: bool) -> str | None:
@@ -56,6 +44,4 @@ class Heartbeat:
             return f"has not answered for {self.silent_s:.0f} s"
         if self.stalled_s > STALL_S:
             return f"has been at one step for {self.stalled_s:.0f} s"
-        if self.loading_s > LOADING_S:
-            return f"has been loading a model for {self.loading_s:.0f} s"
         return None

@@ -31,7 +31,6 @@ from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
 from streaming.realtime.asides import Asides, context_of
 from streaming.realtime.events import ServerEvent
-from streaming.realtime.inbox import Inbox
 from streaming.realtime.options import Bounds, Options
 from streaming.realtime.protocol import (
     AddItem,
@@ -178,7 +177,7 @@ class _Connection:
                     self._completions, self._clock, self._session, self._protocol, tasks, self._send_to_who_may
                 )
                 tasks.create_task(self._tell(after))
-                tasks.create_task(self._hear(Inbox(self._websocket, tasks)))
+                tasks.create_task(self._hear(_Inbox(self._websocket, tasks)))
         except* (WebSocketDisconnect, Disconnected):
             pass  # also what sending to a client who has gone raises
 
@@ -195,7 +194,7 @@ class _Connection:
                 await self._close(*_closure(exc))
             raise Disconnected from exc
 
-    async def _hear(self, inbox: "Inbox") -> None:
+    async def _hear(self, inbox: "_Inbox") -> None:
         """Do what the client asks, one thing after another."""
         while True:
             received = self._receive(await inbox.next())
@@ -354,6 +353,42 @@ class _Connection:
         async with self._sending:
             with suppress(RuntimeError):  # closed already
                 await self._websocket.close(code, reason)
+
+
+class _Inbox:
+    """What the client sends, with a look at what has arrived already."""
+
+    def __init__(self, websocket: WebSocket, tasks: asyncio.TaskGroup) -> None:
+        """Read `websocket`, ahead of time in one of `tasks`, which end with the connection."""
+        self._websocket = websocket
+        self._tasks = tasks
+        self._reading: asyncio.Task[str | None] | None = None
+
+    async def next(self) -> str:
+        """Return the next message.
+
+        Raises:
+            Disconnected: the client has gone.
+        """
+        reading, self._reading = self._reading, None
+        text = await (self._read() if reading is None else reading)
+        if text is None:
+            raise Disconnected
+        return text
+
+    async def arrived(self) -> str | None:
+        """Return the next message if it has arrived, and take it; else None, also if the client has gone."""
+        if self._reading is None:
+            self._reading = self._tasks.create_task(self._read())
+            await asyncio.sleep(0)
+        if not self._reading.done() or self._reading.result() is None:
+            return None
+        return await self.next()
+
+    async def _read(self) -> str | None:
+        # None rather than an error, which would end the connection's tasks: what was asked before is done first.
+        message = await self._websocket.receive()
+        return None if message["type"] == "websocket.disconnect" else str(message.get("text") or "")
 
 
 def _closure(error: BatonError) -> tuple[int, str]:

@@ -326,25 +326,6 @@ async def test_weights_that_could_not_be_fetched_are_tried_again(
     assert "cannot be reached" in caplog.text
 
 
-async def test_a_card_whose_loading_does_not_end_holds_up_no_other(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("models.fleet._MAX_TURN_S", 0.2)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, time\n"
-        "if 'models.worker.child' in sys.orig_argv:\n"
-        "    import models.engines.scripted as scripted\n"
-        "    build = scripted.build\n"
-        "    scripted.build = lambda spec, clock: time.sleep(600) if 'endless' in spec.options else build(spec, clock)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    endless = EngineSpec(name="scripted", options='{"rules": [{"pattern": "endless", "reply": ""}]}')
-    async with House([new_card("one", endless), new_card("two")], store).running() as house:
-        await house.until_state("two", "ready")
-        assert house.fleet.standing("one").state == "loading"
-        assert await house.ask("two") == "yes"
-
-
 async def test_a_card_that_is_not_up_fails_its_requests_as_an_outage_of_ours(store: Store) -> None:
     broken = new_card("one", EngineSpec(name="scripted", options='{"gap_s": "soon"}'))
     async with House([broken], store).running() as house:

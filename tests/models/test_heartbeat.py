@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.worker.heartbeat import BEAT_S, LOADING_S, LOADING_SILENCE_S, SILENCE_S, STALL_S, Heartbeat
+from models.worker.heartbeat import BEAT_S, LOADING_SILENCE_S, SILENCE_S, STALL_S, Heartbeat
 
 
 def _silent_for(seconds: float) -> Heartbeat:
@@ -47,25 +47,3 @@ def test_an_engine_that_stands_still_in_a_process_that_answers_is_trouble():
     assert heartbeat.trouble(loading=False) is not None
     heartbeat.heard(0.0)
     assert heartbeat.trouble(loading=False) is None
-
-
-def _loading_for(seconds: float, heartbeat: Heartbeat, since_s: float = 0.0) -> None:
-    for beat in range(1, round(seconds / BEAT_S) + 1):
-        heartbeat.heard()
-        heartbeat.beat(since_s + beat * BEAT_S, loading=True)
-
-
-def test_a_model_that_is_being_loaded_without_end_in_a_process_that_answers_is_trouble():
-    heartbeat = Heartbeat(0.0)
-    _loading_for(LOADING_S, heartbeat)
-    assert heartbeat.trouble(loading=True) is None
-    _loading_for(BEAT_S, heartbeat, LOADING_S)
-    assert heartbeat.trouble(loading=True) is not None
-
-
-def test_each_model_that_is_loaded_has_its_own_time():
-    heartbeat = Heartbeat(0.0)
-    _loading_for(LOADING_S, heartbeat)
-    heartbeat.loaded()
-    _loading_for(LOADING_S, heartbeat, LOADING_S)
-    assert heartbeat.trouble(loading=True) is None

@@ -229,15 +229,11 @@ async def test_waiting_for_a_model_ends_with_the_deadline_and_with_the_bound_if_
         (EngineSpec(name="nonesuch"), NotFound, "Known engines"),
     ],
 )
-async def test_an_engine_that_cannot_be_built_is_an_outage_for_whoever_asks_and_an_error_for_its_owner(
-    spec, kind, said, caplog
-):
+async def test_an_engine_that_cannot_be_built_is_said_at_once_to_whoever_asks_for_it(spec, kind, said, caplog):
     async with _running(Worker({"script": spec}, SystemClock())) as worker:
         for _ in range(2):
-            with pytest.raises(Unavailable, match=said):
+            with pytest.raises(kind, match=said):
                 await _answer(worker, "count to 3")
-        with pytest.raises(kind, match=said):
-            await worker.until_settled("script")
     assert said in caplog.text
 
 
@@ -298,11 +294,9 @@ async def test_a_request_for_a_card_that_is_given_up_fails_as_all_later_ones_do(
         asking = asyncio.create_task(_answer(worker, "well?", card="late"))
         await _answer(worker, "count to 1")
         worker.refuse("late", BadInput("There are no weights."))
-        for request in (asking, _answer(worker, "well?", card="late")):
-            with pytest.raises(Unavailable, match="no weights"):
+        for request in (asking, _answer(worker, "well?", card="late"), worker.until_settled("late")):
+            with pytest.raises(BadInput, match="no weights"):
                 await request
-        with pytest.raises(BadInput, match="no weights"):
-            await worker.until_settled("late")
         assert worker.failure("late") is not None
         assert not worker.loaded("late")
         assert worker.requests == 0
@@ -316,7 +310,7 @@ async def test_a_card_that_was_given_up_is_not_loaded_by_the_next_process():
         with pytest.raises(WorkerDied):
             await _answer(worker, "exit")
         await _answer(worker, "count to 1")
-        with pytest.raises(Unavailable, match="were removed"):
+        with pytest.raises(BadInput, match="were removed"):
             await _answer(worker, "well?", card="late")
 
 
@@ -344,7 +338,7 @@ async def test_each_caller_gets_an_error_of_its_own():
         worker.refuse("late", BadInput("There are no weights."))
         caught = []
         for _ in range(2):
-            with pytest.raises(Unavailable) as refused:
+            with pytest.raises(BadInput) as refused:
                 await _answer(worker, "well?", card="late")
             caught.append(refused.value)
         assert caught[0] is not caught[1]
@@ -518,30 +512,6 @@ async def test_stopping_does_not_wait_for_a_process_that_hangs():
         assert worker.pid is not None
         psutil.Process(worker.pid).suspend()
     assert psutil.Process().children() == []
-
-
-async def test_a_process_that_loads_a_model_without_end_is_replaced(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr("models.worker.client.BEAT_S", 0.05)
-    monkeypatch.setattr(heartbeat, "LOADING_S", 2.0)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import pathlib, sys, time\n"
-        "if 'models.worker.child' in sys.orig_argv:\n"
-        "    import models.engines.scripted as scripted\n"
-        "    build = scripted.build\n"
-        f"    tried = pathlib.Path({str(tmp_path / 'tried')!r})\n"
-        "    def held(spec, clock):\n"
-        "        if not tried.exists():\n"
-        "            tried.touch()\n"
-        "            time.sleep(600)\n"
-        "        return build(spec, clock)\n"
-        "    scripted.build = held\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    async with _running(_worker()) as worker, asyncio.timeout(60):
-        await worker.until_settled("script")
-        assert await _answer(worker, "count to 2") == "1 2 "
-        assert worker.restarts == 1
-    assert "has been loading a model" in caplog.text
 
 
 async def test_a_card_that_ends_its_process_each_time_rests_and_is_tried_again_for_ever(monkeypatch, tmp_path):
