@@ -41,6 +41,7 @@ class Task:
     reads_ahead: bool = False
     logprobs: int | None = None
     fork: str | None = None
+    continues: bool = False
 
 
 class Agent(Protocol):

@@ -54,4 +54,5 @@ def _request(task: Task) -> GenerateRequest:
         tenant=task.tenant,
         logprobs=task.logprobs,
         fork=task.fork,
+        continues=task.continues,
     )

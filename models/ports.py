@@ -152,6 +152,7 @@ class GenerateRequest:
             else has work. Nothing is written: usage, of what was read as it is read, and the end.
         logprobs: how many of the likeliest tokens of each place are to be told in `TextDelta.tokens`, besides the one
             that was written; None tells no tokens.
+        continues: the answer goes on where the last message stops, which is the assistant's.
         fork: requests of a tenant that carry the same and ask the same are answers to one prompt, which an engine may read
             once. It changes nothing of what is written.
     """
@@ -167,6 +168,7 @@ class GenerateRequest:
     signals: frozenset[Signal] = frozenset()
     reads_ahead: bool = False
     logprobs: int | None = None
+    continues: bool = False
     fork: str | None = None
 
 
@@ -214,7 +216,7 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
     """
     asked = {name for name in ("adapter", "draft_prefix", "logprobs") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
-    asked |= {"reads_ahead"} if request.reads_ahead else set()
+    asked |= {name for name in ("reads_ahead", "continues") if getattr(request, name)}
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}
     if request.constraint is not None:
         asked.add(f"constraint.{request.constraint.kind}")

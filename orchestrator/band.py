@@ -174,6 +174,7 @@ class Band:
             sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
             budget=budget,
             logprobs=turn_input.logprobs,
+            continues=turn_input.continues,
         )
         return Score(decision=decision, task=task)
 

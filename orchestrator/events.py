@@ -45,6 +45,7 @@ class TurnInput:
         form: what form the answer has, unless it is a call.
         max_output_tokens: the most tokens of the reply; None takes the server's.
         sampling: how tokens are chosen.
+        continues: the answer goes on where the last item stops, which is the assistant's.
         logprobs: a `GenerateRequest`'s; what a session keeps of an answer are its words alone.
         metadata: the client's own pairs, given back with the turn.
     """
@@ -57,6 +58,7 @@ class TurnInput:
     max_output_tokens: int | None = None
     sampling: SamplingOverrides = SamplingOverrides()
     logprobs: int | None = None
+    continues: bool = False
     metadata: dict[str, str] | None = None
 
 

@@ -54,6 +54,7 @@ HONOURED = frozenset(
         "signals.margins",
         "reads_ahead",
         "logprobs",
+        "continues",
         *PROCESSORS,
     }
 )
@@ -191,7 +192,9 @@ class DecodingEngine:
         language, sampling = self._language, request.sampling
         tools = request.constraint if isinstance(request.constraint, ToolConstraint) else None
         adapter = language.adapters.index(request.adapter)
-        tokens = language.prompts.tokens(request.messages, tools, asks=not request.reads_ahead)
+        tokens = language.prompts.tokens(
+            request.messages, tools, asks=not request.reads_ahead, continues=request.continues
+        )
         limit = answer_limit(len(tokens), language.window_tokens, sampling)
         hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)
         return Row(

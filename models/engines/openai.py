@@ -62,6 +62,7 @@ _log = logging.getLogger(__name__)
 
 _HONOURED = PROCESSORS | {
     "logprobs",
+    "continues",
     "constraint.tools",
     "constraint.json_schema",
     "signals.logprobs",

@@ -85,6 +85,8 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         dialect.max_tokens_field: request.sampling.max_output_tokens,
         **_sampling(request.sampling),
     }
+    if request.continues:  # as vLLM and SGLang name it
+        fields |= {"add_generation_prompt": False, "continue_final_message": True}
     for name in dialect.fixed:
         fields.pop(name, None)
     if dialect.tenant_field is not None:

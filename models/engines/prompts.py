@@ -44,7 +44,14 @@ class PromptWriter:
         special = [re.escape(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
 
-    def tokens(self, items: tuple[Item, ...], constraint: Constraint | None = None, *, asks: bool = True) -> list[int]:
+    def tokens(
+        self,
+        items: tuple[Item, ...],
+        constraint: Constraint | None = None,
+        *,
+        asks: bool = True,
+        continues: bool = False,
+    ) -> list[int]:
         """Return the prompt that asks for the answer to `items`, as token ids; it offers the functions of `constraint`.
 
         If it does not ask, it is the beginning of every prompt that goes on from `items`.
@@ -63,14 +70,29 @@ class PromptWriter:
                 told["tools"] = tools
             else:
                 _instruct(entries, offer_in_words(constraint, tools))
+        if continues:
+            self._check_continues(items[-1])
         try:
             text = self.tokenizer.apply_chat_template(
-                entries, add_generation_prompt=asks, tokenize=False, **told, **self._template
+                entries,
+                add_generation_prompt=asks and not continues,
+                continue_final_message=continues,
+                tokenize=False,
+                **told,
+                **self._template,
             )
-        except TemplateError as exc:
+        except (TemplateError, ValueError) as exc:
             raise BadInput(f"The model's chat template refuses this conversation: {exc}", field="messages") from exc
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    @staticmethod
+    def _check_continues(last: Item) -> None:
+        if not isinstance(last, Message) or last.role != "assistant" or not text_of(last).strip():
+            raise BadInput(
+                "Only words of the assistant can be gone on with: the last message is not the assistant's, or has none.",
+                field="messages",
+            )
 
     def words(self, text: str) -> list[int]:
         """Return words of an answer as token ids; what is spelled like a special token is words, too."""

@@ -290,6 +290,8 @@ class ChatRequest(_Strict):
     # Not OpenAI's: as vLLM names them.
     top_k: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
 
     # Honoured only at the value that changes nothing; see `_refuse`.
@@ -356,6 +358,7 @@ class ChatRequest(_Strict):
                 min_p=self.min_p or 0.0,
             ),
             logprobs=self._logprobs(),
+            continues=self._continues(),
             metadata=self.metadata,
         )
         return tuple(items[:-1]), turn_input
@@ -371,6 +374,23 @@ class ChatRequest(_Strict):
         for field, is_wanted in wanted.items():
             if is_wanted:
                 raise Unsupported(f"'{field}' cannot be honoured here yet. Leave it out.", field=field)
+
+    def _continues(self) -> bool:
+        if not self.continue_final_message:
+            if self.add_generation_prompt is False:
+                raise Unsupported(
+                    "Without a prompt for an answer there has to be one to go on with: set 'continue_final_message'.",
+                    field="add_generation_prompt",
+                )
+            return False
+        if self.add_generation_prompt:
+            raise BadInput("It contradicts 'continue_final_message'. Set it to false.", field="add_generation_prompt")
+        last = self.messages[-1]
+        if not isinstance(last, AssistantMessage) or not last.content or last.tool_calls:
+            raise BadInput("The last message has to be words of the assistant's.", field="continue_final_message")
+        if self.store:
+            raise Unsupported("A conversation that is kept is not gone on with.", field="continue_final_message")
+        return True
 
     def _logprobs(self) -> int | None:
         if not self.logprobs:

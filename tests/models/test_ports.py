@@ -37,6 +37,7 @@ _ASKABLE = {
     "reads_ahead": {"reads_ahead": True},
     "draft_prefix": {"draft_prefix": "The answer"},
     "logprobs": {"logprobs": 0},
+    "continues": {"continues": True},
     "logit_bias": {"sampling": Sampling(logit_bias=((5, 1.0),))},
     "repetition_penalty": {"sampling": Sampling(repetition_penalty=1.1)},
     "frequency_penalty": {"sampling": Sampling(frequency_penalty=-0.5)},

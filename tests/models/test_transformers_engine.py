@@ -164,6 +164,24 @@ async def test_bias_and_penalties_are_transformers_own(building, reference, toke
     assert len(set(written)) > 10
 
 
+async def test_an_answer_goes_on_where_the_last_message_stops(building, tokenizer, reference):
+    request = asks(
+        says("Hello"), says("one two", "assistant"), limit=5, continues=True, signals=frozenset({"token_ids"})
+    )
+    prompt = tokenizer("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\none two", add_special_tokens=False)[
+        "input_ids"
+    ]
+    async with building() as engine:
+        written = tokens_of(await collect(engine, request))
+        with pytest.raises(BadInput, match="assistant"):
+            await collect(engine, asks("Hello", continues=True))
+    tokens = torch.tensor([prompt])
+    for _ in range(5):
+        with torch.inference_mode():
+            tokens = torch.cat((tokens, reference(input_ids=tokens).logits[:, -1].argmax(-1, keepdim=True)), -1)
+    assert written == tokens[0, len(prompt) :].tolist()
+
+
 async def test_a_bias_on_a_token_that_the_model_has_not_is_refused(building):
     async with building() as engine:
         with pytest.raises(BadInput, match="no token 340") as refused:

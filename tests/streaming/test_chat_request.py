@@ -54,7 +54,13 @@ _HONOURED: dict[str, Any] = {
     "top_logprobs": 0,
     "n": 1,
 }
-_EXTENSIONS: dict[str, Any] = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1}
+_EXTENSIONS: dict[str, Any] = {
+    "top_k": 5,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "continue_final_message": False,
+    "add_generation_prompt": True,
+}
 _HARMLESS: dict[str, Any] = {
     "user": "me",
     "service_tier": "auto",

@@ -129,3 +129,22 @@ async def test_many_requests_of_many_answers_get_along(client: openai.AsyncOpenA
     together = await asyncio.gather(*(_asked(client, n=3, seed=seed) for seed in range(3)))
     for one, other in zip(alone, together, strict=True):
         assert [each.message.content for each in one.choices] == [each.message.content for each in other.choices]
+
+
+async def test_an_answer_goes_on_where_the_assistants_last_message_stops(client: openai.AsyncOpenAI) -> None:
+    begun = "one two three"
+    messages = [*_MESSAGES, {"role": "assistant", "content": begun}]
+    fields: dict[str, Any] = {"temperature": 0, "max_tokens": 5, "messages": messages}
+    gone_on = {"continue_final_message": True, "add_generation_prompt": False}
+    answer = await _asked(client, extra_body=gone_on, **fields)
+    again = await _asked(client, **fields)
+    # Behind an ended message come its end, a line break and the beginning of the next: five tokens and a role.
+    assert answer.usage.prompt_tokens < again.usage.prompt_tokens
+    assert answer.choices[0].message.content != again.choices[0].message.content
+    for extra in ({**gone_on, "add_generation_prompt": True}, {"add_generation_prompt": False}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await _asked(client, extra_body=extra, **fields)
+        assert refused.value.param == "add_generation_prompt"
+    with pytest.raises(openai.BadRequestError) as refused:
+        await _asked(client, extra_body=gone_on)
+    assert refused.value.param == "continue_final_message"
