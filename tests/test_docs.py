@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clients.run import CLIENTS
 from support.server import Server, count, receive, say, serving, until, words
 
 from models.catalog_file import load_catalog
@@ -179,3 +180,11 @@ def test_the_life_of_a_turn_is_told_in_ten_files_and_climbs_no_floor() -> None:
     floors = ["streaming", "orchestrator", "agents", "memory", "models"]
     visited = [floors.index(path.split("/")[0]) for path in told]
     assert visited == sorted(visited), "the way down climbs up somewhere"
+
+
+def test_every_client_that_is_tried_is_in_the_tables_and_no_cell_of_theirs_fails() -> None:
+    text = (_ROOT / "docs/compatibility.md").read_text().partition("<!-- made by `make clients` -->")[2]
+    assert all(f"| {client.title} |" in text for client in CLIENTS.values())
+    cells = [cell.strip() for line in text.splitlines() if line.startswith("| ") for cell in line.split("|")]
+    assert cells.count("works") > 150
+    assert "FAILS" not in cells

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from probe import (
+    FEATURE_S,
     KEY,
     REAL,
     RECORDED,
@@ -55,6 +56,7 @@ def llm(*arguments: str, model: str = RECORDED) -> str:
         text=True,
         check=False,
         input="",
+        timeout=FEATURE_S,
     )
     if ran.returncode:
         raise RuntimeError(ran.stderr[-400:])

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ class Client:
     packages: tuple[str, ...]
 
 
-_CLIENTS = {
+CLIENTS = {
     "openai-python": Client("openai (Python)", "ask_openai.py", "openai", ("openai",)),
     "openai-node": Client("openai (Node)", "ask_openai.mjs", "node", ("openai",)),
     "agents-python": Client("openai-agents (Python)", "ask_agents.py", "openai-agents", ("openai-agents",)),
@@ -57,6 +58,7 @@ _CLIENTS = {
     "livekit": Client("LiveKit", "ask_livekit.py", "livekit", ("livekit-plugins-openai",)),
     "pipecat": Client("Pipecat", "ask_pipecat.py", "pipecat", ("pipecat-ai",)),
 }
+"""The clients that are tried, in the order of the table."""
 
 FEATURES = (
     "chat",
@@ -85,6 +87,7 @@ FEATURES = (
     "realtime: instructions",
     "realtime: tools",
     "realtime: history",
+    "realtime: handoff",
 )
 
 # Nothing of a client's own leaves this machine.
@@ -161,7 +164,12 @@ async def _ask(client: Client, environment: dict[str, str]) -> list[dict[str, st
     else:
         command = [str(folder / "bin/python"), str(_HERE / client.script)]
     ran = await asyncio.create_subprocess_exec(
-        *command, env=environment, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        env=environment,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     assert ran.stdout is not None
     assert ran.stderr is not None
@@ -177,8 +185,11 @@ async def _ask(client: Client, environment: dict[str, str]) -> list[dict[str, st
             await ran.wait()
             ended = f"the script ended with {ran.returncode}"
     except TimeoutError:
-        ran.kill()
-        await ran.wait()
+        pass
+    finally:
+        if ran.returncode is None:
+            os.killpg(ran.pid, signal.SIGKILL)  # with the processes that it started
+            await ran.wait()
     told = (await complaint).decode(errors="replace")
     if "BATON_CLIENTS_TRACE" in os.environ:
         _say(told)
@@ -223,7 +234,7 @@ async def _run(names: Iterable[str]) -> None:
         }
         try:
             for name in names:
-                client = _CLIENTS[name]
+                client = CLIENTS[name]
                 began = time.monotonic()
                 _say(f"{name}:")
                 if reason := _install(client.environment):
@@ -244,17 +255,17 @@ async def _run(names: Iterable[str]) -> None:
 
 def _tables() -> tuple[str, int]:
     """Return the matrix as Markdown, and how many cells fail."""
-    found = {name: json.loads(path.read_text()) for name in _CLIENTS if (path := _RESULTS / f"{name}.json").is_file()}
+    found = {name: json.loads(path.read_text()) for name in CLIENTS if (path := _RESULTS / f"{name}.json").is_file()}
     cells = {name: {row["feature"]: row for row in result["rows"]} for name, result in found.items()}
     features = [*FEATURES, *sorted({f for rows in cells.values() for f in rows} - set(FEATURES))]
     failures = [(name, row) for name, rows in cells.items() for row in rows.values() if row["cell"] == "FAILS"]
     lines = ["| client | version |", "| --- | --- |"]
-    lines += [f"| {_CLIENTS[name].title} | {result['versions']} |" for name, result in found.items()]
+    lines += [f"| {CLIENTS[name].title} | {result['versions']} |" for name, result in found.items()]
     # In two halves, so that a page can hold them.
     names = list(found)
     for half in (names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :]):
         shown = [feature for feature in features if any(feature in cells[name] for name in half)]
-        lines += ["", f"| | {' | '.join(_CLIENTS[name].title for name in half)} |", f"| --- |{' --- |' * len(half)}"]
+        lines += ["", f"| | {' | '.join(CLIENTS[name].title for name in half)} |", f"| --- |{' --- |' * len(half)}"]
         lines += [
             f"| {feature} | {' | '.join(cells[name].get(feature, {'cell': ''})['cell'] for name in half)} |"
             for feature in shown
@@ -262,16 +273,16 @@ def _tables() -> tuple[str, int]:
     if failures:
         lines += ["", "What fails:", ""]
         lines += [
-            f"- {_CLIENTS[name].title}, {row['feature']}: `{row['reason'].replace('`', '')}`" for name, row in failures
+            f"- {CLIENTS[name].title}, {row['feature']}: `{row['reason'].replace('`', '')}`" for name, row in failures
         ]
     return "\n".join(lines), len(failures)
 
 
 def main() -> int:
     """Run the clients named, or all; return 1 if a cell fails."""
-    names = sys.argv[1:] or list(_CLIENTS)
-    if unknown := set(names) - set(_CLIENTS):
-        _say(f"No such client: {', '.join(sorted(unknown))}. There are {', '.join(_CLIENTS)}.")
+    names = sys.argv[1:] or list(CLIENTS)
+    if unknown := set(names) - set(CLIENTS):
+        _say(f"No such client: {', '.join(sorted(unknown))}. There are {', '.join(CLIENTS)}.")
         return 2
     _RESULTS.mkdir(parents=True, exist_ok=True)
     if len(sys.argv) == 1:
@@ -285,7 +296,7 @@ def main() -> int:
     asyncio.run(_run(names))
     tables, failing = _tables()
     _say(tables)
-    if all((_RESULTS / f"{name}.json").exists() for name in _CLIENTS):
+    if all((_RESULTS / f"{name}.json").exists() for name in CLIENTS):
         before, _, rest = _PAGE.read_text().partition(_BEGIN)
         _PAGE.write_text(f"{before}{_BEGIN}\n\n{tables}\n\n{_END}{rest.partition(_END)[2]}")
         _UNFINISHED.unlink(missing_ok=True)
