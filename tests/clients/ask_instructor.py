@@ -1,9 +1,12 @@
 """instructor: typed answers in several of its modes."""
 
+import json
+import urllib.request
+
 import instructor
 import openai
 from openai import OpenAI
-from probe import KEY, REAL, RECORDED, SYSTEM, URL, check, feature, main
+from probe import KEY, REAL, RECORDED, SYSTEM, UPSTREAM, URL, check, feature, main
 from pydantic import BaseModel, Field
 
 
@@ -38,6 +41,17 @@ def _() -> None:
     for name in (RECORDED, REAL):
         told = ask(instructor.Mode.TOOLS, name)
         check(isinstance(told, Person), told)
+
+
+@feature("system instructions")
+def _() -> None:
+    modes = (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.JSON)
+    for mode in modes:
+        ask(mode, RECORDED, Weather)
+    with urllib.request.urlopen(f"{UPSTREAM}/recorded") as answer:
+        for body in json.load(answer)["bodies"][-len(modes) :]:
+            said = {message["role"]: str(message["content"]) for message in body["messages"]}
+            check(SYSTEM in said["system"] and "Who is Ada?" in said["user"], body)
 
 
 class Weather(BaseModel):

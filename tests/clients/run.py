@@ -70,6 +70,7 @@ FEATURES = (
     "handoff",
     "structured, strict",
     "structured, not strict",
+    "structured, JSON mode",
     "tools and structured",
     "usage",
     "stop",
