@@ -12,7 +12,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
-from memory.home import Home
+from memory.home import Home, private
 from models.errors import BadInput, Conflict
 
 
@@ -31,7 +31,7 @@ def backup(home: Home, archive: Path) -> int:
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".backup-") as folder:
         copy, draft = Path(folder) / "database", Path(folder) / "archive"
         _copy_database(home.database, copy)
-        with open(draft, "wb", opener=_private) as file:
+        with open(draft, "wb", opener=private) as file:
             with tarfile.open(fileobj=file, mode="w:gz") as tar:
                 tar.add(copy, home.database.name)
                 # After the database: what it refers to was there before it, and is never changed.
@@ -84,9 +84,12 @@ def _is_whole(database: Path) -> bool:
 def _move(draft: Home, home: Home) -> None:
     """Move every file into place, the database last: a home without it can be restored into again."""
     files = [path for path in draft.path.rglob("*") if path.is_file() and path != draft.database]
+    for folder in sorted({path.parent.relative_to(draft.path) for path in files}):
+        for step in reversed((folder, *folder.parents)):
+            (home.path / step).mkdir(mode=0o700, exist_ok=True)
     for path in (*files, draft.database):
         target = home.path / path.relative_to(draft.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o600)  # whatever the archive says
         path.replace(target)
 
 
@@ -94,7 +97,3 @@ def _copy_database(source: Path, target: Path) -> None:
     """Copy with SQLite's online backup, which sees one moment of a database that is written to meanwhile."""
     with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(target)) as copy:
         live.backup(copy)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -33,7 +33,7 @@ class BlobStore:
         self._root = root
         self._database = database
         self._clock = clock
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def put(self, tenant: str, content: AsyncIterable[bytes], media_type: str, *, max_bytes: int) -> BlobRef:
         """Store `content` as it arrives and refer `tenant` to it; storing it again changes nothing.
@@ -122,7 +122,7 @@ def _flush(file: IO[bytes]) -> None:
 
 
 def _keep(incoming: Path, place: Path) -> None:
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(mode=0o700, exist_ok=True)
     incoming.replace(place)
     for directory in (place.parent, place.parent.parent):  # the file's entry, and that of a new directory
         descriptor = os.open(directory, os.O_RDONLY)

@@ -9,17 +9,19 @@ Policy of both queues, of units to write and to read: bounded; a caller waits fo
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from memory.home import private
 from memory.schema import REVISION
 from memory.trouble import LASTING, corrupt, trouble
 from models.errors import BatonError, Internal, Overloaded
@@ -238,6 +240,8 @@ def _empty(connection: Connection) -> None:
 
 
 def _engine(path: Path, *, begin: str) -> Engine:
+    with suppress(OSError):  # SQLite says better what is wrong
+        os.close(private(path, os.O_RDWR | os.O_CREAT))  # its log and index get the modes that the database has
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         isolation_level=None,

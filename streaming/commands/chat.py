@@ -57,7 +57,7 @@ def chat(
             model=model,
             system=system,
             verbose=verbose,
-            history=Home(Settings().home.expanduser()).create().path / "chat-history",
+            history=Home(Settings().home.expanduser()).create().chat_history,
         )
         try:
             status = asyncio.run(run(options, text))
