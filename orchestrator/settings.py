@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -10,6 +11,26 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baton"
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it (RFC 6454, section 6.2).
+
+    Raises:
+        ValueError: it is none, or stands for any: whoever calls without a key is trusted on loopback.
+    """
+    origin = text.strip().lower().removesuffix("/")
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is no origin, such as https://app.example.org") from None
+    host = parts.hostname or ""
+    if not parts.scheme or not host or "*" in host or origin != f"{parts.scheme}://{parts.netloc}" or "@" in origin:
+        raise ValueError(f"{text.strip()!r} is no origin: name each, such as https://app.example.org, without a path")
+    if port is not None and port == {"http": 80, "https": 443}.get(parts.scheme):
+        origin = origin.rpartition(":")[0]
+    return origin
 
 
 class Settings(BaseSettings):
@@ -30,6 +51,11 @@ class Settings(BaseSettings):
         Field(description="cards or profiles to serve, with commas; by default the embedded one and your own cards"),
     ] = None
     script: Annotated[Path | None, Field(description="options of the scripted engine, a JSON file")] = None
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="origins whose pages may call this server from a browser, with commas"),
+    ] = ()
     turn_timeout_s: Annotated[PositiveFloat, Field(description="how long a turn may take")] = 120.0
     max_output_tokens: Annotated[PositiveInt, Field(description="the most tokens of an answer")] = 1024
     max_input_characters: Annotated[PositiveInt, Field(description="the longest input of a turn")] = 100_000
@@ -59,3 +85,10 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(name for part in value.split(",") if (name := part.strip())) or None
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(_origin(part) for part in value.split(",") if part.strip())

@@ -9,13 +9,15 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import Scope
 
 from models.errors import BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
 from streaming.errors import error_response, http_error_response, invalid_request, told
+from streaming.front import Front
 from streaming.hints import hint
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
@@ -44,7 +46,7 @@ class _FreshFiles(StaticFiles):
         return response
 
 
-async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: bool) -> ASGIApp:
+async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: bool) -> Front:
     """Build the application.
 
     Args:
@@ -57,9 +59,11 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     meters = SurfaceMeters(conductor.registry)
     rates = RateLimits(conductor.clock)
     realtime = RealtimeEndpoint(conductor, limits, authenticator, rates, meters)
-    app = FastAPI(title="Baton", docs_url=None, redoc_url=None, max_body_size=limits.message_bytes)
+    app = FastAPI(
+        title="Baton", docs_url=None, redoc_url=None, redirect_slashes=False, max_body_size=limits.message_bytes
+    )
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         """Serve the page's shell."""
         return FileResponse(_WEB / "index.html", headers=_SHELL)
@@ -76,7 +80,9 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(model_routes(conductor))
     app.include_router(session_routes(conductor, limits, authenticator))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
-    return KeyGate(app, authenticator=authenticator, rates=rates, limits=limits, meters=meters)
+    origins = conductor.settings.allowed_origins
+    gate = KeyGate(app, authenticator=authenticator, rates=rates, limits=limits, meters=meters, origins=origins)
+    return Front(gate, origins=origins)
 
 
 def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
@@ -98,12 +104,25 @@ def _handle_errors(app: FastAPI, meters: SurfaceMeters) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
         count(request, HTTPStatus(error.status_code).name.lower())
-        message = f"{error.detail}."
+        message, headers = f"{error.detail}.", error.headers
         if error.status_code == HTTPStatus.NOT_FOUND and not request.url.path.startswith("/web/"):
             message = hint(request.url.path)
-        return http_error_response(error.status_code, message, error.headers)
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (taken := _methods(app, request.scope)):
+            # The framework names those of one route only, of all that share the address.
+            message = f"{request.method} is not taken at {request.url.path}. Use {' or '.join(taken)}."
+            headers = {"allow": ", ".join(("HEAD", *taken) if "GET" in taken else taken)}
+        return http_error_response(error.status_code, message, headers)
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, _error: Exception) -> Response:
         # Starlette raises it again behind this answer, and uvicorn logs it.
         return await on_error(request, Internal("This request failed on our side. The server's log has the cause."))
+
+
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """Return the methods that an address takes."""
+    return [
+        method
+        for method in ("GET", "POST", "PATCH", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]

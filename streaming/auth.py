@@ -4,10 +4,11 @@
 nowhere else. A caller is known by a key (header, or websocket subprotocol), or by the page's cookie, which stands for a
 key. Until a key is made, a server on loopback takes everybody on this machine for the tenant `local`.
 
-A browser's requests are held to their origin: another site's page may neither open a websocket here nor post, and a host
-name that does not mean this machine is refused while no key protects it (DNS rebinding).
+A browser's requests are held to their origin: another site's page may neither open a websocket here nor post, unless its
+origin is one that the operator allowed, and a host name that does not mean this machine is refused while no key protects it (DNS rebinding).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
@@ -162,8 +163,10 @@ class KeyGate:
         rates: RateLimits,
         limits: SurfaceLimits,
         meters: SurfaceMeters,
+        origins: Collection[str] = (),
     ) -> None:
         self._app = app
+        self._origins = frozenset(origins)
         self._meters = meters
         self._body_bytes = limits.message_bytes
         self._authenticator = authenticator
@@ -177,7 +180,7 @@ class KeyGate:
         headers = Headers(scope=scope)
         tenant = UNKNOWN
         try:
-            _check_origin(scope, headers)
+            _check_origin(scope, headers, self._origins)
             _check_length(headers, self._body_bytes)
             if not _is_public(scope["path"]):
                 caller = await self._authenticator.caller(headers)
@@ -228,12 +231,15 @@ def _cookie(headers: Headers) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
-def _check_origin(scope: Scope, headers: Headers) -> None:
+def _check_origin(scope: Scope, headers: Headers, allowed: Collection[str]) -> None:
     origin = headers.get("origin")
-    if origin is None or _only_reads(scope):
+    if origin is None or origin in allowed or _only_reads(scope):
         return
     if _netloc(origin) != headers.get("host"):
-        raise Unauthorized(f"A page of {origin} may not call this server.", code="foreign_origin")
+        raise Unauthorized(
+            f"A page of {origin} may not call this server. Whoever runs it can allow that: BATON_ALLOWED_ORIGINS.",
+            code="foreign_origin",
+        )
 
 
 def _check_length(headers: Headers, most_bytes: int) -> None:

@@ -7,12 +7,13 @@
 """
 
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streaming.auth import KeyGate, origin_of
+from streaming.auth import KeyGate
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 
@@ -47,31 +48,22 @@ class Front:
         scope = {**scope, "path": _plain(scope["path"])}
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope["method"] = "GET"
-            head = _Head(receive, send)
-            receive, send = head.receive, head.send
-        origin = origin_of(scope)
+            send = _Head(send)
+        origin = Headers(scope=scope).get("origin")
         await (self._across if origin in self._origins else self.gate)(scope, receive, send)
 
 
 class _Head:
-    """Sends of an answer its head only, and ends whatever would go on."""
+    """Sends of an answer its head only. What would go on then ends, as if the client had gone."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
+    def __init__(self, send: Send) -> None:
         self._send = send
         self._is_answered = False
 
-    async def receive(self) -> Message:
-        if self._is_answered:
-            return {"type": "http.disconnect"}
-        return await self._receive()
-
-    async def send(self, message: Any) -> None:
-        if self._is_answered:
-            return
-        await self._send(message)
-        if message["type"] == "http.response.start":
+    async def __call__(self, message: Message) -> None:
+        if not self._is_answered:
             self._is_answered = True
+            await self._send(message)
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -13,7 +13,6 @@ def operation_routes(conductor: Conductor) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Say that the process is alive."""

@@ -58,7 +58,7 @@ async def test_a_defect_in_a_route_is_answered_in_the_shape_of_every_error_and_l
         raise ZeroDivisionError
 
     async with serve() as served, served.http() as client:
-        served.app._app.add_api_route("/broken", broken)
+        served.app.gate._app.add_api_route("/broken", broken)
         answer = await client.get("/broken")
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
         assert served.sample("baton_errors_total", tenant="local", code="internal") == 1

@@ -15,6 +15,7 @@ from memory import keys
 from memory.keys import RequestDefaults
 from models.clock import ManualClock
 from streaming.auth import COOKIE, PUBLIC, PUBLIC_PREFIX, KeyGate, is_loopback
+from streaming.front import Front
 
 pytestmark = pytest.mark.usefixtures("tmp_path")
 
@@ -32,9 +33,10 @@ _WEBSOCKET = "WEBSOCKET"
 
 def _doors(app: object) -> Iterator[tuple[str, str]]:
     """Yield method and path of every route and websocket that is not public, those of included routers too."""
-    assert isinstance(app, KeyGate)
-    assert isinstance(app._app, FastAPI)
-    yield from _doors_of(app._app.routes)
+    assert isinstance(app, Front)
+    assert isinstance(app.gate, KeyGate)
+    assert isinstance(app.gate._app, FastAPI)
+    yield from _doors_of(app.gate._app.routes)
 
 
 def _doors_of(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
@@ -87,7 +89,7 @@ async def test_no_route_is_missed_by_the_test_that_tries_every_one(serve) -> Non
         doors = set(_doors(served.app))
         described = {
             (method.upper(), path)
-            for path, methods in served.app._app.openapi()["paths"].items()
+            for path, methods in served.app.gate._app.openapi()["paths"].items()
             for method in methods
             if path not in PUBLIC
         }
@@ -199,7 +201,7 @@ async def test_what_is_believed_of_keys_is_bounded_and_holds_no_key(serve) -> No
     async with serve() as served, served.http() as client:
         key = await _key(served, "acme")
         await client.get("/metrics", headers={"authorization": f"Bearer {key}"})
-        known = served.app._authenticator._known
+        known = served.app.gate._authenticator._known
         assert list(known) == [hashlib.sha256(key.encode()).digest()]
         known.update({bytes([n % 256, n // 256]): (0.0, None) for n in range(5_000)})
         await client.get("/metrics", headers={"authorization": "Bearer other"})

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import uvicorn
-from starlette.types import ASGIApp
 
 from memory import keys
 from models.clock import Clock
@@ -19,6 +18,7 @@ from models.ports import Engine, GenerateRequest
 from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
+from streaming.front import Front
 from streaming.limits import SurfaceLimits
 from streaming.server import server_config
 
@@ -53,7 +53,7 @@ class Served:
     """A running application and what it is made of."""
 
     conductor: Conductor
-    app: ASGIApp
+    app: Front
     address: str
     engine: WatchedEngine
     config: uvicorn.Config
