@@ -226,17 +226,23 @@ def arguments_schema(tool: ToolSpec) -> dict[str, Any]:
     Raises:
         BadInput: the parameters are not an object's schema.
     """
-    schema = {"type": "object", **_schema(tool, held=True), "x-guidance": JSON_STYLE}
+    return {**closed({"type": "object", **_schema(tool, held=True)}), "x-guidance": JSON_STYLE}
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that has no members but those it names, unless it says otherwise.
+
+    What it does not forbid it admits, but a small model that may invent members goes on until its answer is cut.
+    """
     named = schema.get("properties", {})
     required = schema.get("required", [])
-    if (
+    is_closed = (
         not schema.keys() & _OPENS
         and isinstance(named, dict)
         and isinstance(required, list)
         and set(required) <= set(named)
-    ):
-        schema["additionalProperties"] = False
-    return schema
+    )
+    return {**schema, "additionalProperties": False} if is_closed else schema
 
 
 _HEAD = re.compile(r'\s*\[?\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')

@@ -5,10 +5,9 @@ gives the masks of the positions that are verified, after it it is told what was
 there is to it, so speculation changes nothing: a draft token that the mask refuses is simply never chosen.
 """
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, grammar, json_object, offered
+from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, closed, grammar, json_object, offered
 from models.decoding.form_limits import LIMITS
 from models.errors import BadInput, BatonError, Internal, LimitExceeded
 from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
@@ -102,14 +101,15 @@ class Constrainer:
         yield whole, field
         if isinstance(constraint, ToolConstraint):
             for tool in offered(constraint):
-                yield _of_schema(json.dumps(arguments_schema(tool))), field
+                yield _grammar_of(arguments_schema(tool)), field
             if constraint.form is not None:
                 yield from self.sources(constraint.form)
 
     def _source(self, constraint: Constraint) -> str:
         match constraint:
-            case JsonSchemaConstraint(schema=schema):
-                return _of_schema(schema)
+            case JsonSchemaConstraint(schema=text):
+                schema = json_object(text)
+                return _grammar_of(closed(schema) if schema.get("properties") else schema)
             case RegexConstraint(pattern=pattern):
                 return LLMatcher.grammar_from_regex(pattern)
             case GrammarConstraint(grammar=text):
@@ -127,7 +127,7 @@ class Constrainer:
         for tool in offered(constraint):
             what = f"JSON schema of the function {tool.name!r}"
             with _translated(what, "tools"):
-                error = self._matcher(_of_schema(json.dumps(arguments_schema(tool)))).get_error()
+                error = self._matcher(_grammar_of(arguments_schema(tool))).get_error()
             if error:
                 raise _refusal(what, "tools", error)
         if constraint.form is not None:
@@ -240,8 +240,8 @@ def masked(logits: torch.Tensor, masks: NDArray[np.int32]) -> torch.Tensor:
     return logits.masked_fill(excluded, -torch.inf)
 
 
-def _of_schema(text: str) -> str:
-    return LLMatcher.grammar_from_json_schema({**json_object(text), "x-guidance": JSON_STYLE})
+def _grammar_of(schema: dict[str, Any]) -> str:
+    return LLMatcher.grammar_from_json_schema({**schema, "x-guidance": JSON_STYLE})
 
 
 @contextmanager

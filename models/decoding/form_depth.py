@@ -19,6 +19,10 @@ MOST_DEPTH = 500
 """Steps from the top of a schema, along members, elements and references; and rules that follow from one another."""
 
 _MOST_NODES = 50_000
+
+_MOST_NESTED = 150
+"""Members and elements within one another: what writes a prompt of them recurses, too."""
+
 _MOST_CHARACTERS = 200_000
 _MOST_BRACKETS = 200
 
@@ -59,7 +63,7 @@ def _check_schema(text: str, what: str, field: str) -> None:
     if _is_deeper(edges, [()], MOST_DEPTH):
         raise _too_deep(what, f"it refers and nests more than {MOST_DEPTH} deep", field)
     if edges.are_too_many:
-        raise _too_deep(what, f"it has more than {_MOST_NODES} places", field)
+        raise _too_deep(what, f"it has more than {_MOST_NODES} places, or nests more than {_MOST_NESTED} deep", field)
 
 
 def _check_text(text: str, what: str, field: str) -> None:
@@ -93,7 +97,7 @@ class _Places:
                 if target is not None:
                     yield target
             elif isinstance(inner, dict | list):
-                if len(self._known) >= _MOST_NODES:
+                if len(self._known) >= _MOST_NODES or len(place) >= _MOST_NESTED:
                     self.are_too_many = True
                     return
                 self._known[(*place, step)] = inner

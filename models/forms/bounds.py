@@ -32,8 +32,12 @@ def bound_inside(value: int | float, *, exclusive: bool, whole: bool, sign: int,
         bound = math.floor(bound) + 1 if exclusive else math.ceil(bound)
     elif exclusive:
         # llguidance writes the bound itself where both are excluded and begin alike, such as 0 and 0.1.
-        step = min(1e-9 * max(1.0, abs(bound)), width * 1e-6)
-        bound = max(float(f"{bound + step:.15g}"), math.nextafter(float(bound), math.inf))
+        # It rounds what has more than fifteen digits, so nothing less than one of the fifteenth is a step.
+        unit = 10.0 ** (math.floor(math.log10(abs(bound))) - 14) if bound else 0.0
+        step = max(min(1e-9 * max(1.0, abs(bound)), width * 1e-6), unit)
+        if step >= width:
+            return None
+        bound = float(f"{bound + step:.15g}")
     if isinstance(bound, int) and abs(bound) > EXACT and (near := float(bound)) != bound:
         bound = int(near if near > bound else math.nextafter(near, math.inf))
         if bound > last:

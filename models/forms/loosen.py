@@ -28,7 +28,6 @@ from models.forms.apart import (
     is_same,
     kinds_of,
     listed_values,
-    named_kinds,
 )
 from models.forms.bounds import EXACT, bound_inside, number_of, width_between
 from models.forms.expressions import pattern_of_names, without_look_ahead
@@ -75,12 +74,10 @@ class Loosened:
     Attributes:
         schema: in the words of 2020-12, with its references to its own `$defs`.
         dropped: what it does not hold of what was given; the rest is held exactly.
-        endless: it asks for a number without any bound, and admits one that is beyond every float, such as 1e400.
     """
 
     schema: Schema
     dropped: tuple[Dropped, ...]
-    endless: bool = False
 
 
 def loosen(
@@ -127,7 +124,6 @@ class _Walk:
         self._open = 0  # how often something was loosened that narrowing does not make good
         self._names: dict[str, str] = {}
         self._nodes = 0
-        self._endless = False
 
     def run(self) -> Loosened:
         root = self._schema(self._root, ())
@@ -139,7 +135,7 @@ class _Walk:
                     defs[name] = self._schema(resolve(self._root, path), path)
         if defs:
             root = {**(root if isinstance(root, dict) else {"allOf": [root]}), "$defs": defs}
-        return Loosened(schema=root, dropped=tuple(self._dropped), endless=self._endless)
+        return Loosened(schema=root, dropped=tuple(self._dropped))
 
     def _holds(self, small: dict[str, Any]) -> bool:
         key = json.dumps(small)
@@ -155,7 +151,6 @@ class _Walk:
         self._nodes += 1
         if len(path) > 2 * MOST_DEPTH or self._nodes > _MOST_NODES:
             raise LimitExceeded(f"The schema is nested deeper than {MOST_DEPTH}, or too large. Make it simpler.")
-        self._endless = self._endless or node is True or (isinstance(node, dict) and not node.keys() & SAYING)
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -265,8 +260,6 @@ class _Walk:
             for keyword in bounds:
                 del out[keyword]
                 self._loosen(keyword, path)
-        if "number" in named_kinds(node) and not out.keys() & {"minimum", "maximum", "const", "enum"}:
-            self._endless = self._endless or "multipleOf" not in node
         if "multipleOf" in node or "divisibleBy" in node:
             step = number_of(node.get("multipleOf", node.get("divisibleBy")), "multipleOf", path)
             small: dict[str, Any] = {"type": "integer" if whole else "number", "multipleOf": step}

@@ -72,7 +72,7 @@ def _of_form(form: JsonSchemaConstraint, holds: Holds, level: Level, *, remote: 
     loosened = _loosened(
         form.schema, holds, level, strict=form.strict, what="JSON schema", field="constraint.json_schema"
     )
-    is_checked = _is_checked(loosened, strict=form.strict)
+    is_checked = bool(loosened.dropped)
     held = replace(form, lenient=is_checked)
     if not remote:
         held = replace(held, schema=json.dumps(loosened.schema))
@@ -87,7 +87,7 @@ def _of_tools(constraint: ToolConstraint, holds: Holds, level: Level, *, remote:
         if is_offered and not (remote and tool.strict):
             what = f"JSON schema of the function {tool.name!r}"
             loosened = _loosened(tool.parameters, holds, level, strict=tool.strict, what=what, field="tools")
-            if _is_checked(loosened, strict=tool.strict):
+            if loosened.dropped:
                 checks[tool.name] = tool.parameters
             if not remote:
                 tool = replace(tool, held=json.dumps(loosened.schema))
@@ -98,11 +98,6 @@ def _of_tools(constraint: ToolConstraint, holds: Holds, level: Level, *, remote:
     form = _of_form(constraint.form, holds, level, remote=remote)
     assert isinstance(form.constraint, JsonSchemaConstraint)
     return Plan(constraint=replace(held, form=form.constraint), form=form.form, tools=checks)
-
-
-def _is_checked(loosened: Loosened, *, strict: bool) -> bool:
-    # A number that is beyond every float is one by the schema, and nothing that anybody can read.
-    return bool(loosened.dropped) or (loosened.endless and not strict)
 
 
 def _loosened(text: str, holds: Holds, level: Level, *, strict: bool, what: str, field: str) -> Loosened:

@@ -242,9 +242,10 @@ async def test_a_check_that_takes_too_long_or_dies_harms_nobody_else() -> None:
             '"a" is not of type "integer" (at the top)',
             "It is no JSON: 1e999 is beyond every float",
         ]
-        assert checker._process is not None
-        checker._process.kill()
-        await checker._process.wait()
+        process = checker._judge._process
+        assert process is not None
+        process.kill()
+        await process.wait()
         with pytest.raises(LimitExceeded):
             await checker.check("true", ["1"])
         assert await checker.check("true", ["1"]) == [None]
