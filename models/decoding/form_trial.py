@@ -28,9 +28,9 @@ _REMEMBERED = 1_024
 class FormTrial:
     """Tries forms out; one process for all of an engine's."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Wait by `clock`. The process is started with the first form."""
-        self._process = LineProcess("models.decoding.form_trial_process", clock, patience_s=_PATIENCE_S)
+    def __init__(self, clock: Clock, *, patience_s: float = _PATIENCE_S) -> None:
+        """Wait by `clock`, so long for each form. The process is started with the first."""
+        self._process = LineProcess("models.decoding.form_trial_process", clock, patience_s=patience_s)
         self._passed: OrderedDict[bytes, bool] = OrderedDict()
 
     async def compiles(self, source: str, vocabulary: int, *, field: str) -> bool:

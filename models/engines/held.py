@@ -10,11 +10,12 @@ from models.ports import Engine
 
 def local(engine: Engine, clock: Clock) -> Engine:
     """Put it around an engine whose grammars are llguidance's."""
-    from models.decoding.trying import holds  # not where models are remote: it is not installed there
+    from models.decoding.trying import Trying  # not where models are remote: it is not installed there
 
-    return Holding(engine, Checker(clock), holds=holds, chance=random.Random())
+    trying = Trying(clock)
+    return Holding(engine, Checker(clock), trying=trying.begin, close=trying.aclose, chance=random.Random())
 
 
 def remote(engine: Engine, clock: Clock) -> Engine:
     """Put it around a server, of whose grammars nothing is known: expressions are taken for what it can hold."""
-    return Holding(engine, Checker(clock), holds=lambda _: True, chance=random.Random(), remote=True)
+    return Holding(engine, Checker(clock), trying=lambda: lambda _: True, chance=random.Random(), remote=True)

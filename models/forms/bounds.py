@@ -1,6 +1,7 @@
 """Bounds of numbers, as a grammar can say them exactly."""
 
 import math
+from decimal import Decimal
 
 from models.errors import BadInput
 from models.forms.pointers import pointer_of
@@ -10,6 +11,9 @@ EXACT = 1 << 53
 
 _LAST = (1 << 63) - 1024  # the largest number of 64 bits that a float says exactly
 _LAST_FRACTION = 10**18
+
+_MOST_REMAINDERS = 1_000
+_MOST_PLACES = 12
 
 
 def bound_inside(value: int | float, *, exclusive: bool, whole: bool, sign: int, width: float) -> int | float | None:
@@ -51,6 +55,17 @@ def width_between(low: int | float | None, high: int | float | None) -> float:
     if low is None or high is None or abs(low) > _LAST or abs(high) > _LAST or high <= low:
         return math.inf
     return float(high - low)
+
+
+def has_few_remainders(step: int | float) -> bool:
+    """Return whether a grammar of multiples of `step` is soon made: it has a state for each remainder, but for powers of ten."""
+    digits, exponent = Decimal(str(step)).normalize().as_tuple()[1:]
+    return (
+        isinstance(exponent, int)
+        and abs(exponent) <= _MOST_PLACES
+        and len(digits) <= 4
+        and int("".join(map(str, digits))) <= _MOST_REMAINDERS
+    )
 
 
 def number_of(value: object, keyword: str, path: tuple[str, ...]) -> int | float:

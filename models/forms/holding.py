@@ -8,7 +8,7 @@ more narrowly, within the deadline and the tokens of the one request; every atte
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -63,20 +63,29 @@ class Holding:
     """Holds answers back where that is called for; see `models.ports.Engine`."""
 
     def __init__(
-        self, engine: Engine, checker: Checker, *, holds: Holds, chance: random.Random, remote: bool = False
+        self,
+        engine: Engine,
+        checker: Checker,
+        *,
+        trying: Callable[[], Holds],
+        chance: random.Random,
+        close: Callable[[], Awaitable[None]] | None = None,
+        remote: bool = False,
     ) -> None:
         """Take the engine, which is this one's from now on.
 
         Args:
             engine: writes.
             checker: checks; it is this one's from now on.
-            holds: whether the engine's grammars can be made of a small schema.
+            trying: called in the loop for each plan, says in its thread whether a grammar can be made of a small schema.
+            close: ends what `trying` needs.
             chance: the seeds of further attempts.
             remote: the engine's server makes grammars of its own: it is given schemas as they are, and refuses for itself.
         """
         self._engine = engine
         self._checker = checker
-        self._holds = holds
+        self._trying = trying
+        self._close = close
         self._chance = chance
         self._remote = remote
 
@@ -100,6 +109,8 @@ class Holding:
         """Close the engine, and end the checks."""
         await self._engine.aclose()
         await self._checker.aclose()
+        if self._close is not None:
+            await self._close()
 
     async def _generate(self, request: GenerateRequest, constraint: Constraint) -> AsyncGenerator[Delta, None]:
         made = await self._plan(constraint, "whole")
@@ -193,7 +204,7 @@ class Holding:
 
     async def _plan(self, constraint: Constraint, level: Level) -> Plan:
         # In a thread: expressions are tried one by one, which may take a while.
-        return await asyncio.to_thread(plan, constraint, self._holds, level, remote=self._remote)
+        return await asyncio.to_thread(plan, constraint, self._trying(), level, remote=self._remote)
 
     async def _check_schemas(self, made: Plan) -> None:
         """Raise what is wrong with the schemas themselves before anything is written.

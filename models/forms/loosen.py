@@ -29,7 +29,7 @@ from models.forms.apart import (
     kinds_of,
     listed_values,
 )
-from models.forms.bounds import EXACT, bound_inside, number_of, width_between
+from models.forms.bounds import bound_inside, has_few_remainders, number_of, width_between
 from models.forms.expressions import pattern_of_names, without_look_ahead
 from models.forms.formats import FORMATS
 from models.forms.pointers import pointer_of, resolve, steps
@@ -264,7 +264,7 @@ class _Walk:
             step = number_of(node.get("multipleOf", node.get("divisibleBy")), "multipleOf", path)
             small: dict[str, Any] = {"type": "integer" if whole else "number", "multipleOf": step}
             small |= _of(out, "minimum", "maximum")
-            if step > 0 and (1e-12 < step < EXACT) and self._holds(small):
+            if step > 0 and has_few_remainders(step) and self._holds(small):
                 out["multipleOf"] = step
             else:
                 self._loosen("multipleOf", path)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from support.asking import asks, text_of
+from support.grammars import holds
 
 from models.clock import SystemClock
 from models.content import CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta
-from models.decoding.trying import holds
 from models.errors import BadInput, Internal, LimitExceeded
 from models.forms.checking import Checker
 from models.forms.holding import ATTEMPTS, Holding
@@ -61,7 +61,9 @@ async def make() -> AsyncIterator[_Make]:
     made: list[Holding] = []
 
     def build(engine: Any, *, remote: bool = False) -> Holding:
-        made.append(Holding(engine, Checker(SystemClock()), holds=holds, chance=random.Random(1), remote=remote))
+        made.append(
+            Holding(engine, Checker(SystemClock()), trying=lambda: holds, chance=random.Random(1), remote=remote)
+        )
         return made[-1]
 
     yield build

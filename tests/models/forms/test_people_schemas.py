@@ -11,12 +11,12 @@ import jsonschema_rs
 import pytest
 from support.asking import asks
 from support.bench_engine import BenchEngine
+from support.grammars import holds
 from support.people import ZOD, Person, people
 from support.tiny_decoding import Tiny
 
 from models.clock import SystemClock
 from models.content import CallDelta, Delta, FinishDelta, TextDelta
-from models.decoding.trying import holds
 from models.forms.checking import Checker
 from models.forms.holding import Holding
 from models.forms.loosen import loosen
@@ -32,7 +32,7 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 async def holding(tiny: Tiny) -> AsyncIterator[Holding]:
-    engine = Holding(BenchEngine(tiny), Checker(SystemClock()), holds=holds, chance=random.Random(1))
+    engine = Holding(BenchEngine(tiny), Checker(SystemClock()), trying=lambda: holds, chance=random.Random(1))
     yield engine
     await engine.aclose()
 
