@@ -27,8 +27,8 @@ class Task:
     """One node of a plan: who does it, on which card, from what, within which budget.
 
     The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less. A task that `reads_ahead`
-    has none: its messages are only read, for one that is expected. `logprobs` and `fork` are a
-    `GenerateRequest`'s.
+    has none: its messages are only read, for one that is expected. `logprobs`, `fork`, `continues` and `raw` are
+    a `GenerateRequest`'s.
     """
 
     origin: Origin
@@ -42,6 +42,7 @@ class Task:
     logprobs: int | None = None
     fork: str | None = None
     continues: bool = False
+    raw: bool = False
 
 
 class Agent(Protocol):

@@ -55,4 +55,5 @@ def _request(task: Task) -> GenerateRequest:
         logprobs=task.logprobs,
         fork=task.fork,
         continues=task.continues,
+        raw=task.raw,
     )

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
-from models.content import Delta, Item
-from models.errors import Unsupported
+from models.content import Delta, Item, Message
+from models.errors import BadInput, Unsupported
 
 Signal = Literal["token_ids", "logprobs", "entropies", "margins"]
 
@@ -153,6 +153,8 @@ class GenerateRequest:
         logprobs: how many of the likeliest tokens of each place are to be told in `TextDelta.tokens`, besides the one
             that was written; None tells no tokens.
         continues: the answer goes on where the last message stops, which is the assistant's.
+        raw: `messages` are one message, and its words are the prompt as it is: no chat template, no roles. Words that are
+            spelled like a special token are that token. Neither tools nor `continues` nor `reads_ahead` goes with it.
         fork: requests of a tenant that carry the same and ask the same are answers to one prompt, which an engine may read
             once. It changes nothing of what is written.
     """
@@ -169,6 +171,7 @@ class GenerateRequest:
     reads_ahead: bool = False
     logprobs: int | None = None
     continues: bool = False
+    raw: bool = False
     fork: str | None = None
 
 
@@ -205,7 +208,7 @@ class BlobReader(Protocol):
 
 
 def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engine: str) -> None:
-    """Raise `Unsupported` if `request` sets an optional field that is not in `honoured`.
+    """Raise `Unsupported` if `request` sets an optional field that is not in `honoured`, `BadInput` if one contradicts another.
 
     Args:
         request: the request as it came in.
@@ -214,9 +217,16 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
             is named by kind, as `constraint.regex`. Of `sampling`, `PROCESSORS` are optional as well.
         engine: the engine's name, for the message.
     """
+    if request.raw and (
+        request.continues
+        or request.reads_ahead
+        or isinstance(request.constraint, ToolConstraint)
+        or not (len(request.messages) == 1 and isinstance(request.messages[0], Message))
+    ):
+        raise BadInput("A prompt that is taken as it is has to be one message, without functions.", field="messages")
     asked = {name for name in ("adapter", "draft_prefix", "logprobs") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
-    asked |= {name for name in ("reads_ahead", "continues") if getattr(request, name)}
+    asked |= {name for name in ("reads_ahead", "continues", "raw") if getattr(request, name)}
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}
     if request.constraint is not None:
         asked.add(f"constraint.{request.constraint.kind}")

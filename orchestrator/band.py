@@ -175,6 +175,7 @@ class Band:
             budget=budget,
             logprobs=turn_input.logprobs,
             continues=turn_input.continues,
+            raw=turn_input.raw,
         )
         return Score(decision=decision, task=task)
 

@@ -46,6 +46,7 @@ class TurnInput:
         max_output_tokens: the most tokens of the reply; None takes the server's.
         sampling: how tokens are chosen.
         continues: the answer goes on where the last item stops, which is the assistant's.
+        raw: the words of the one item are the prompt as it is; see `GenerateRequest`.
         logprobs: a `GenerateRequest`'s; what a session keeps of an answer are its words alone.
         metadata: the client's own pairs, given back with the turn.
     """
@@ -59,6 +60,7 @@ class TurnInput:
     sampling: SamplingOverrides = SamplingOverrides()
     logprobs: int | None = None
     continues: bool = False
+    raw: bool = False
     metadata: dict[str, str] | None = None
 
 

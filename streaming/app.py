@@ -27,6 +27,7 @@ from streaming.rest.chat import chat_routes
 from streaming.rest.models import model_routes
 from streaming.rest.operations import operation_routes
 from streaming.rest.sessions import session_routes
+from streaming.rest.texts import text_routes
 
 _WEB = Path(__file__).parent / "web"
 
@@ -77,6 +78,7 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(operation_routes(conductor))
     app.include_router(access_routes(authenticator))
     app.include_router(chat_routes(conductor))
+    app.include_router(text_routes(conductor))
     app.include_router(model_routes(conductor))
     app.include_router(session_routes(conductor, limits, authenticator))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")

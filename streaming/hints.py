@@ -5,7 +5,6 @@ _CHAT = "Ask POST /v1/chat/completions."
 _NOT_OFFERED = (
     ("/v1/embeddings", "Embeddings are not offered yet."),
     ("/v1/responses", f"The Responses API is not offered yet. {_CHAT}"),
-    ("/v1/completions", f"Legacy completions are not offered yet. {_CHAT}"),
     ("/v1/audio", "Audio is not offered yet."),
     ("/v1/images", "Images are not offered yet."),
     ("/v1/videos", "Videos are not offered yet."),
@@ -26,7 +25,7 @@ _NOT_OFFERED = (
 )
 
 
-_ROOTS = ("/v1/chat/completions", "/v1/models", "/v1/sessions", "/v1/realtime")
+_ROOTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/sessions", "/v1/realtime")
 
 
 def hint(path: str) -> str:
@@ -40,6 +39,8 @@ def hint(path: str) -> str:
     # The base address without its version, with it twice, or with something before it.
     for root in _ROOTS:
         _before, found, after = plain.rpartition(root.removeprefix("/v1"))
-        if found and (not after or after.startswith("/")) and plain != f"{root}{after}":
+        if plain == f"{root}{after}" and found:
+            break
+        if found and (not after or after.startswith("/")):
             return f"Not found. Did you mean {root}{after}? A client's base address ends with /v1."
     return "Not found. There are, among others, /v1/chat/completions, /v1/models, /v1/sessions and /readyz."

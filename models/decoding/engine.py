@@ -55,6 +55,7 @@ HONOURED = frozenset(
         "reads_ahead",
         "logprobs",
         "continues",
+        "raw",
         *PROCESSORS,
     }
 )
@@ -192,8 +193,12 @@ class DecodingEngine:
         language, sampling = self._language, request.sampling
         tools = request.constraint if isinstance(request.constraint, ToolConstraint) else None
         adapter = language.adapters.index(request.adapter)
-        tokens = language.prompts.tokens(
-            request.messages, tools, asks=not request.reads_ahead, continues=request.continues
+        tokens = (
+            language.prompts.raw(request.messages)
+            if request.raw
+            else language.prompts.tokens(
+                request.messages, tools, asks=not request.reads_ahead, continues=request.continues
+            )
         )
         limit = answer_limit(len(tokens), language.window_tokens, sampling)
         hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)

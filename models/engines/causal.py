@@ -115,7 +115,12 @@ class Answer:
 
     @torch.inference_mode()
     def __init__(self, causal: CausalModel, request: GenerateRequest) -> None:
-        prompt = causal.prompts.tokens(request.messages, continues=request.continues)
+        prompts = causal.prompts
+        prompt = (
+            prompts.raw(request.messages)
+            if request.raw
+            else prompts.tokens(request.messages, continues=request.continues)
+        )
         limit = answer_limit(len(prompt), causal.window_tokens, request.sampling)
         self.prompt_tokens = len(prompt)
         self._causal = causal

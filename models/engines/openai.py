@@ -63,6 +63,7 @@ _log = logging.getLogger(__name__)
 _HONOURED = PROCESSORS | {
     "logprobs",
     "continues",
+    "raw",
     "constraint.tools",
     "constraint.json_schema",
     "signals.logprobs",
@@ -208,7 +209,10 @@ class OpenAIEngine:
         self._proxy = proxy
         self._chance = chance
         address, _, query = str(options.base_url).partition("?")
-        self._url = f"{address.rstrip('/')}/chat/completions" + (f"?{query}" if query else "")
+        self._urls = {
+            raw: f"{address.rstrip('/')}/{path}" + (f"?{query}" if query else "")
+            for raw, path in ((False, "chat/completions"), (True, "completions"))
+        }
         self._server = f"The model server {options.base_url.host}:{options.base_url.port}"
         self._dialect = Dialect(
             model=options.model,
@@ -286,7 +290,7 @@ class OpenAIEngine:
             fields.pop("stream_options", None)
         attempt = 0
         while True:
-            outcome = await self._post(json.dumps(fields).encode(), deadline_s)
+            outcome = await self._post(fields, deadline_s)
             if isinstance(outcome, aiohttp.ClientResponse):
                 return outcome
             if "stream_options" in outcome.refused and fields.pop("stream_options", None):
@@ -301,15 +305,17 @@ class OpenAIEngine:
             await sleep_until(self._clock, again_s)
             attempt += 1
 
-    async def _post(self, payload: bytes, deadline_s: float | None) -> "aiohttp.ClientResponse | _Failure":
+    async def _post(self, fields: dict[str, Any], deadline_s: float | None) -> "aiohttp.ClientResponse | _Failure":
         """Ask once."""
         try:
             async with self._clock.timeout_at(self._last_s(deadline_s)):
-                response = await self._open().post(self._url, data=payload, allow_redirects=False)
+                response = await self._open().post(
+                    self._urls["prompt" in fields], data=json.dumps(fields).encode(), allow_redirects=False
+                )
                 if response.status == 200 and response.content_type == "text/event-stream":
                     return response
                 try:
-                    return self._refusal(response, await _start(response.content))
+                    return self._refusal(response, await _start(response.content), raw="prompt" in fields)
                 finally:
                     response.close()
         except TimeoutError as exc:
@@ -376,7 +382,7 @@ class OpenAIEngine:
             return _Failure(DeadlineExceeded(message, code=TIMEOUT), exc, retried=True)
         return _Failure(Internal(message, code=UNAVAILABLE), exc, retried=True)
 
-    def _refusal(self, response: aiohttp.ClientResponse, content: bytes) -> _Failure:
+    def _refusal(self, response: aiohttp.ClientResponse, content: bytes, *, raw: bool) -> _Failure:
         status = response.status
         if status < 400:
             _log.warning("%s answers %d, %s", self._server, status, response.content_type)
@@ -389,7 +395,7 @@ class OpenAIEngine:
                 )
             )
         told = parse_error(content)
-        error = explain(status, told, self._server)
+        error = explain(status, told, self._server, raw=raw)
         after_s = self._retry_after_s(response.headers.get("Retry-After"))
         error.retry_after_s = after_s or None
         # What is said of a key may hold part of it.

@@ -1,20 +1,19 @@
-"""OpenAI's chat completions, both ways: what to send for a request, and what the answer means. Pure.
+"""OpenAI's completions, of chats and of texts, both ways: what to send for a request, and what the answer means. Pure.
 
-The format is described at https://platform.openai.com/docs/api-reference/chat. Servers differ in what they leave out, so
+The formats are described at https://platform.openai.com/docs/api-reference/chat and, for texts, at /completions. Servers differ in what they leave out, so
 in an answer nothing is counted on but the text, and what is unknown is passed over.
 """
 
 import hashlib
 import json
 import logging
-import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from models.content import (
     Call,
@@ -24,12 +23,11 @@ from models.content import (
     FinishDelta,
     Item,
     Part,
-    ScoredToken,
     TextDelta,
     TextPart,
     UsageDelta,
-    WrittenToken,
 )
+from models.engines.openai_chunks import CHUNK, Fragment, Function, Logprobs, Usage, margin, written
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
 from models.ports import PROCESSORS, GenerateRequest, JsonSchemaConstraint, Sampling, ToolConstraint
@@ -49,7 +47,6 @@ _FILTERED = frozenset({"content_filter", "content_policy_violation", "moderation
 _TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|prompt is too long", re.IGNORECASE)
 _MESSAGE_CHARACTERS = 500
 _PLAIN = Sampling()
-_LEAST = -9999.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +76,10 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {
         "model": dialect.model,
-        "messages": _messages(request.messages),
+        **_prompt(request),
         "stream": True,
         "stream_options": {"include_usage": True},
-        dialect.max_tokens_field: request.sampling.max_output_tokens,
+        "max_tokens" if request.raw else dialect.max_tokens_field: request.sampling.max_output_tokens,
         **_sampling(request.sampling),
     }
     if request.continues:  # as vLLM and SGLang name it
@@ -91,9 +88,10 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         fields.pop(name, None)
     if dialect.tenant_field is not None:
         fields[dialect.tenant_field] = hashlib.sha256(request.tenant.encode()).hexdigest()
+    most = max(2 if "margins" in request.signals else 0, request.logprobs or 0)
     if request.signals or request.logprobs is not None:
-        fields["logprobs"] = True
-    if most := max(2 if "margins" in request.signals else 0, request.logprobs or 0):
+        fields["logprobs"] = most if request.raw else True
+    if most and not request.raw:
         fields["top_logprobs"] = most
     match request.constraint:
         case ToolConstraint() as tools:
@@ -105,6 +103,14 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         case _:
             pass  # the engine refuses the others
     return fields
+
+
+def _prompt(request: GenerateRequest) -> dict[str, Any]:
+    """Return what is to be answered: a conversation, or for completions a text."""
+    if not request.raw:
+        return {"messages": _messages(request.messages)}
+    (prompt,) = request.messages
+    return {"prompt": "" if isinstance(prompt, Call) else _words(prompt.parts)}
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
@@ -181,66 +187,6 @@ def _json(text: str, field: str) -> object:
         raise BadInput(f"This schema is no JSON: {exc}.", field=field) from exc
 
 
-@dataclass(frozen=True, slots=True)
-class _Function:
-    name: str | None = None
-    arguments: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Fragment:
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Alternative:
-    logprob: float
-    token: str = ""
-    bytes: tuple[Annotated[int, Field(ge=0, le=255)], ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Token(_Alternative):
-    top_logprobs: tuple[_Alternative, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Logprobs:
-    content: tuple[_Token, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: tuple[_Fragment, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    delta: _Said | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Usage:
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    choices: tuple[_Choice, ...] | None = None
-    usage: _Usage | None = None
-    error: Any = None
-
-
-_CHUNK = TypeAdapter(_Chunk)
-
-
 class Answer:
     """Turns the events of one answer into deltas."""
 
@@ -251,7 +197,7 @@ class Answer:
         self._signals = request.signals
         self._most = request.logprobs
         self._reason: str | None = None
-        self._usage: _Usage | None = None
+        self._usage: Usage | None = None
         self._call: tuple[int | None, str, str] | None = None
         self._indexes: set[int] = set()
         self._pieces = 0  # servers send a piece for a token, and tell the true count only at the end
@@ -266,7 +212,7 @@ class Answer:
         if self.done:
             return
         try:
-            chunk = _CHUNK.validate_json(data)
+            chunk = CHUNK.validate_json(data)
         except ValidationError as exc:
             raise Internal(
                 f"{self._server} sent something that is no chunk of an answer. Try again.", code=UNAVAILABLE
@@ -275,14 +221,14 @@ class Answer:
             _log.warning("%s ends an answer with an error: %s", self._server, chunk.error)
             raise explain(_status_in(chunk.error), chunk.error, self._server)
         self._usage = chunk.usage or self._usage
-        self._pieces += any(choice.delta is not None for choice in chunk.choices or ())
+        self._pieces += any(choice.said is not None for choice in chunk.choices or ())
         for choice in chunk.choices or ():
             self._reason = choice.finish_reason or self._reason
-            if choice.delta is None:
+            if (said := choice.said) is None:
                 continue
-            if (text := choice.delta.content or choice.delta.refusal) or (self._scored and choice.logprobs):
+            if (text := said.content or said.refusal) or (self._scored and choice.logprobs):
                 yield self._text(text or "", choice.logprobs)
-            for fragment in choice.delta.tool_calls or ():
+            for fragment in said.tool_calls or ():
                 yield self._fragment(fragment)
 
     def end(self) -> Iterator[Delta]:
@@ -309,10 +255,10 @@ class Answer:
     def _scored(self) -> bool:
         return bool(self._signals) or self._most is not None
 
-    def _text(self, text: str, logprobs: _Logprobs | None) -> TextDelta:
+    def _text(self, text: str, logprobs: Logprobs | None) -> TextDelta:
         if not self._scored:
             return TextDelta(text=text, written=self._pieces)
-        tokens = () if logprobs is None else logprobs.content or ()
+        tokens = () if logprobs is None else logprobs.scored
         if text and not tokens:
             raise Unsupported(
                 f"{self._server} was asked for log-probabilities and sends none. Leave them out or choose another model.",
@@ -321,13 +267,13 @@ class Answer:
         return TextDelta(
             text=text,
             logprobs=tuple(token.logprob for token in tokens) if "logprobs" in self._signals else (),
-            margins=tuple(map(_margin, tokens)) if "margins" in self._signals else (),
+            margins=tuple(map(margin, tokens)) if "margins" in self._signals else (),
             written=self._pieces,
-            tokens=() if self._most is None else tuple(_written(token, self._most) for token in tokens),
+            tokens=() if self._most is None else tuple(written(token, self._most) for token in tokens),
         )
 
-    def _fragment(self, fragment: _Fragment) -> CallDelta:
-        function = fragment.function or _Function()
+    def _fragment(self, fragment: Fragment) -> CallDelta:
+        function = fragment.function or Function()
         # Some servers leave the index out; there, a name begins a call.
         begins = bool(function.name) if fragment.index is None else self._call and fragment.index != self._call[0]
         if self._call is None or begins:
@@ -338,22 +284,6 @@ class Answer:
             self._call = (fragment.index, fragment.id or new_id("call"), function.name or "")
         _, call_id, name = self._call
         return CallDelta(call_id=call_id, name=name, arguments=function.arguments or "", written=self._pieces)
-
-
-def _written(token: _Token, most: int) -> WrittenToken:
-    top = sorted(token.top_logprobs or (), key=lambda other: -other.logprob)[:most]
-    return WrittenToken(chosen=_of(token), top=tuple(map(_of, top)))
-
-
-def _of(token: _Alternative) -> ScoredToken:
-    data = token.token.encode() if token.bytes is None else bytes(token.bytes)
-    # No chance at all is -9999 in OpenAI's API, and has no number in JSON; some servers say infinity all the same.
-    return ScoredToken(text=token.token, data=data, logprob=token.logprob if token.logprob > _LEAST else _LEAST)
-
-
-def _margin(token: _Token) -> float:
-    best = sorted((math.exp(other.logprob) for other in token.top_logprobs or ()), reverse=True)
-    return best[0] - best[1] if len(best) > 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,18 +299,19 @@ _ERROR = TypeAdapter(_Error)
 def parse_error(content: bytes) -> object:
     """Return the error object in the body of a response; None if there is none."""
     try:
-        return _CHUNK.validate_json(content).error
+        return CHUNK.validate_json(content).error
     except ValidationError:
         return None
 
 
-def explain(status: int, error: object, server: str) -> BatonError:
+def explain(status: int, error: object, server: str, *, raw: bool = False) -> BatonError:
     """Return what a refusal means to the caller.
 
     Args:
         status: of the response, or what stands in its stead in a stream.
         error: the error object, however the server fills it.
         server: what to call the server.
+        raw: whether it was asked for a completion of text, which many servers have not, or not with every model.
     """
     told = _told(error)
     said = f" It says: {told.message[:_MESSAGE_CHARACTERS]}" if told.message else ""
@@ -392,6 +323,12 @@ def explain(status: int, error: object, server: str) -> BatonError:
                 "catalog, and at the variable it names.",
                 code=REFUSED,
                 retryable=False,
+            )
+        case 404 | 405 | 501 if raw and told.code != "model_not_found":
+            return Unsupported(
+                f"{server} does not go on with texts with this model, or not at all. Ask for a chat completion, or choose "
+                f"another model.{said}",
+                field="raw",
             )
         case 404:
             return NotFound(

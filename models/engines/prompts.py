@@ -86,6 +86,23 @@ class PromptWriter:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def raw(self, items: tuple[Item, ...]) -> list[int]:
+        """Return the words of the one item as they are, as token ids: no template, and special tokens where they are spelled.
+
+        The tokenizer adds what it was made to add, such as a token that begins every text.
+
+        Raises:
+            Unsupported: there is something other than text in it.
+            BadInput: it is empty.
+        """
+        (prompt,) = items
+        if isinstance(prompt, Message):
+            self._refuse_media(prompt)
+        ids: list[int] = self.tokenizer(text_of(prompt))["input_ids"]
+        if not ids:
+            raise BadInput("The prompt is empty. This model needs something to go on with.", field="messages")
+        return ids
+
     @staticmethod
     def _check_continues(last: Item) -> None:
         if not isinstance(last, Message) or last.role != "assistant" or not text_of(last).strip():

@@ -83,7 +83,7 @@ class ScriptedEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer of the first rule that matches, one token a delta."""
-        refuse_unsupported(request, frozenset({"constraint.tools"}), "scripted")
+        refuse_unsupported(request, frozenset({"constraint.tools", "raw"}), "scripted")
         prompt = _last_words(request)
         match, rule = self._choose(prompt, request)
         yield UsageDelta(input_tokens=sum(len(_TOKEN.findall(text_of(m))) for m in request.messages), output_tokens=0)

@@ -23,7 +23,9 @@ from models.ports import PROCESSORS, GenerateRequest, Sampling, Signal, refuse_u
 
 _T = TypeVar("_T")
 
-_HONOURED = frozenset(f"signals.{signal}" for signal in get_args(Signal)) | PROCESSORS | {"logprobs", "continues"}
+_HONOURED = (
+    frozenset(f"signals.{signal}" for signal in get_args(Signal)) | PROCESSORS | {"logprobs", "continues", "raw"}
+)
 
 
 class SequentialEngine:

@@ -1,11 +1,9 @@
 """`POST /v1/chat/completions`. With `store: true` the turn is a session's, and kept; without, nothing of it is."""
 
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, suppress
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from memory.keys import RequestDefaults
@@ -21,7 +19,9 @@ from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completi
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.choices import Choices, for_choice
 from streaming.rest.route import RestRoute
-from streaming.sse import EventStream, while_connected
+from streaming.rest.sampling import wants_usage
+from streaming.rest.whole import Whole
+from streaming.sse import EventStream
 
 
 def chat_routes(conductor: Conductor) -> APIRouter:
@@ -93,29 +93,10 @@ class _Stateless(Response):
             choices = Choices(replies, [of_completion(completion) for completion in completions])
             answer: Response
             if body.stream:
-                answer = EventStream(choices.chunks(include_usage=_wants_usage(body)), conductor.clock)
+                answer = EventStream(choices.chunks(include_usage=wants_usage(body.stream_options)), conductor.clock)
             else:
-                answer = _Whole(choices.whole())
+                answer = Whole(choices.whole())
             await answer(scope, receive, send)
-
-
-class _Whole(Response):
-    """The answer in one piece; a client that goes stops it."""
-
-    def __init__(self, answer: Awaitable[dict[str, Any]]) -> None:
-        """Take what becomes the answer; it frees what it holds when it is cancelled."""
-        super().__init__()
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        failure: BatonError | None = None
-        async with while_connected(receive):
-            try:
-                await JSONResponse(await self._answer)(scope, receive, send)
-            except BatonError as exc:
-                failure = exc  # raised outside of the task group, which would wrap it
-        if failure is not None:
-            raise failure
 
 
 def _response(
@@ -125,12 +106,8 @@ def _response(
     answer: AsyncGenerator[Answer, None],
 ) -> Response:
     if not body.stream:
-        return _Whole(reply.whole(answer))
-    return EventStream(reply.chunks(answer, include_usage=_wants_usage(body)), conductor.clock)
-
-
-def _wants_usage(body: ChatRequest) -> bool:
-    return body.stream_options is not None and body.stream_options.include_usage is True
+        return Whole(reply.whole(answer))
+    return EventStream(reply.chunks(answer, include_usage=wants_usage(body.stream_options)), conductor.clock)
 
 
 def _reply_of(conductor: Conductor, completion: Completion) -> Reply:

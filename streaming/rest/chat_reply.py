@@ -183,7 +183,7 @@ class Reply:
             "index": self._index,
             "message": message,
             "logprobs": _logprobs(tokens) if tokens else None,
-            "finish_reason": _finish_reason(end),
+            "finish_reason": finish_reason(end),
         }
         return {
             **self._head,
@@ -208,7 +208,7 @@ class Reply:
 
     def last(self, end: TurnEnded, rest: str = "") -> bytes:
         """Return the chunk that says why the answer ended."""
-        return self._chunk("", json.dumps(_finish_reason(end)), rest)
+        return self._chunk("", json.dumps(finish_reason(end)), rest)
 
     def ending(self, end: TurnEnded, *, include_usage: bool, total: Usage | None = None) -> list[bytes]:
         """Return the last chunks of all; `total` is what was used, if that is not the turn's own usage."""
@@ -219,16 +219,21 @@ class Reply:
         return [*chunks, event("[DONE]")]
 
     def _baton(self, end: TurnEnded) -> dict[str, Any]:
-        return {
-            "model": self._decision.card,
-            "reasons": list(self._decision.remarks),
-            "refused": {refused.card: refused.reason for refused in self._decision.refused},
-            "decided_ms": end.decided_ms,
-            "first_delta_ms": end.first_delta_ms,
-            "duration_ms": end.duration_ms,
-            "session": self._session_id,
-            **_form(end.usage.form),
-        }
+        return baton_fields(self._decision, end, session_id=self._session_id)
+
+
+def baton_fields(decision: Decision, end: TurnEnded, *, session_id: str | None = None) -> dict[str, Any]:
+    """Return who answered, why, and where the time went."""
+    return {
+        "model": decision.card,
+        "reasons": list(decision.remarks),
+        "refused": {refused.card: refused.reason for refused in decision.refused},
+        "decided_ms": end.decided_ms,
+        "first_delta_ms": end.first_delta_ms,
+        "duration_ms": end.duration_ms,
+        "session": session_id,
+        **_form(end.usage.form),
+    }
 
 
 _FIELDS = {
@@ -285,7 +290,8 @@ def _scored(token: ScoredToken) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
 
 
-def _finish_reason(end: TurnEnded) -> str:
+def finish_reason(end: TurnEnded) -> str:
+    """Return why an answer ended, in OpenAI's words."""
     return {"calls": "tool_calls", "length": "length"}.get(end.reason or "", "stop")
 
 

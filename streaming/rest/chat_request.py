@@ -11,30 +11,25 @@ from pydantic import Field, JsonValue
 from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BadInput, Unsupported
-from orchestrator.events import SamplingOverrides, TurnInput
+from orchestrator.events import TurnInput
 from streaming.realtime.events import Metadata
 from streaming.rest.chat_forms import ResponseFormat, Tool, ToolChoice, tools_of
 from streaming.rest.chat_messages import AssistantMessage, ChatMessage, conversation_of
+from streaming.rest.sampling import (
+    AtLeastOne,
+    Chance,
+    Copies,
+    LogitBias,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Stop,
+    StreamOptions,
+    Temperature,
+    TopK,
+    overrides_of,
+)
 from streaming.rest.typed import Strict
-
-
-class StreamOptions(Strict):
-    """How a stream is sent."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-_SMALLEST_TOP_P = 1e-9  # 0 is the likeliest token alone, and not every model takes it
-
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-LogitBias = Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)]
-
-
-MOST_CHOICES = 16
-"""As many as a local model writes at a time by default."""
 
 
 class ChatRequest(Strict):
@@ -46,20 +41,16 @@ class ChatRequest(Strict):
     stream_options: StreamOptions | None = None
     store: bool | None = None
     metadata: Metadata | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)]
-        | None
-    ) = None
+    max_tokens: AtLeastOne | None = None
+    max_completion_tokens: AtLeastOne | None = None
+    temperature: Temperature | None = None
+    top_p: Chance | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
-    n: Annotated[int | None, Field(ge=1, le=MOST_CHOICES)] = None
+    n: Copies | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
@@ -68,11 +59,11 @@ class ChatRequest(Strict):
     response_format: ResponseFormat | None = None
 
     # Not OpenAI's: as vLLM names them.
-    top_k: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
-    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    top_k: TopK | None = None
+    min_p: Chance | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=2)] = None
+    repetition_penalty: RepetitionPenalty | None = None
 
     # Honoured only at the value that changes nothing; see `_refuse`.
     modalities: list[str] | None = None
@@ -112,18 +103,7 @@ class ChatRequest(Strict):
             tools=tools_of(self.tools, self.tool_choice, parallel=self.parallel_tool_calls),
             form=None if self.response_format is None else self.response_format.form(),
             max_output_tokens=defaults.max_output_tokens if asked is None else asked,
-            sampling=SamplingOverrides(
-                temperature=self.temperature,
-                top_p=None if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
-                seed=self.seed,
-                stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-                logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
-                repetition_penalty=self.repetition_penalty or 1.0,
-                frequency_penalty=self.frequency_penalty or 0.0,
-                presence_penalty=self.presence_penalty or 0.0,
-                top_k=max(self.top_k or 0, 0),
-                min_p=self.min_p or 0.0,
-            ),
+            sampling=overrides_of(self),
             logprobs=self._logprobs(),
             continues=self._continues(),
             metadata=self.metadata,

@@ -1,14 +1,14 @@
-"""Several answers to one request: `n` of chat completions. They come as they are written, each with its index."""
+"""Several answers to one request: `n`, and prompts. They come as they are written, each with its index."""
 
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.events import TurnEnded, TurnInput, Usage
-from streaming.rest.chat_reply import Answer, Reply, usage_fields
+from streaming.rest.chat_reply import Answer, usage_fields
 
 _PIECES = 64
 """Pieces of all answers that wait to be sent; then their models wait."""
@@ -23,13 +23,30 @@ def for_choice(turn_input: TurnInput, index: int) -> TurnInput:
     return replace(turn_input, sampling=replace(sampling, seed=int.from_bytes(digest) >> 1))
 
 
-class Choices:
-    """Puts several answers to one prompt into OpenAI's words; the prompt is counted once."""
+class ChoiceReply(Protocol):
+    """Who puts one of the answers into words; see `Reply`."""
 
-    def __init__(self, replies: Sequence[Reply], answers: Sequence[AsyncGenerator[Answer, None]]) -> None:
-        """Take for each answer who puts it into words."""
+    def tell_usage(self, wanted: bool) -> None: ...  # noqa: D102
+    def said(self, piece: Answer) -> list[bytes]: ...  # noqa: D102
+    def last(self, end: TurnEnded) -> bytes: ...  # noqa: D102
+    def ending(self, end: TurnEnded, *, include_usage: bool, total: Usage | None = None) -> list[bytes]: ...  # noqa: D102
+    async def whole(self, answer: AsyncGenerator[Answer, None]) -> dict[str, Any]: ...  # noqa: D102
+
+
+class Choices:
+    """Puts several answers into OpenAI's words; each prompt is counted once."""
+
+    def __init__(
+        self,
+        replies: Sequence[ChoiceReply],
+        answers: Sequence[AsyncGenerator[Answer, None]],
+        *,
+        copies: int | None = None,
+    ) -> None:
+        """Take for each answer who puts it into words; so many `copies` in turn answer one prompt, all if None."""
         self._replies = replies
         self._answers = answers
+        self._copies = copies or len(answers)
 
     async def chunks(self, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """Yield the answers as server-sent events, as they come. Closes them.
@@ -39,18 +56,19 @@ class Choices:
         """
         for reply in self._replies:
             reply.tell_usage(include_usage)
-        ends: list[TurnEnded] = []
+        ends: dict[int, TurnEnded] = {}
         async with aclosing(_together(self._answers)) as pieces:
             async for index, piece in pieces:
                 for chunk in self._replies[index].said(piece):
                     yield chunk
                 if not isinstance(piece, TurnEnded):
                     continue
-                ends.append(piece)
+                ends[index] = piece
                 if len(ends) < len(self._answers):
                     yield self._replies[index].last(piece)
                     continue
-                for chunk in self._replies[index].ending(piece, include_usage=include_usage, total=_total(ends)):
+                total = self._total([ends[each] for each in sorted(ends)])
+                for chunk in self._replies[index].ending(piece, include_usage=include_usage, total=total):
                     yield chunk
 
     async def whole(self) -> dict[str, Any]:
@@ -70,19 +88,22 @@ class Choices:
         return {
             **completions[0],
             "choices": [choice for completion in completions for choice in completion["choices"]],
-            "usage": usage_fields(_total(ends)),
+            "usage": usage_fields(self._total(ends)),
         }
 
-
-def _total(ends: Sequence[TurnEnded]) -> Usage:
-    """Return what answers to one prompt have used: the prompt once, as whoever read most of it did."""
-    reader = min((end.usage for end in ends), key=lambda usage: usage.cached_tokens)
-    return Usage(
-        input_tokens=reader.input_tokens,
-        cached_tokens=reader.cached_tokens,
-        output_tokens=sum(end.usage.output_tokens for end in ends),
-        drafts=tuple(draft for end in ends for draft in end.usage.drafts),
-    )
+    def _total(self, ends: Sequence[TurnEnded]) -> Usage:
+        """Return what all have used: a prompt once, as whoever read most of it did."""
+        prompts = range(0, len(ends), self._copies)
+        readers = [
+            min((end.usage for end in ends[at : at + self._copies]), key=lambda usage: usage.cached_tokens)
+            for at in prompts
+        ]
+        return Usage(
+            input_tokens=sum(reader.input_tokens for reader in readers),
+            cached_tokens=sum(reader.cached_tokens for reader in readers),
+            output_tokens=sum(end.usage.output_tokens for end in ends),
+            drafts=tuple(draft for end in ends for draft in end.usage.drafts),
+        )
 
 
 async def _again(pieces: Sequence[Answer]) -> AsyncGenerator[Answer, None]:
@@ -99,24 +120,24 @@ async def _together(answers: Sequence[AsyncGenerator[Answer, None]]) -> AsyncGen
             async with aclosing(answer) as pieces:
                 async for piece in pieces:
                     await said.put((index, piece))
-        except Exception as exc:  # noqa: BLE001  # told to whoever reads, not to the task group, which would wrap it
+        except Exception as exc:  # noqa: BLE001  # told to whoever reads
             await said.put(exc)
         else:
             await said.put(None)
 
-    failure: Exception | None = None
-    async with asyncio.TaskGroup() as tasks:
-        listening = [tasks.create_task(listen(index, answer)) for index, answer in enumerate(answers)]
-        left = len(answers)
-        while left and failure is None:
+    # No task group: it would wrap what whoever reads throws in here, and what is raised.
+    listening = [asyncio.create_task(listen(index, answer)) for index, answer in enumerate(answers)]
+    left = len(answers)
+    try:
+        while left:
             match await said.get():
                 case None:
                     left -= 1
                 case Exception() as failure:
-                    pass
+                    raise failure
                 case piece:
                     yield piece
+    finally:
         for task in listening:
             task.cancel()
-    if failure is not None:
-        raise failure
+        await asyncio.gather(*listening, return_exceptions=True)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.content import Message, TextPart
 from models.errors import Unsupported
 from models.ports import (
     PROCESSORS,
@@ -18,7 +19,8 @@ from models.ports import (
     refuse_unsupported,
 )
 
-_PLAIN = GenerateRequest(messages=(), tenant="local")
+_USER = Message(item_id="item_0", role="user", parts=(TextPart(text="Go"),))
+_PLAIN = GenerateRequest(messages=(_USER,), tenant="local")
 
 _EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork"}
 
@@ -38,6 +40,7 @@ _ASKABLE = {
     "draft_prefix": {"draft_prefix": "The answer"},
     "logprobs": {"logprobs": 0},
     "continues": {"continues": True},
+    "raw": {"raw": True},
     "logit_bias": {"sampling": Sampling(logit_bias=((5, 1.0),))},
     "repetition_penalty": {"sampling": Sampling(repetition_penalty=1.1)},
     "frequency_penalty": {"sampling": Sampling(frequency_penalty=-0.5)},

@@ -32,7 +32,7 @@ from models.engines.prompts import PromptWriter
 from models.engines.sequential import SequentialEngine
 from models.engines.transformers import build
 from models.errors import BadInput, Internal, LimitExceeded, Unsupported
-from models.ports import Engine
+from models.ports import Engine, ToolConstraint
 
 Building = Callable[..., AbstractAsyncContextManager[Engine]]
 
@@ -180,6 +180,29 @@ async def test_an_answer_goes_on_where_the_last_message_stops(building, tokenize
         with torch.inference_mode():
             tokens = torch.cat((tokens, reference(input_ids=tokens).logits[:, -1].argmax(-1, keepdim=True)), -1)
     assert written == tokens[0, len(prompt) :].tolist()
+
+
+async def test_a_raw_prompt_reaches_the_model_token_for_token(building, tokenizer, reference):
+    words = "<|im_start|>one two\nthe sea  <|im_end|> and"
+    prompt = tokenizer(words)["input_ids"]
+    assert {tokenizer.bos_token_id, tokenizer.eos_token_id} < set(prompt)
+    async with building() as engine:
+        deltas = await collect(engine, asks(words, limit=8, raw=True, signals=frozenset({"token_ids"})))
+        for contradicting in ({"continues": True}, {"constraint": ToolConstraint(tools=())}):
+            with pytest.raises(BadInput, match="as it is"):
+                await collect(engine, asks(words, raw=True, **contradicting))
+        with pytest.raises(BadInput, match="as it is"):
+            await collect(engine, asks(words, words, raw=True))
+        with pytest.raises(BadInput, match="empty"):
+            await collect(engine, asks("", raw=True))
+        with pytest.raises(LimitExceeded):
+            await collect(engine, asks("one " * 600, raw=True))
+    tokens = torch.tensor([prompt])
+    for _ in range(8):
+        with torch.inference_mode():
+            tokens = torch.cat((tokens, reference(input_ids=tokens).logits[:, -1].argmax(-1, keepdim=True)), -1)
+    assert tokens_of(deltas) == tokens[0, len(prompt) :].tolist()
+    assert sum(delta.input_tokens for delta in deltas if isinstance(delta, UsageDelta)) == len(prompt)
 
 
 async def test_a_bias_on_a_token_that_the_model_has_not_is_refused(building):

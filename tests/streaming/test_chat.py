@@ -323,7 +323,7 @@ async def test_errors_are_counted_by_their_codes(serve: Any) -> None:
         await _ask(served, "Hello", model="nonesuch", stream=True)
         await _ask(served, "fail")
         await _ask(served, "fail at once", stream=True)
-        await _ask(served, "Hello", n=2)
+        await _ask(served, "Hello", reasoning_effort="high")
         await _ask(served, "Hello", temperature=9)
         for code, times in (("model_not_found", 2), ("internal", 2), ("unsupported", 1), ("invalid_input", 1)):
             assert served.sample("baton_errors_total", tenant="local", code=code) == times, code

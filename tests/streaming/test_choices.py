@@ -98,6 +98,10 @@ async def test_what_cannot_be_is_refused_by_name(client: openai.AsyncOpenAI, fie
     assert refused.value.param == next(iter(fields))
 
 
+def _logprobs(tokens: list[Any]) -> list[float]:
+    return [each.logprob for token in tokens for each in (token, *token.top_logprobs)]
+
+
 @pytest.mark.parametrize("n", [1, 3])
 async def test_log_probabilities_are_of_the_words_whole_and_streamed(client: openai.AsyncOpenAI, n: int) -> None:
     fields: dict[str, Any] = {"n": n, "logprobs": True, "top_logprobs": 2, "stop": ["the"], "max_tokens": 20}
@@ -111,7 +115,9 @@ async def test_log_probabilities_are_of_the_words_whole_and_streamed(client: ope
         data = bytes(byte for token in tokens for byte in token.bytes)
         assert data.decode(errors="replace").startswith(choice.message.content)
         assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in tokens)
-        assert streamed[choice.index] == tokens
+        assert [token.bytes for token in streamed[choice.index]] == [token.bytes for token in tokens]
+        # Sums of floats may differ by how rows are batched.
+        assert _logprobs(streamed[choice.index]) == pytest.approx(_logprobs(tokens), abs=1e-4)
     assert any(choice.logprobs for choice in whole.choices)
 
 
@@ -122,6 +128,11 @@ async def test_a_bias_holds_for_every_answer_and_one_on_no_token_is_refused(clie
     with pytest.raises(openai.BadRequestError, match="no token 99999") as refused:
         await _asked(client, logit_bias={"99999": 1})
     assert refused.value.param == "logit_bias"
+
+
+async def test_what_fails_of_several_answers_that_are_streamed_is_said_as_it_is(client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no token 99999"):
+        await _asked(client, n=3, stream=True, logit_bias={"99999": 1})
 
 
 async def test_many_requests_of_many_answers_get_along(client: openai.AsyncOpenAI) -> None:

@@ -20,6 +20,7 @@ async def test_what_openai_has_and_this_server_not_yet_is_not_offered_yet_in_wor
         ("/openai/v1/models", "/v1/models"),
         ("/sessions/session_1/events", "/v1/sessions/session_1/events"),
         ("/models/default", "/v1/models/default"),
+        ("/completions", "/v1/completions"),
     ],
 )
 async def test_a_base_address_that_is_a_little_wrong_is_put_right(serve, path: str, meant: str) -> None:
@@ -31,7 +32,8 @@ async def test_a_base_address_that_is_a_little_wrong_is_put_right(serve, path: s
 
 async def test_any_other_address_is_told_where_something_is(serve) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
-        for path in ("/nonesuch", "/v1", "/v1/nonesuch"):
+        for path in ("/nonesuch", "/v1", "/v1/nonesuch", "/v1/chat/completions/chatcmpl-1"):
             message = (await client.get(path)).json()["error"]["message"]
             assert "/v1/chat/completions" in message
+            assert "mean" not in message
         assert "websocket" in (await client.get("/v1/realtime")).json()["error"]["message"]

@@ -214,6 +214,7 @@ async def test_another_baton_is_a_server_like_any_other(make, tmp_path):
         cut = await collect(engine, asks(user("count"), sampling=Sampling(max_output_tokens=4)))
         assert (text_in(cut), cut[-1].reason) == ("1 2 3 4 ", "length")
         assert text_in(await collect(engine, asks(user("count"), sampling=Sampling(stop=("3",))))) == "1 2 "
+        assert text_in(await collect(engine, asks(user("count"), raw=True, sampling=Sampling(stop=("4",))))) == "1 2 3 "
         called = await collect(engine, asks(user("weather?"), constraint=ToolConstraint(tools=(_WEATHER,))))
         assert [name for _, name in calls_in(called)] == ["weather"]
         assert list(calls_in(called).values()) == ['{"city": "Bern"}']

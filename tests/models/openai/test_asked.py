@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from support.openai_engine import asks, collect, fails, user
+from support.openai_engine import asks, collect, fails, text_in, user
+from support.openai_server import refuse, sse, stream
 
-from models.content import BlobRef, Call, CallResult, ImagePart, Message, TextPart
-from models.errors import BadInput, Unsupported
+from models.content import BlobRef, Call, CallResult, FinishDelta, ImagePart, Message, TextDelta, TextPart, UsageDelta
+from models.errors import BadInput, NotFound, Unsupported
 from models.ports import RegexConstraint, Sampling
 
 
@@ -52,6 +53,53 @@ async def test_sampling_is_sent_and_what_is_not_set_is_left_to_the_server(engine
     await collect(engine)
     assert server.body["temperature"] == 0.0
     assert not server.body.keys() & {"top_p", "seed", "stop", "tools", "logprobs", "response_format"}
+
+
+async def test_a_raw_prompt_asks_for_a_completion_of_text(engine, server):
+    texts = [
+        {
+            "text": "the ",
+            "logprobs": {"tokens": ["the "], "token_logprobs": [-0.5], "top_logprobs": [{"a": -1, "the ": -0.5}]},
+        },
+        {
+            "text": "s\u00e9a",
+            "logprobs": {
+                "tokens": ["s", "bytes:\\xc3", "bytes:\\xa9", "a"],
+                "token_logprobs": [-1, -2, -3, -4],
+                "top_logprobs": None,
+            },
+        },
+        {"text": "", "finish_reason": "length"},
+    ]
+    chunks = [sse({"object": "text_completion", "choices": [{"index": 0, **text}]}) for text in texts]
+    usage = sse({"object": "text_completion", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
+    server.replies.append(stream(*chunks, usage, b"data: [DONE]\n\n"))
+    request = asks(user("<s>So?"), raw=True, logprobs=2, sampling=Sampling(max_output_tokens=5, top_k=3, stop=("x",)))
+    deltas = await collect(engine, request)
+    assert server.exchanges[-1].path == "/v1/completions"
+    sent = {"prompt": "<s>So?", "logprobs": 2, "max_tokens": 5, "top_k": 3, "stop": ["x"]}
+    assert {name: server.body[name] for name in sent} == sent
+    assert not server.body.keys() & {"messages", "top_logprobs"}
+    assert text_in(deltas) == "the s\u00e9a"
+    tokens = [token for delta in deltas if isinstance(delta, TextDelta) for token in delta.tokens]
+    assert [(token.chosen.data, token.chosen.logprob) for token in tokens] == [
+        (b"the ", -0.5),
+        (b"s", -1),
+        (b"\xc3", -2),
+        (b"\xa9", -3),
+        (b"a", -4),
+    ]
+    assert [(other.text, other.logprob) for other in tokens[0].top] == [("the ", -0.5), ("a", -1)]
+    assert deltas[-2:] == [UsageDelta(input_tokens=3, output_tokens=5), FinishDelta(reason="length")]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(404, None, Unsupported), (405, None, Unsupported), (404, "model_not_found", NotFound)],
+)
+async def test_a_server_that_does_not_go_on_with_texts_is_unsupported(engine, server, status, code, expected):
+    server.replies.append(refuse(status, {"message": "This is a chat model.", "type": None, "code": code}))
+    assert isinstance(await fails(engine, asks(user("So?"), raw=True)), expected)
 
 
 async def test_bias_penalties_and_truncation_are_sent_where_they_are_asked_for(engine, server):
