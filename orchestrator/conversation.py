@@ -1,9 +1,10 @@
 """The items of a session that a model may be shown, and how much of their sound was heard. Pure; part of `state`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from models.content import Call, CallResult, Item, text_of
+from models.content import Call, CallResult, Item, Message, text_of
 from models.errors import BadInput, Conflict, NotFound, too_long
 from orchestrator.context import Left, beginning, shown_of
 from orchestrator.order import FRONT, Order
@@ -15,15 +16,13 @@ class Earlier:
 
     Attributes:
         item_ids: those that are taken.
-        call_ids: likewise, of calls.
         calls: those that the items' results answer.
-        answered: the ids of calls that have their results.
+        open_calls: how many calls wait for their result, by the ids of calls that it knows; 0 if all have theirs.
     """
 
     item_ids: frozenset[str] = frozenset()
-    call_ids: frozenset[str] = frozenset()
     calls: tuple[Call, ...] = ()
-    answered: frozenset[str] = frozenset()
+    open_calls: Mapping[str, int] = field(default_factory=dict)
 
 
 NOTHING_EARLIER = Earlier()
@@ -157,27 +156,23 @@ class Conversation:
             NotFound: a result answers no call of this conversation.
         """
         known = earlier.item_ids | {item.item_id for item in self.items}
-        named = earlier.call_ids | {item.call_id for item in self.items if isinstance(item, Call)}
-        calls = {item.call_id for item in self.items if isinstance(item, Call) and item.status == "completed"}
-        calls |= {call.call_id for call in earlier.calls}
-        answered = earlier.answered | {item.call_id for item in self.items if isinstance(item, CallResult)}
+        waiting = Counter(earlier.open_calls)
+        for item in self.items:
+            _count(item, waiting, unless=earlier.open_calls)
         check_lengths(items, self._max_item_characters)
         for item in items:
             if item.item_id in known:
                 raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
             known |= {item.item_id}
-            if isinstance(item, Call):
-                if item.call_id in named:
-                    raise Conflict(f"There is a call {item.call_id!r} in this session already.", code="call_exists")
-                named |= {item.call_id}
-                if item.status == "completed":
-                    calls.add(item.call_id)
+            # An id may serve again once its call has its result: there are servers that number the calls of each turn anew.
+            if isinstance(item, Call) and waiting[item.call_id] > 0:
+                raise Conflict(f"There is a call {item.call_id!r} in this session already.", code="call_exists")
             if isinstance(item, CallResult):
-                if item.call_id not in calls:
+                if item.call_id not in waiting:
                     raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
-                if item.call_id in answered:
+                if waiting[item.call_id] <= 0:
                     raise Conflict(f"The call {item.call_id!r} has its result already.", code="call_answered")
-                answered |= {item.call_id}
+            _count(item, waiting)
 
     def check_known(self, item_ids: Sequence[str]) -> None:
         """Check that items are part of the conversation.
@@ -245,6 +240,16 @@ def check_context(items: Sequence[Item], item_characters: int, characters: int) 
     Conversation(items=len(items), characters=characters, item_characters=item_characters).check_new(items)
     if (length := sum(len(text_of(item)) for item in items)) > characters:
         raise too_long("the conversation", length, characters)
+
+
+def _count(item: Item, waiting: Counter[str], *, unless: Container[str] = ()) -> None:
+    """Count a call that waits for its result in, and with its result out, but for those whose ids are counted elsewhere."""
+    if isinstance(item, Message) or item.call_id in unless:
+        return
+    if isinstance(item, CallResult):
+        waiting[item.call_id] -= 1
+    elif item.status == "completed":
+        waiting[item.call_id] += 1
 
 
 def check_lengths(items: Sequence[Item], most: int) -> None:

@@ -1,6 +1,7 @@
 """Writes a session's rows: events, turns and the effect ledger in one transaction."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -94,11 +95,14 @@ class Journal:
         places = await self._find(item_ids=[item.item_id for item in items], call_ids=call_ids)
         asked = {item.call_id for item in items if isinstance(item, CallResult)}
         calls = [place for place in places if place.kind == "call" and place.call_id in asked]
+        waiting: Counter[str] = Counter()
+        for place in places:
+            if place.call_id is not None and place.kind != "cut_call":
+                waiting[place.call_id] += 1 if place.kind == "call" else -1
         return Earlier(
             item_ids=frozenset(place.item_id for place in places),
-            call_ids=frozenset(str(place.call_id) for place in places if place.kind in {"call", "cut_call"}),
             calls=tuple([call for call in [await self._item(place) for place in calls] if isinstance(call, Call)]),
-            answered=frozenset(str(place.call_id) for place in places if place.kind == "call_result"),
+            open_calls=waiting,
         )
 
     async def last_of_user(self) -> Item | None:

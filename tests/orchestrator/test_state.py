@@ -145,6 +145,21 @@ def test_a_call_is_answered_once(steps: Steps) -> None:
     assert refused.value.code == "call_answered"
 
 
+def test_the_id_of_a_call_may_serve_again_once_that_has_its_result(steps: Steps) -> None:
+    def call(item_id: str) -> Call:
+        return Call(item_id=item_id, call_id="call_0", name="add", arguments="{}")
+
+    steps.add(call("item_1"), answer("call_0", "item_2"), call("item_3"), answer("call_0", "item_4"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((answer("call_0", "item_5"),))
+    assert refused.value.code == "call_answered"
+    steps.add(call("item_5"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((call("item_6"),))
+    assert refused.value.code == "call_exists"
+    steps.add(answer("call_0", "item_6"))
+
+
 def test_a_call_may_come_together_with_its_result(steps: Steps) -> None:
     steps.add(Call(item_id="item_1", call_id="call_1", name="add", arguments="{}"), answer("call_1"))
     with pytest.raises(NotFound):  # but not after it
