@@ -1,7 +1,7 @@
 """OpenAI's completions, of chats and of texts, both ways: what to send for a request, and what the answer means. Pure.
 
-The formats are described at https://platform.openai.com/docs/api-reference/chat and, for texts, at /completions. Servers differ in what they leave out, so
-in an answer nothing is counted on but the text, and what is unknown is passed over.
+The formats are described at https://platform.openai.com/docs/api-reference/chat and /completions beside it. Servers differ
+in what they leave out, so in an answer nothing is counted on but the text, and what is unknown is passed over.
 """
 
 import hashlib
