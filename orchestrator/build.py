@@ -18,6 +18,7 @@ from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
 from models.errors import BadInput
 from models.fleet import Fleet
+from models.shares import share_of
 from models.store import Store
 from models.worker.client import Worker
 from orchestrator.band import Band, BandLimits
@@ -79,13 +80,21 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
         database = Database(home.database)
         try:
             cards, aliases = served(settings)
-            worker = Worker({}, clock, max_requests=settings.max_requests)
+            worker = Worker(
+                {}, clock, max_requests=settings.max_requests, max_tenant_requests=settings.max_tenant_requests
+            )
             fleet = Fleet(cards, aliases, Store(settings.cache), worker, clock)
             fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
             band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))
             sessions = Sessions(
-                database, band, clock, meters, _session_limits(settings), max_open=settings.max_sessions
+                database,
+                band,
+                clock,
+                meters,
+                _session_limits(settings),
+                max_open=settings.max_sessions,
+                max_tenant_open=settings.max_tenant_sessions,
             )
             meters.worker_restarts.set_function(lambda: worker.restarts)
             meters.worker_requests.set_function(lambda: worker.requests)
@@ -158,7 +167,7 @@ def _band_limits(settings: Settings) -> BandLimits:
         turn_timeout_s=settings.turn_timeout_s,
         max_output_tokens=settings.max_output_tokens,
         turns=settings.max_turns,
-        tenant_turns=settings.max_tenant_turns,
+        tenant_turns=settings.max_tenant_turns or min(256, share_of(settings.max_turns)),
     )
 
 

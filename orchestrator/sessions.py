@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ from models.clock import Clock
 from models.content import Item
 from models.errors import Overloaded
 from models.ids import new_id
+from models.shares import share_of
 from orchestrator.band import Band
 from orchestrator.events import ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
 from orchestrator.folding import fold
@@ -58,8 +59,9 @@ class Transcript:
 class Sessions:
     """Owner of every session in memory.
 
-    `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory; those
-    without reader or turn leave it after their idle time, or sooner if there is no room.
+    `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory, and
+    `max_tenant_open` of one tenant; those without reader or turn leave it after their idle time, or sooner if there is
+    no room.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Sessions:
         limits: SessionLimits,
         *,
         max_open: int,
+        max_tenant_open: int | None = None,
     ) -> None:
         self._database = database
         self._band = band
@@ -78,6 +81,7 @@ class Sessions:
         self._meters = meters
         self._limits = limits
         self._max_open = max_open
+        self._max_tenant_open = max_tenant_open or share_of(max_open)
         self._open: dict[str, Session] = {}
         self._opening = asyncio.Lock()
         self._stopping = asyncio.Event()
@@ -119,9 +123,9 @@ class Sessions:
         """Make a new session. It is in the database from its first row on; an empty one leaves nothing behind.
 
         Raises:
-            Overloaded: there are too many in memory.
+            Overloaded: there are too many in memory, or too many of the tenant's.
         """
-        self._make_room()
+        self._make_room(tenant)
         session_id = new_id("sess")
         journal = Journal(self._database, self._clock, tenant, session_id, new=True)
         return self._start(tenant, session_id, SessionState(self._limits), journal)
@@ -131,7 +135,7 @@ class Sessions:
 
         Raises:
             NotFound: the tenant has no such session.
-            Overloaded: there are too many in memory.
+            Overloaded: there are too many in memory, or too many of the tenant's.
         """
         async with self._opening:
             session = self._open.get(session_id)
@@ -140,7 +144,7 @@ class Sessions:
                 return session
             journal = self._journal(tenant, session_id)
             state = await self._fold(journal)
-            self._make_room()
+            self._make_room(tenant)
             if left_over := state.plan_recover("storage_failed"):
                 # It was closed by a failed transaction: what could not be logged then is logged now.
                 state.apply(await journal.write(left_over), self._clock.now_s())
@@ -196,17 +200,27 @@ class Sessions:
         state.settings = settings_of(record)
         return state
 
-    def _make_room(self) -> None:
-        """Put away the session that was opened first and is not used, if there are too many."""
+    def _make_room(self, tenant: str) -> None:
+        """Put away the session that was opened first and is not used, if there are too many; first the tenant's own."""
         if self._stopping.is_set():
             raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
-        if len(self._open) < self._max_open:
+        if len(self._open) >= self._max_tenant_open:
+            own = {key: session for key, session in self._open.items() if session.tenant == tenant}
+            if len(own) >= self._max_tenant_open and not self._put_one_away(own):
+                raise Overloaded(
+                    f"{self._max_tenant_open} sessions of yours are in use, the most you may have at a time. Close some.",
+                    code="too_many_sessions",
+                )
+        if len(self._open) < self._max_open or self._put_one_away(self._open):
             return
-        for session_id, session in self._open.items():
+        raise Overloaded(f"{self._max_open} sessions are in use, the most this server takes. Try again later.")
+
+    def _put_one_away(self, sessions: Mapping[str, Session]) -> bool:
+        for session_id, session in sessions.items():
             if session.put_away():
                 del self._open[session_id]
-                return
-        raise Overloaded(f"{self._max_open} sessions are in use, the most this server takes. Try again later.")
+                return True
+        return False
 
     def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
         session = Session(tenant, session_id, state, journal, self._band, self._clock, self._meters)

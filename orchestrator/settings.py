@@ -61,9 +61,18 @@ class Settings(BaseSettings):
     max_input_characters: Annotated[PositiveInt, Field(description="the longest input of a turn")] = 100_000
     history_items: Annotated[PositiveInt, Field(description="items of a session that a model is shown")] = 256
     max_sessions: Annotated[PositiveInt, Field(description="sessions in memory")] = 2_000
+    max_tenant_sessions: Annotated[
+        PositiveInt | None, Field(description="sessions of one tenant in memory; by default nine tenths of all")
+    ] = None
     max_turns: Annotated[PositiveInt, Field(description="turns that run at a time")] = 512
-    max_tenant_turns: Annotated[PositiveInt, Field(description="turns of one tenant that run at a time")] = 256
+    max_tenant_turns: Annotated[
+        PositiveInt | None,
+        Field(description="turns of one tenant that run at a time; by default 256, and nine tenths of all at most"),
+    ] = None
     max_requests: Annotated[PositiveInt, Field(description="requests that a worker process takes at a time")] = 512
+    max_tenant_requests: Annotated[
+        PositiveInt | None, Field(description="of these, one tenant's; by default nine tenths of all")
+    ] = None
     detach_grace_s: Annotated[float, Field(ge=0, description="how long a turn runs on when its client is gone")] = 60.0
     session_idle_s: Annotated[PositiveFloat, Field(description="how long an unused session stays in memory")] = 300.0
     drain_s: Annotated[float, Field(ge=0, description="how long a stop waits for turns that run")] = 10.0

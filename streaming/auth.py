@@ -26,6 +26,7 @@ from memory.database import Database
 from memory.keys import Key
 from models.clock import Clock
 from models.errors import BatonError, LimitExceeded, Unauthorized
+from models.shares import Shares
 from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
@@ -169,6 +170,12 @@ class KeyGate:
         self._origins = frozenset(origins)
         self._meters = meters
         self._body_bytes = limits.message_bytes
+        self._served = Shares(
+            limits.connections,
+            limits.tenant_connections,
+            what="connections are being answered",
+            code="too_many_connections",
+        )
         self._authenticator = authenticator
         self._rates = rates
 
@@ -187,6 +194,7 @@ class KeyGate:
                 tenant = caller.tenant
                 self._rates.take(caller.key, reads=_only_reads(scope))
                 scope.setdefault("state", {})["caller"] = caller
+            self._served.enter(tenant)
         except BatonError as exc:
             self._meters.errors.labels(tenant, told(exc).code).inc()
             response = error_response(exc)
@@ -195,7 +203,10 @@ class KeyGate:
             else:
                 await response(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._served.leave(tenant)
 
 
 def is_loopback(host: str) -> bool:

@@ -25,6 +25,10 @@ class SurfaceLimits:
         header_bytes: of all headers of a request together, and of what frames its body; more is refused (431).
         sockets: websockets open at a time.
         streams: sessions followed by server-sent events at a time.
+        tenant_connections: of the connections, those that are being answered to one tenant; those of whom nobody knows
+            the key count as a tenant's. This and what follows is by default `shares.share_of` all.
+        tenant_sockets: of the websockets, one tenant's.
+        tenant_streams: of the sessions followed, one tenant's.
         drain_s: how long the server waits for connections to end once it is told to stop.
     """
 
@@ -38,6 +42,9 @@ class SurfaceLimits:
     header_bytes: int = 65_536
     sockets: int = 1_000
     streams: int = 1_000
+    tenant_connections: int | None = None
+    tenant_sockets: int | None = None
+    tenant_streams: int | None = None
     drain_s: float = 5.0
 
 

@@ -1,10 +1,10 @@
 """The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
 
-Policies: at most `max_requests` run at a time, the next is refused (`Overloaded`, may be retried); a request holds at
-most `WINDOW` deltas here. A process that dies, is not ready in time, is not understood or does not answer
-(`models.worker.heartbeat`) is ended: its requests fail with `WorkerDied`, which may be retried, and another is started, after
-a delay that doubles up to `_MAX_DELAY_S` while they keep dying young. A card that keeps ending the process rests and is tried
-again, for ever (`models.worker.cards`).
+Policies: at most `max_requests` run at a time, and `max_tenant_requests` of one tenant, the next is refused (`Overloaded`,
+may be retried); a request holds at most `WINDOW` deltas here. A process that dies, is not ready in time, is not understood or
+does not answer (`models.worker.heartbeat`) is ended: its requests fail with `WorkerDied`, which may be retried, and another is
+started, after a delay that doubles up to `_MAX_DELAY_S` while they keep dying young. A card that keeps ending the process rests
+and is tried again, for ever (`models.worker.cards`).
 """
 
 import asyncio
@@ -21,8 +21,9 @@ from typing import assert_never
 from models.clock import Clock, sleep_until, wait_for_event
 from models.content import Delta
 from models.engines import EngineSpec
-from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, Overloaded, WorkerDied
+from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, WorkerDied
 from models.ports import Engine, GenerateRequest
+from models.shares import Shares
 from models.worker.cards import WorkerCard
 from models.worker.frames import (
     WINDOW,
@@ -86,11 +87,17 @@ class Worker:
         clock: Clock,
         *,
         max_requests: int = 512,
+        max_tenant_requests: int | None = None,
         ready_timeout_s: float = 60.0,
     ) -> None:
         self._cards = {name: WorkerCard(spec) for name, spec in engines.items()}
         self._clock = clock
-        self._max_requests = max_requests
+        self._shares = Shares(
+            max_requests,
+            max_tenant_requests,
+            what="requests are running",
+            code="too_many_requests",
+        )
         self._ready_timeout_s = ready_timeout_s
         self._ids = count(1)
         self._streams: dict[int, _Stream] = {}
@@ -285,10 +292,7 @@ class Worker:
 
     async def submit(self, card: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Run `request` on the engine of `card`; see `Engine.generate`."""
-        if len(self._streams) >= self._max_requests:
-            raise Overloaded(
-                f"{self._max_requests} requests are running already, the most this worker takes. Try again."
-            )
+        self._shares.enter(request.tenant)
         request_id = next(self._ids)
         stream = self._streams[request_id] = _Stream()
         # One timer a request: a timeout around each wait would cost as much as the delta that it waits for.
@@ -308,6 +312,7 @@ class Worker:
         except FrameError as exc:
             raise LimitExceeded("The request is too large for the model's process. Send less.") from exc
         finally:
+            self._shares.leave(request.tenant)
             if timer is not None:
                 timer.cancel()
             if self._streams.pop(request_id, None) is not None and self._writer is not None:

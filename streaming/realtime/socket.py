@@ -22,6 +22,7 @@ from memory.keys import RequestDefaults
 from models.clock import Clock
 from models.content import CallResult, Message
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
+from models.shares import Shares
 from orchestrator.build import Conductor
 from orchestrator.completions import Completions
 from orchestrator.session import Session
@@ -65,32 +66,32 @@ class RealtimeEndpoint:
     ) -> None:
         self._conductor = conductor
         self._authenticator = authenticator
-        self._limits = limits
         self._rates = rates
         self._meters = meters
-        self._sockets = 0
+        self._open = Shares(
+            limits.sockets, limits.tenant_sockets, what="websockets are open", code="too_many_connections"
+        )
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection until either side ends it."""
         caller: Caller = websocket.state.caller
-        if self._sockets >= self._limits.sockets:
-            full = f"{self._limits.sockets} websockets are open, the most this server takes. Try again later."
-            await websocket.send_denial_response(error_response(Overloaded(full)))
+        try:
+            self._open.enter(caller.tenant)
+        except Overloaded as exc:
+            await self._refuse(websocket, caller, exc)
             return
-        self._sockets += 1
         self._meters.sockets.labels(caller.tenant).inc()
         try:
             await self._serve(websocket, caller)
         finally:
-            self._sockets -= 1
+            self._open.leave(caller.tenant)
             self._meters.sockets.labels(caller.tenant).dec()
 
     async def _serve(self, websocket: WebSocket, caller: Caller) -> None:
         try:
             session, after, protocol = await self._admit(websocket, caller)
         except BatonError as exc:
-            self._meters.errors.labels(caller.tenant, told(exc).code).inc()
-            await websocket.send_denial_response(error_response(exc))
+            await self._refuse(websocket, caller, exc)
             return
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(
@@ -109,6 +110,10 @@ class RealtimeEndpoint:
             self._conductor.clock,
         )
         await connection.run(after)
+
+    async def _refuse(self, websocket: WebSocket, caller: Caller, error: BatonError) -> None:
+        self._meters.errors.labels(caller.tenant, told(error).code).inc()
+        await websocket.send_denial_response(error_response(error))
 
     async def _admit(self, websocket: WebSocket, caller: Caller) -> tuple[Session, int, RealtimeProtocol]:
         query = websocket.query_params

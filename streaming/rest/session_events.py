@@ -5,10 +5,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from memory.keys import RequestDefaults
-from models.errors import BadInput, Overloaded
+from models.errors import BadInput
+from models.shares import Shares
 from orchestrator.events import Committed
 from orchestrator.session import Session
 from streaming.auth import Authenticator, Caller
+from streaming.limits import SurfaceLimits
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.sse import event
@@ -55,28 +57,24 @@ async def session_events(session: Session, after: int | None) -> AsyncGenerator[
 class Followers:
     """Counts who follows sessions by server-sent events, and tells each only what it may still hear."""
 
-    def __init__(self, most: int, authenticator: Authenticator) -> None:
-        self._most = most
+    def __init__(self, limits: SurfaceLimits, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._now = 0
+        self._shares = Shares(
+            limits.streams, limits.tenant_streams, what="sessions are being followed", code="too_many_connections"
+        )
 
     async def follow(self, chunks: AsyncGenerator[bytes, None], caller: Caller) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of one more follower.
 
         Raises:
-            Overloaded: there are too many.
+            Overloaded: there are too many, or too many of the caller's.
             Unauthorized: the caller's key was revoked meanwhile.
         """
-        if self._now >= self._most:
-            raise Overloaded(f"{self._most} sessions are being followed, the most this server takes. Try again later.")
-        self._now += 1
-        try:
+        with self._shares.held(caller.tenant):
             async with aclosing(chunks):
                 async for chunk in chunks:
                     await self._authenticator.check(caller)
                     yield chunk
-        finally:
-            self._now -= 1
 
 
 def row_asked_for(after: int | None, last_event_id: str | None) -> int | None:

@@ -35,7 +35,7 @@ def session_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: A
     """Return the routes."""
     router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
     sessions = conductor.sessions
-    followers = Followers(limits.streams, authenticator)
+    followers = Followers(limits, authenticator)
 
     @router.get("")
     async def list_sessions(

@@ -166,7 +166,7 @@ async def test_a_request_that_failed_with_a_process_is_not_run_by_the_next_one()
 
 
 async def test_one_request_more_than_the_bound_is_refused_and_may_be_retried():
-    async with _running(_worker(max_requests=2)) as worker:
+    async with _running(_worker(max_requests=2, max_tenant_requests=2)) as worker:
         first, second = _ask(worker, "hang"), _ask(worker, "hang")
         await anext(first)
         await anext(second)

@@ -131,7 +131,9 @@ class House:
         self.decider = Decider(offer, max_characters=1_000)
         bounds = BandLimits(turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens, **band_limits)
         self.band = Band(self.decider, offer, agents, clock, bounds)
-        self.sessions = Sessions(database, self.band, clock, Meters(self.registry), limits, max_open=max_open)
+        self.sessions = Sessions(
+            database, self.band, clock, Meters(self.registry), limits, max_open=max_open, max_tenant_open=max_open
+        )
         self._ids = 0
 
     @asynccontextmanager
