@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from models.clock import Clock
+from models.rounds import Rounds
 
 _log = logging.getLogger(__name__)
 
@@ -24,18 +25,18 @@ _GREETING = b"null\n"
 
 
 class LineProcess:
-    """One such process. Questions wait for one another. The module has to answer `null` with a line, too."""
+    """One such process. Questions wait for one another, tenants by turns. The module has to answer `null` with a line, too."""
 
     def __init__(self, module: str, clock: Clock, *, patience_s: float) -> None:
         """Run `python -m module`; a question that is not answered within `patience_s` ends the process."""
         self._module = module
         self._clock = clock
         self._patience_s = patience_s
-        self._turn = asyncio.Lock()
+        self._turns = Rounds()
         self._process: asyncio.subprocess.Process | None = None
         self._closed = False
 
-    async def ask(self, question: Any) -> Any:
+    async def ask(self, question: Any, *, tenant: str = "") -> Any:
         """Return the answer to `question`, both made of JSON's values.
 
         Raises:
@@ -43,7 +44,7 @@ class LineProcess:
             ConnectionError: the process has died of it, or has been closed.
         """
         line = json.dumps(question).encode() + b"\n"
-        async with self._turn:
+        async with self._turns.held(tenant):
             try:
                 process = await self._started()
                 return json.loads(await self._line(process, line, self._patience_s))

@@ -172,10 +172,10 @@ class DecodingEngine:
 
     async def _prepared(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
         if request.constraint is not None:
-            await self._try_out(request.constraint)
+            await self._try_out(request.constraint, request.tenant)
         return await asyncio.get_running_loop().run_in_executor(self._words, self._prepare, request, stream, came_s)
 
-    async def _try_out(self, constraint: Constraint) -> None:
+    async def _try_out(self, constraint: Constraint, tenant: str) -> None:
         """Check that compiling a form ends nobody's process.
 
         Raises:
@@ -184,7 +184,7 @@ class DecodingEngine:
         constrainer = self._language.constrainer
         await asyncio.to_thread(check_depth, constraint)
         for source, field in await asyncio.to_thread(lambda: [*constrainer.sources(constraint)]):
-            if await self._trial.compiles(source, constrainer.vocabulary, field=field):
+            if await self._trial.compiles(source, constrainer.vocabulary, field=field, tenant=tenant):
                 return  # the parts are compiled only to say which of them is at fault
 
     # In the thread of prompts

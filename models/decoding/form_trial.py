@@ -33,13 +33,14 @@ class FormTrial:
         self._process = LineProcess("models.decoding.form_trial_process", clock, patience_s=patience_s)
         self._passed: OrderedDict[bytes, bool] = OrderedDict()
 
-    async def compiles(self, source: str, vocabulary: int, *, field: str) -> bool:
+    async def compiles(self, source: str, vocabulary: int, *, field: str, tenant: str = "") -> bool:
         """Return whether a grammar can be made of `source`, as llguidance takes it; if not, the engine will say why.
 
         Args:
             source: what `LLMatcher` is going to be given.
             vocabulary: how many tokens there are, which a grammar may name by number.
             field: where it came from, for the error.
+            tenant: whose it is; tenants wait for the process by turns.
 
         Raises:
             LimitExceeded: making it ends the process, or takes too long, or too much memory.
@@ -49,7 +50,7 @@ class FormTrial:
             self._passed.move_to_end(digest)
             return known
         try:
-            tried = await self._process.ask({"source": source, "vocabulary": vocabulary})
+            tried = await self._process.ask({"source": source, "vocabulary": vocabulary}, tenant=tenant)
         except (TimeoutError, ConnectionError) as exc:
             raise _too_much(field) from exc
         if tried["cpu_s"] > _MOST_CPU_S:
