@@ -9,7 +9,8 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
@@ -334,6 +335,16 @@ class Session:
                     if self._closed:
                         raise self._why_closed()
                     await changed.wait()
+        finally:
+            self._state.detach(self._clock.now_s())
+            self._rescheduled.set()
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Count whoever will follow a turn as a reader, from before it is asked for until they leave."""
+        self._state.attach()
+        try:
+            yield
         finally:
             self._state.detach(self._clock.now_s())
             self._rescheduled.set()

@@ -10,6 +10,7 @@ The sink is `take`: what does not come from the current (turn, generation) is dr
 from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Literal, assert_never
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
@@ -46,7 +47,7 @@ class SessionLimits:
         items: items kept for the model's context; the oldest leave it, the log keeps them.
         history_characters: length of all of them together, likewise; the newest item stays, whatever its length.
         rows: rows kept for readers that lag; a reader further behind reads the database.
-        detach_grace_s: how long a turn runs on without a reader before it is cancelled.
+        detach_grace_s: how long a turn runs on without a reader before it is cancelled; 0 is at once, infinity never.
         proposal_s: how long a proposal waits to be committed before it is dropped.
         idle_s: how long a session without reader or turn stays in memory.
     """
@@ -396,7 +397,8 @@ class SessionState:
             return self.proposal.expires_s
         if self._readers or self._accepting is not None:
             return None
-        return self._quiet_since_s + (self.limits.idle_s if self.turn is None else self.limits.detach_grace_s)
+        due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self.limits.detach_grace_s)
+        return due_s if isfinite(due_s) else None
 
     def overdue(self, now_s: float) -> Literal["proposal", "detached", "idle"] | None:
         """Return what is due now: `proposal` expired, `detached` turn out of grace, session `idle`; or None."""

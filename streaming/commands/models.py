@@ -1,12 +1,11 @@
 """`baton models`: what there is to choose from, and what of it is on this machine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Column, Table
@@ -28,41 +27,38 @@ _STAGES: Mapping[Stage, str] = {
     "converting": "converting",
 }
 
+_COLUMNS: Mapping[str, JustifyMethod] = {
+    "model": "left",
+    "state": "left",
+    "size": "right",
+    "params": "right",
+    "context": "right",
+    "licence": "left",
+    "$/M tokens": "right",
+    "from": "left",
+}
+
+_DISPENSABLE = ("from", "licence", "$/M tokens", "params", "context", "size")
+"""What a narrow terminal is not shown, in this order."""
+
+_WIDEST = 100_000
+
 _out = Console()
 
 
 @models_app.command("list")
 def list_models() -> None:
     """List every model of the catalog, and whether its weights are here."""
-    whole, number = partial(Column, no_wrap=True), partial(Column, no_wrap=True, justify="right")
     with explained():
         catalog, store = _opened()
+        rows = [_row(card, store) for card in catalog.cards.values()]
         stray = sorted(set(store.names()) - catalog.cards.keys())
-        table = Table(
-            # The names however narrow the terminal: they are what the other commands take.
-            whole("model", min_width=max(map(len, [*catalog.cards, *stray]))),
-            *(whole("state"), number("size"), number("params"), number("context")),
-            *(whole("licence"), number("$/M tokens"), Column("from", overflow="ellipsis")),
-            box=None,
-            pad_edge=False,
-        )
-        for card in catalog.cards.values():
-            # A commit is forty digits; `show` has it.
-            sources = ", ".join(str(source).partition("@")[0] for source in card.sources)
-            _add(
-                table,
-                card.name,
-                _state(card, store),
-                _size(store.size_bytes(card.name)),
-                _count(card.parameters),
-                _count(card.context_tokens),
-                card.licence or "",
-                f"{card.cost_per_million_tokens:.2g}",
-                sources or f"engine {card.engine.name}",
-            )
-        for name in stray:
-            _add(table, name, "in no catalog", _size(store.size_bytes(name)))
-    _out.print(table)
+        rows += [{"model": name, "state": "in no catalog", "size": _size(store.size_bytes(name))} for name in stray]
+    table, left_out = _fitting(rows)
+    # At least as wide as its words: a terminal breaks a line better than a table cuts names.
+    Console(width=max(_natural(table), _out.width)).print(table)
+    if left_out:
+        _say(f"\n{_listed(left_out)}: a wider terminal, or `baton models show NAME`.")
 
 
 @models_app.command("pull")
@@ -107,6 +103,47 @@ def remove_model(name: Annotated[str, typer.Argument(help="A model that `baton m
         stored = name if name in store.names() else catalog.card(name).name
         freed = store.remove(stored)
         _say(f"{stored} is removed: {_size(freed)}." if freed else f"Nothing is stored of {stored}.")
+
+
+def _row(card: Card, store: Store) -> dict[str, str]:
+    # A commit is forty digits; `show` has it.
+    sources = ", ".join(str(source).partition("@")[0] for source in card.sources)
+    return {
+        "model": card.name,
+        "state": _state(card, store),
+        "size": _size(store.size_bytes(card.name)),
+        "params": _count(card.parameters),
+        "context": _count(card.context_tokens),
+        "licence": card.licence or "",
+        "$/M tokens": f"{card.cost_per_million_tokens:.2g}",
+        "from": sources or f"engine {card.engine.name}",
+    }
+
+
+def _fitting(rows: Sequence[Mapping[str, str]]) -> tuple[Table, list[str]]:
+    """Return the table of as many columns as the terminal has room for, and the names of the others."""
+    shown, left_out = list(_COLUMNS), []
+    for dispensable in (None, *_DISPENSABLE):
+        if dispensable is not None:
+            shown.remove(dispensable)
+            left_out.append(dispensable)
+        columns = (Column(name, no_wrap=True, justify=_COLUMNS[name]) for name in shown)
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in rows:
+            _add(table, *(row.get(name, "") for name in shown))
+        if _natural(table) <= _out.width:
+            break
+    return table, left_out
+
+
+def _natural(table: Table) -> int:
+    """Return how wide a table is of which nothing is cut."""
+    return _out.measure(table, options=_out.options.update(max_width=_WIDEST)).maximum
+
+
+def _listed(words: Sequence[str]) -> str:
+    *rest, last = words
+    return f"For {', '.join(rest)} and {last}" if rest else f"For {last}"
 
 
 def _opened() -> tuple[Catalog, Store]:

@@ -35,9 +35,7 @@ def chat_routes(conductor: Conductor) -> APIRouter:
         defaults = RequestDefaults() if caller.key is None else caller.key.defaults
         history, turn_input = body.turn(defaults)
         if body.store:
-            session, decision, turn_id, after = await _stored(conductor, caller.tenant, turn_input, history)
-            reply = Reply(turn_id, decision, _now_s(conductor), session_id=session.session_id)
-            return _response(conductor, body, reply, of_session(session, turn_id, after))
+            return _Stored(conductor, caller.tenant, body, turn_input, history)
         return _Stateless(conductor, caller.tenant, body, turn_input, history)
 
     return router
@@ -99,6 +97,47 @@ class _Stateless(Response):
             await answer(scope, receive, send)
 
 
+class _Stored(Response):
+    """Answers a turn of a new session, which outlives its client by the session's grace, and which it follows throughout."""
+
+    def __init__(
+        self, conductor: Conductor, tenant: str, body: ChatRequest, turn_input: TurnInput, history: tuple[Item, ...]
+    ) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._tenant = tenant
+        self._body = body
+        self._turn = (turn_input, history)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        conductor = self._conductor
+        session = await conductor.sessions.create(self._tenant)
+        with session.followed():
+            decision, turn_id, after = await self._ask(session)
+            reply = Reply(turn_id, decision, _now_s(conductor), session_id=session.session_id)
+            response = _response(conductor, self._body, reply, of_session(session, turn_id, after))
+            await response(scope, receive, send)
+
+    async def _ask(self, session: Session) -> tuple[Decision, str, int]:
+        """Put the conversation into the session and ask for the answer; return it with the row before the turn's."""
+        turn_input, history = self._turn
+        try:
+            with _in_chats_words():
+                if history:
+                    await session.add(history)
+                after = session.last_seq
+                turn_id = await session.respond(turn_input)
+        except BatonError:
+            with suppress(NotFound):  # it has no row yet
+                await self._conductor.sessions.delete(self._tenant, session.session_id)
+            raise
+        async with aclosing(session.events(after)) as events:
+            async for event in events:
+                if isinstance(event, Committed) and isinstance(event.event, TurnAccepted):
+                    return event.event.decision, turn_id, after
+        raise AssertionError("a session's events end only by an error")
+
+
 def _response(
     conductor: Conductor,
     body: ChatRequest,
@@ -112,28 +151,6 @@ def _response(
 
 def _reply_of(conductor: Conductor, completion: Completion) -> Reply:
     return Reply(completion.turn_id, completion.decision, _now_s(conductor), session_id=None)
-
-
-async def _stored(
-    conductor: Conductor, tenant: str, turn_input: TurnInput, history: tuple[Item, ...]
-) -> tuple[Session, Decision, str, int]:
-    """Put the conversation into a new session and ask for the answer; return it with the row before the turn's."""
-    session = await conductor.sessions.create(tenant)
-    try:
-        with _in_chats_words():
-            if history:
-                await session.add(history)
-            after = session.last_seq
-            turn_id = await session.respond(turn_input)
-    except BatonError:
-        with suppress(NotFound):  # it has no row yet
-            await conductor.sessions.delete(tenant, session.session_id)
-        raise
-    async with aclosing(session.events(after)) as events:
-        async for event in events:
-            if isinstance(event, Committed) and isinstance(event.event, TurnAccepted):
-                return session, event.event.decision, turn_id, after
-    raise AssertionError("a session's events end only by an error")
 
 
 @contextmanager

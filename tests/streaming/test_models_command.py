@@ -61,8 +61,19 @@ def test_every_model_is_listed_with_what_people_choose_by(run) -> None:
     assert _row(listed, "tiny").startswith("tiny not fetched 1.5M 2K MIT 4.2e-06 file:")
 
 
-def test_names_are_whole_however_narrow_the_terminal(run) -> None:
-    assert "smollm2-135m" in run("list", COLUMNS="40").stdout
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 120, 160])
+def test_every_word_is_whole_however_narrow_the_terminal(run, columns: int) -> None:
+    wide = {word for line in run("list", COLUMNS="1000").stdout.splitlines() for word in line.split()}
+    shown = run("list", COLUMNS=str(columns)).stdout
+    table, _, left_out = shown.partition("\n\n")
+    assert {word for line in table.splitlines() for word in line.split()} <= wide
+    for name in ("smollm2-135m", "scripted", "tiny"):
+        assert any(line.startswith(f"{name} ") for line in table.splitlines())
+    if columns >= 80:
+        assert max(len(line.rstrip()) for line in table.splitlines()) <= columns
+        assert "context" in table
+    if left_out:
+        assert "baton models show NAME" in left_out
 
 
 def test_a_model_is_fetched_once_and_then_here(run) -> None:
