@@ -32,7 +32,8 @@ def hint(path: str) -> str:
     """Return what to say of `path`, where there is nothing."""
     plain = "/" + "/".join(part for part in path.split("/") if part)
     for start, said in _NOT_OFFERED:
-        if plain == start or plain.startswith(f"{start}/"):
+        # By itself, behind something, or without its version.
+        if f"{start}/" in f"{plain}/" or f"{plain}/".startswith(f"{start.removeprefix('/v1')}/"):
             return said
     if plain == "/v1/realtime":
         return "/v1/realtime is a websocket: open it by ws: or wss:."

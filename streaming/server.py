@@ -4,6 +4,7 @@ import asyncio
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ from orchestrator.settings import Settings
 from streaming.app import create_app
 from streaming.auth import is_loopback
 from streaming.limits import SurfaceLimits
-from streaming.transport import server_config
+from streaming.transport import ServerConfig, server_config
 
 _OTHER_FILES = 256
 """Files that may be open beside connections: the database's, weights', pipes."""
@@ -32,6 +33,7 @@ async def serve(
     ready: Callable[[str], None],
     *,
     watch: Callable[[Fleet], Awaitable[None]] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain and close.
 
@@ -42,8 +44,9 @@ async def serve(
         settings: of the conductor.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        ready: called with the page's address once connections are taken.
+        ready: called with the page's address once connections are taken, which is before a model is up.
         watch: runs beside the server, to show how its models come up.
+        tls: how to speak TLS, if it does.
 
     Raises:
         BadInput: `host` can be reached from outside and no key was ever made.
@@ -57,7 +60,7 @@ async def serve(
                 f"{host} can be reached from other machines, and there is no key yet. Make one with "
                 "`baton keys create --tenant NAME`, or serve on 127.0.0.1."
             )
-        config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits)
+        config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits, tls=tls)
         with _listener(host, port) as listener:
             async with asyncio.TaskGroup() as tasks:
                 watching = None if watch is None else tasks.create_task(_run(watch, conductor.fleet))
@@ -97,8 +100,9 @@ def _listener(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Uvicorn, which says when it is ready, drains, and leaves the process to whoever called it."""
 
-    def __init__(self, config: uvicorn.Config, conductor: Conductor, ready: Callable[[str], None]) -> None:
+    def __init__(self, config: ServerConfig, conductor: Conductor, ready: Callable[[str], None]) -> None:
         super().__init__(config)
+        self._scheme = "http" if config.tls is None else "https"
         self._conductor = conductor
         self._ready = ready
         self._hurry = asyncio.Event()
@@ -107,7 +111,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets:
             host, port = self.config.host, sockets[0].getsockname()[1]
-            self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            self._ready(f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}/")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

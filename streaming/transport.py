@@ -42,9 +42,9 @@ _FRAMING = 8
 
 def server_config(
     app: ASGIApp, host: str, port: int, limits: SurfaceLimits, *, tls: ssl.SSLContext | None = None
-) -> uvicorn.Config:
+) -> "ServerConfig":
     """Return how uvicorn serves `app`, over `tls` if it is given."""
-    return _Config(
+    return ServerConfig(
         app,
         limits=limits,
         tls=tls,
@@ -61,7 +61,7 @@ def server_config(
     )
 
 
-class _Config(uvicorn.Config):
+class ServerConfig(uvicorn.Config):
     """Uvicorn's, with our bounds, and the connections that are open."""
 
     def __init__(self, app: ASGIApp, *, limits: SurfaceLimits, tls: ssl.SSLContext | None, **options: Any) -> None:
@@ -78,7 +78,7 @@ class _Refused(Exception):
 class _HttpProtocol(HttpToolsProtocol):
     """Uvicorn's, which waits for ever for nothing, and takes of a request only so much before it is known whose it is."""
 
-    config: _Config
+    config: ServerConfig
     timeout_keep_alive: float  # type: ignore[assignment]  # uvicorn only hands it to the loop
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -284,6 +284,16 @@ class _HttpProtocol(HttpToolsProtocol):
 class _AdmittedHttpProtocol(_HttpProtocol):
     """Of a connection that was admitted before TLS was agreed on."""
 
+    _is_made = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        self._is_made = True
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_made:  # not where TLS could not be agreed on
+            super().connection_lost(exc)
+
     def _admitted(self) -> bool:
         return True
 
@@ -291,7 +301,7 @@ class _AdmittedHttpProtocol(_HttpProtocol):
 class _TlsDoor(asyncio.Protocol):
     """Agrees with a client on TLS, then hands it on. It is counted from its first moment, which asyncio's own is not."""
 
-    def __init__(self, config: _Config, **options: Any) -> None:
+    def __init__(self, config: ServerConfig, **options: Any) -> None:
         self._config = config
         self._tasks: set[asyncio.Task[None]] = options["server_state"].tasks
         self._inner = _AdmittedHttpProtocol(config, **options)
@@ -332,7 +342,7 @@ class _TlsDoor(asyncio.Protocol):
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     """Uvicorn's, which lets go of a client that does not read what it is sent, the last of it included."""
 
-    config: _Config
+    config: ServerConfig
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)

@@ -5,6 +5,7 @@ import gc
 import logging
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from models.clock import SystemClock, sleep_until
 from models.fleet import Fleet, Standing
 from orchestrator.settings import Settings
 from streaming.commands.errors import explained
+from streaming.readiness import readiness
 
 _EVERY_S = 0.2
 
@@ -25,21 +27,25 @@ _out = Console()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a key is needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate in PEM, with its chain: the server speaks TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key in PEM, without a password.")] = None,
 ) -> None:
     """Start the server and print the page's address."""
     # Imported here: the other commands need no web server.
     from streaming.server import serve as run
+    from streaming.tls import tls_context
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The event loop shares the interpreter with the database's thread: it should get it back within a millisecond.
     sys.setswitchinterval(0.001)
-    with explained(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(Settings(), host, port, _announce, watch=watch))
-
-
-def _announce(address: str) -> None:
-    _spare_the_collector()
-    _out.print(f"Baton is ready: [bold]{address}[/]", highlight=False)
+    with explained():
+        tls, told = tls_context(tls_cert, tls_key), _Told()
+        # With TLS not uvloop's: it reads what a client sends at once although `connection_made` has paused it, so that
+        # the first bytes, which `start_tls` needs, would be lost.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if tls is None else None) as runner:
+            runner.run(run(Settings(), host, port, told.announce, watch=told.watch, tls=tls))
 
 
 def _spare_the_collector() -> None:
@@ -53,25 +59,54 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-async def watch(fleet: Fleet) -> None:
-    """Show how the models come up, until each is up or has failed: bars in a terminal, a line a change elsewhere."""
-    clock = SystemClock()
-    told: dict[str, str] = {}
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, console=_out, transient=True)
-    live: AbstractContextManager[object] = progress if _out.is_terminal else nullcontext()
-    bars: dict[str, TaskID] = {}
-    with live:
-        while True:
-            standings = {card.name: fleet.standing(card.name) for card in fleet.cards}
-            for name, standing in standings.items():
-                if told.get(name) != standing.state:
-                    told[name] = standing.state
-                    _tell(name, standing)
-                _draw(progress, bars, name, standing)
-            if all(standing.state in {"ready", "failed"} for standing in standings.values()):
-                return
-            await sleep_until(clock, clock.now_s() + _EVERY_S)
+class _Told:
+    """What the terminal is told: the address at once, how the models come up, and when one can answer."""
+
+    def __init__(self) -> None:
+        self._address = ""
+        self._is_announced = asyncio.Event()
+
+    def announce(self, address: str) -> None:
+        """Say where the server is; a model is still on its way."""
+        _spare_the_collector()
+        self._address = address
+        self._is_announced.set()
+        _out.print(
+            f"The page is open, and its model still on the way: [bold]{address}[/]", highlight=False, soft_wrap=True
+        )
+
+    async def watch(self, fleet: Fleet) -> None:
+        """Show how the models come up, until one can answer: bars in a terminal, a line a change elsewhere."""
+        await self._is_announced.wait()
+        clock = SystemClock()
+        told: dict[str, str] = {}
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+        )
+        progress = Progress(*columns, console=_out, transient=True)
+        live: AbstractContextManager[object] = progress if _out.is_terminal else nullcontext()
+        bars: dict[str, TaskID] = {}
+        has_failed = False
+        with live:
+            while True:
+                for card in fleet.cards:
+                    standing = fleet.standing(card.name)
+                    if told.get(card.name) != standing.state:
+                        told[card.name] = standing.state
+                        _tell(card.name, standing)
+                    _draw(progress, bars, card.name, standing)
+                _, body = readiness(fleet, None)
+                if body["status"] == "ready":
+                    break
+                if body["status"] == "failed" and not has_failed:
+                    has_failed = True
+                    _out.print("No model can answer; the log says why. It is tried again.", highlight=False)
+                await sleep_until(clock, clock.now_s() + _EVERY_S)
+        _out.print(f"Baton is ready: [bold]{self._address}[/]", highlight=False, soft_wrap=True)
 
 
 def _tell(name: str, standing: Standing) -> None:

@@ -131,7 +131,9 @@ def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "baton.sqlite3").write_text("this is no database, and long enough to be taken for a broken one" * 100)
+    database = tmp_path / "baton.sqlite3"
+    database.touch(mode=0o600)
+    database.write_text("this is no database, and long enough to be taken for a broken one" * 100)
     _is_explained(_start(tmp_path), "baton.sqlite3 cannot be opened")
 
 

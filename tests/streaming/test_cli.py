@@ -1,6 +1,7 @@
 """The command line, as it is typed."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_a_key_that_is_not_there_cannot_be_revoked_and_the_error_says_where_to_l
     result = run("keys", "revoke", "keyNONE")
     assert result.exit_code == 1
     assert "baton keys list" in result.output
+
+
+def test_the_version_is_said(run) -> None:
+    said = run("--version")
+    assert (said.exit_code, said.stdout) == (0, f"baton {version('baton')}\n")
+
+
+def test_help_says_what_is_true_today(run) -> None:
+    assert "A conversation service for language models" in run("--help").output
 
 
 def test_help_names_every_command(run) -> None:

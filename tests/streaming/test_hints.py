@@ -4,7 +4,18 @@ import httpx
 import pytest
 
 
-@pytest.mark.parametrize("path", ["embeddings", "responses", "responses/resp_1", "audio/speech", "images/generations"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "embeddings",
+        "responses",
+        "responses/resp_1",
+        "audio/speech",
+        "images/generations",
+        "v1/embeddings",
+        "../embeddings",
+    ],
+)
 async def test_what_openai_has_and_this_server_not_yet_is_not_offered_yet_in_words(serve, path: str) -> None:
     async with serve() as served, httpx.AsyncClient(base_url=f"http://{served.address}") as client:
         answer = await client.post(f"/v1/{path}", json={"model": "default", "input": "word"})

@@ -104,7 +104,7 @@ class Server:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_S)
         line = self._process.stdout.readline() if ready else ""
-        found = re.search(r"Baton is ready: http://127\.0\.0\.1:(\d+)/", line)
+        found = re.search(r": http://127\.0\.0\.1:(\d+)/", line)
         if found is None:
             self.end(signal.SIGKILL)
             pytest.fail(f"the server did not start within {START_TIMEOUT_S} s; it said {line!r}")

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ class Server:
         rules: list[dict[str, Any]] | None = None,
         gap_s: float = 0.0,
         environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.home = home
+        self._options = options
         self._environment = environment or {}
         self._rules = rules
         self._gap_s = gap_s
@@ -59,6 +61,7 @@ class Server:
             environment["BATON_SCRIPT"] = str(script)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "streaming", "serve", "--port", "0"),
+            *self._options,
             env=environment,
             stdout=asyncio.subprocess.PIPE,
             **spawn,
@@ -68,7 +71,7 @@ class Server:
             while True:
                 line = (await self._process.stdout.readline()).decode()
                 assert line, "the server ended before it was ready"
-                if "http://" in line:
+                if "://" in line:
                     self.address = line.split()[-1].rstrip("/")
                     return
 
