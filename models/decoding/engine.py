@@ -110,6 +110,7 @@ class DecodingEngine:
         self._closing = False
         self._failed = False
         self._step_began_s: float | None = None
+        self._prompt_began_s: float | None = None
         # Tokenizers are not made for two threads at once; counting and masks may take long, and nobody waits for them here.
         self._words = ThreadPoolExecutor(1, "prompts")
         self._trial = FormTrial(clock)
@@ -152,11 +153,11 @@ class DecodingEngine:
                 self._inbox.put(lambda row=row: self._cancel(row, stream))  # type: ignore[misc]
 
     def stalled_s(self) -> float:
-        """Return for how long the loop has been at one step; see `models.engines.Watched`."""
+        """Return for how long the loop has been at one step, or one prompt is prepared; see `models.engines.Watched`."""
         if self._failed:
             return math.inf
-        began_s = self._step_began_s
-        return 0.0 if began_s is None else self._clock.now_s() - began_s
+        now_s = self._clock.now_s()
+        return max(now_s - (now_s if at is None else at) for at in (self._step_began_s, self._prompt_began_s))
 
     async def aclose(self) -> None:
         """Let the running step end and let go of the model; an answer still being written fails."""
@@ -173,7 +174,7 @@ class DecodingEngine:
     async def _prepared(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
         if request.constraint is not None:
             await self._try_out(request.constraint, request.tenant)
-        return await asyncio.get_running_loop().run_in_executor(self._words, self._prepare, request, stream, came_s)
+        return await asyncio.get_running_loop().run_in_executor(self._words, self._watched, request, stream, came_s)
 
     async def _try_out(self, constraint: Constraint, tenant: str) -> None:
         """Check that compiling a form ends nobody's process.
@@ -188,6 +189,13 @@ class DecodingEngine:
                 return  # the parts are compiled only to say which of them is at fault
 
     # In the thread of prompts
+
+    def _watched(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
+        self._prompt_began_s = self._clock.now_s()
+        try:
+            return self._prepare(request, stream, came_s)
+        finally:
+            self._prompt_began_s = None
 
     def _prepare(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
         language, sampling = self._language, request.sampling

@@ -1,19 +1,16 @@
-"""The process that `models.decoding.form_trial` asks: a line `{"source", "vocabulary"}` in, `{"compiles", "cpu_s"}` out."""
+"""The process that `models.decoding.form_trial` asks: `{"source", "vocabulary"}` in, whether a grammar can be made out."""
 
-import json
-import sys
-import threading
-import time
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from models.answering import serve
 from models.decoding.form_limits import LIMITS
-from models.decoding.form_trial import TRIAL_STACK_BYTES
 
-_MEMORY_BYTES = 1 << 30
+_STEPS = 64
+"""Of an answer that are followed: parsers do much of their work only where it is needed."""
 
 
 @lru_cache(8)
@@ -21,35 +18,26 @@ def _bytes_of(vocabulary: int) -> LLTokenizer:
     return LLTokenizer("byte", n_vocab=max(vocabulary, 257))
 
 
-def answer(line: str) -> dict[str, Any] | None:
-    """Return what is answered to a line."""
-    asked = json.loads(line)
-    if asked is None:
-        return None
-    began_s = time.process_time()
-    matcher = LLMatcher(_bytes_of(asked["vocabulary"]), asked["source"], log_level=0, limits=LIMITS)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    return {"compiles": not matcher.is_error(), "cpu_s": time.process_time() - began_s}
-
-
-def _serve() -> None:
-    for line in sys.stdin:
-        print(json.dumps(answer(line)), flush=True)  # noqa: T201  # this is how it speaks
-
-
-def main() -> None:
-    """Answer until there are no more lines."""
-    with suppress(ImportError, ValueError, OSError):  # where there are such limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.stack_size(TRIAL_STACK_BYTES)  # the first thread's is whatever the system gives
-    thread = threading.Thread(target=_serve)
-    thread.start()
-    thread.join()
+def compiles(asked: Any) -> bool:
+    """Return whether a grammar can be made; follow the beginning of an answer in it."""
+    try:
+        matcher = LLMatcher(_bytes_of(asked["vocabulary"]), asked["source"], log_level=0, limits=LIMITS)
+        for _ in range(_STEPS):
+            if matcher.is_error() or matcher.is_stopped():
+                break
+            allowed = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            forced = matcher.compute_ff_tokens() or [
+                int(at) for at in np.unpackbits(allowed, bitorder="little").nonzero()[0][-1:]
+            ]
+            if not forced or not all(matcher.consume_token(token) for token in forced):
+                break
+        return not matcher.is_error()
+    except BaseException as exc:
+        # A panic of native code is no `Exception`, and has no name that could be imported. Whoever compiles it says what it is.
+        if isinstance(exc, MemoryError | SystemExit | KeyboardInterrupt):
+            raise
+        return False
 
 
 if __name__ == "__main__":
-    main()
+    serve(compiles)

@@ -5,17 +5,16 @@ import random
 from models.clock import Clock
 from models.forms.checking import Checker
 from models.forms.holding import Holding
+from models.forms.planning import PlanningApart
 from models.ports import Engine
 
 
 def local(engine: Engine, clock: Clock) -> Engine:
     """Put it around an engine whose grammars are llguidance's."""
-    from models.decoding.trying import Trying  # not where models are remote: it is not installed there
-
-    trying = Trying(clock)
-    return Holding(engine, Checker(clock), trying=trying.begin, close=trying.aclose, chance=random.Random())
+    return Holding(engine, Checker(clock), PlanningApart(clock), chance=random.Random())
 
 
 def remote(engine: Engine, clock: Clock) -> Engine:
     """Put it around a server, of whose grammars nothing is known: expressions are taken for what it can hold."""
-    return Holding(engine, Checker(clock), trying=lambda: lambda _: True, chance=random.Random(), remote=True)
+    planning = PlanningApart(clock, remote=True)
+    return Holding(engine, Checker(clock), planning, chance=random.Random(), remote=True)

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from models.clock import Clock
 from models.errors import BadInput, LimitExceeded
-from models.line_process import LineProcess
-
-_PATIENCE_S = 3.0
+from models.line_process import LineProcess, TooMuch
 
 
 class Checker:
@@ -14,18 +12,19 @@ class Checker:
 
     def __init__(self, clock: Clock) -> None:
         """Wait by `clock`."""
-        self._judge = LineProcess("models.forms.judge", clock, patience_s=_PATIENCE_S)
+        self._judge = LineProcess("models.forms.judge", clock)
 
-    async def check(self, schema: str, texts: Sequence[str]) -> list[str | None]:
+    async def check(self, schema: str, texts: Sequence[str], *, tenant: str = "") -> list[str | None]:
         """Return what is wrong with each of `texts` by `schema`, both JSON; None where it fits.
 
         Raises:
             BadInput: `schema` is none, or refers to what is not in it.
             LimitExceeded: checking takes too long, or more memory than it may.
+            Unavailable: it cannot be checked now.
         """
         try:
-            reply = await self._judge.ask({"schema": schema, "texts": list(texts)})
-        except (TimeoutError, ConnectionError, ValueError) as exc:
+            reply = await self._judge.ask({"schema": schema, "texts": list(texts)}, tenant=tenant)
+        except TooMuch as exc:
             raise LimitExceeded(
                 "Checking an answer against this schema takes too long, or too much memory. Make it simpler."
             ) from exc

@@ -6,9 +6,8 @@ against the whole. What does not fit is written again, up to `ATTEMPTS` times in
 more narrowly, within the deadline and the tokens of the one request; every attempt is counted as used.
 """
 
-import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -17,7 +16,8 @@ from models.content import AudioDelta, CallDelta, Delta, FinishDelta, FormReport
 from models.engines import stalled_s
 from models.errors import BadInput, Internal, Unsupported
 from models.forms.checking import Checker
-from models.forms.plan import Holds, Level, Plan, has_schema, plan
+from models.forms.plan import Level, Plan, has_schema
+from models.forms.planning import Planning
 from models.ports import Constraint, Engine, GenerateRequest, ToolConstraint
 
 ATTEMPTS = 4
@@ -66,10 +66,9 @@ class Holding:
         self,
         engine: Engine,
         checker: Checker,
+        planning: Planning,
         *,
-        trying: Callable[[], Holds],
         chance: random.Random,
-        close: Callable[[], Awaitable[None]] | None = None,
         remote: bool = False,
     ) -> None:
         """Take the engine, which is this one's from now on.
@@ -77,15 +76,13 @@ class Holding:
         Args:
             engine: writes.
             checker: checks; it is this one's from now on.
-            trying: called in the loop for each plan, says in its thread whether a grammar can be made of a small schema.
-            close: ends what `trying` needs.
+            planning: plans what the engine holds; likewise.
             chance: the seeds of further attempts.
             remote: the engine's server makes grammars of its own: it is given schemas as they are, and refuses for itself.
         """
         self._engine = engine
         self._checker = checker
-        self._trying = trying
-        self._close = close
+        self._planning = planning
         self._chance = chance
         self._remote = remote
 
@@ -109,17 +106,16 @@ class Holding:
         """Close the engine, and end the checks."""
         await self._engine.aclose()
         await self._checker.aclose()
-        if self._close is not None:
-            await self._close()
+        await self._planning.aclose()
 
     async def _generate(self, request: GenerateRequest, constraint: Constraint) -> AsyncGenerator[Delta, None]:
-        made = await self._plan(constraint, "whole")
+        made = await self._planning.plan(constraint, "whole", request.tenant)
         if not made.is_checked:
             async with aclosing(self._engine.generate(replace(request, constraint=made.constraint))) as deltas:
                 async for delta in deltas:
                     yield delta
             return
-        await self._check_schemas(made)
+        await self._check_schemas(made, request.tenant)
         async with aclosing(self._attempts(request, constraint, made)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -141,7 +137,7 @@ class Holding:
             if attempt.end is None:
                 return  # the engine broke off, and whoever reads sees that it did
             is_whole = attempt.end.reason != "length"
-            fault = await self._fault(attempt, made) if is_whole else fault and "it was cut short"
+            fault = await self._fault(attempt, made, request.tenant) if is_whole else fault and "it was cut short"
             if not fault:
                 for delta in attempt.held:
                     if made.form is not None or not isinstance(delta, TextDelta):
@@ -178,7 +174,7 @@ class Holding:
             ("whole", "coarse", "bare") if number == 1 else ("narrow", "whole", "coarse", "bare")
         )
         for level in levels:
-            current = made if level == "whole" else await self._plan(constraint, level)
+            current = made if level == "whole" else await self._planning.plan(constraint, level, request.tenant)
             begun = False
             try:
                 held = replace(request, constraint=self._again_held(current.constraint, number))
@@ -202,35 +198,33 @@ class Holding:
         is_free = constraint.choice == "auto" and constraint.form is None
         return replace(constraint, choice="required") if is_free else constraint
 
-    async def _plan(self, constraint: Constraint, level: Level) -> Plan:
-        # In a thread: expressions are tried one by one, which may take a while.
-        return await asyncio.to_thread(plan, constraint, self._trying(), level, remote=self._remote)
-
-    async def _check_schemas(self, made: Plan) -> None:
+    async def _check_schemas(self, made: Plan, tenant: str) -> None:
         """Raise what is wrong with the schemas themselves before anything is written.
 
         Raises:
             BadInput: one is none.
         """
         if made.form is not None:
-            await self._checked("constraint.json_schema", made.form, ())
+            await self._checked("constraint.json_schema", made.form, (), tenant)
         for schema in made.tools.values():
-            await self._checked("tools", schema, ())
+            await self._checked("tools", schema, (), tenant)
 
-    async def _fault(self, attempt: _Attempt, made: Plan) -> str:
+    async def _fault(self, attempt: _Attempt, made: Plan, tenant: str) -> str:
         """Return what is wrong with an attempt; nothing if it fits."""
         for name, *arguments in attempt.calls.values():
             schema = made.tools.get(name)
-            faults = [] if schema is None else await self._checked("tools", schema, ["".join(arguments) or "{}"])
+            faults = (
+                [] if schema is None else await self._checked("tools", schema, ["".join(arguments) or "{}"], tenant)
+            )
             if faults and faults[0] is not None:
                 return f"in the arguments of {name!r}: {faults[0]}"
         if made.form is None or attempt.calls:
             return ""
-        faults = await self._checked("constraint.json_schema", made.form, ["".join(attempt.text)])
+        faults = await self._checked("constraint.json_schema", made.form, ["".join(attempt.text)], tenant)
         return faults[0] or ""
 
-    async def _checked(self, field_name: str, schema: str, texts: "list[str] | tuple[str, ...]") -> list[str | None]:
+    async def _checked(self, field_name: str, schema: str, texts: Sequence[str], tenant: str) -> list[str | None]:
         try:
-            return await self._checker.check(schema, texts)
+            return await self._checker.check(schema, texts, tenant=tenant)
         except BadInput as exc:
             raise type(exc)(exc.message, code=exc.code, field=field_name) from exc

@@ -7,14 +7,13 @@ it. A line of JSON comes in, `{"schema": TEXT, "texts": [TEXT, …]}`, and one g
 """
 
 import json
-import sys
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs as rs
 
-_MEMORY_BYTES = 1 << 30
+from models.answering import serve
+
 _MESSAGE_CHARACTERS = 300
 
 _DRAFTS = frozenset(
@@ -86,11 +85,8 @@ def _fault(validator: Validator, text: str) -> str | None:
     return None
 
 
-def answer(line: str) -> dict[str, Any] | None:
-    """Return what is answered to a line."""
-    asked = json.loads(line)
-    if asked is None:  # a greeting
-        return None
+def answer(asked: Any) -> dict[str, Any]:
+    """Return what is answered to a question."""
     try:
         validator = _validator(asked["schema"])
     except rs.ValidationError as exc:
@@ -100,16 +96,5 @@ def answer(line: str) -> dict[str, Any] | None:
     return {"faults": [_fault(validator, text) for text in asked["texts"]]}
 
 
-def main() -> None:
-    """Answer until there are no more lines."""
-    with suppress(ImportError, ValueError, OSError):  # where there are such limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for line in sys.stdin:
-        print(json.dumps(answer(line)), flush=True)  # noqa: T201  # this is how it speaks
-
-
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.asking import asks, text_of
-from support.grammars import holds
+from support.planning import PlanningHere
 
 from models.clock import SystemClock
 from models.content import CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta
@@ -62,7 +62,7 @@ async def make() -> AsyncIterator[_Make]:
 
     def build(engine: Any, *, remote: bool = False) -> Holding:
         made.append(
-            Holding(engine, Checker(SystemClock()), trying=lambda: holds, chance=random.Random(1), remote=remote)
+            Holding(engine, Checker(SystemClock()), PlanningHere(remote=remote), chance=random.Random(1), remote=remote)
         )
         return made[-1]
 
@@ -248,9 +248,7 @@ async def test_a_check_that_takes_too_long_or_dies_harms_nobody_else() -> None:
         assert process is not None
         process.kill()
         await process.wait()
-        with pytest.raises(LimitExceeded):
-            await checker.check("true", ["1"])
-        assert await checker.check("true", ["1"]) == [None]
+        assert await checker.check("true", ["1"]) == [None]  # whoever ended it, it was not this question
     finally:
         await checker.aclose()
 

@@ -8,12 +8,12 @@ import jsonschema_rs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.grammars import holds
 from support.walks import walk
 
 from models.errors import BadInput, LimitExceeded
 from models.forms.formats import FORMATS
 from models.forms.loosen import Loosened, loosen
+from models.forms.planning_process import holds
 
 
 def _loosen(schema: Any, **how: bool) -> Loosened:

@@ -11,8 +11,8 @@ import jsonschema_rs
 import pytest
 from support.asking import asks
 from support.bench_engine import BenchEngine
-from support.grammars import holds
 from support.people import ZOD, Person, people
+from support.planning import PlanningHere
 from support.tiny_decoding import Tiny
 
 from models.clock import SystemClock
@@ -20,6 +20,7 @@ from models.content import CallDelta, Delta, FinishDelta, TextDelta
 from models.forms.checking import Checker
 from models.forms.holding import Holding
 from models.forms.loosen import loosen
+from models.forms.planning_process import holds
 from models.ports import Constraint, JsonSchemaConstraint, ToolConstraint, ToolSpec
 
 _PEOPLE = people()
@@ -32,7 +33,7 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 async def holding(tiny: Tiny) -> AsyncIterator[Holding]:
-    engine = Holding(BenchEngine(tiny), Checker(SystemClock()), trying=lambda: holds, chance=random.Random(1))
+    engine = Holding(BenchEngine(tiny), Checker(SystemClock()), PlanningHere(), chance=random.Random(1))
     yield engine
     await engine.aclose()
 

@@ -1,0 +1,53 @@
+"""How the processes of `models.line_process` answer: a line of JSON with one, within bounds that the system holds them to.
+
+Each question has so much of a processor; then the system ends the process, whatever it is doing. So it also ends by itself
+when whoever asked is gone. Its memory is bounded, and so is its stack: it answers in a thread, whose stack is known, where a
+process's first is whatever its user is allowed.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+OUT_OF_MEMORY = 12
+"""The exit status of a process whose memory was used up."""
+
+_MEMORY_BYTES = 1 << 30
+_CPU_S = 2.0
+
+
+def serve(answer: Callable[[Any], Any], *, stack_bytes: int = 8 << 20, cpu_s: float = _CPU_S) -> None:
+    """Answer until there are no more lines.
+
+    Args:
+        answer: makes the answer to a question, both made of JSON's values.
+        stack_bytes: what it has for that.
+        cpu_s: of a processor for each question.
+    """
+    with suppress(ImportError, ValueError, OSError):  # where there are such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to the whole group; whoever asks decides
+    threading.stack_size(stack_bytes)
+    thread = threading.Thread(target=_serve, args=(answer, cpu_s))
+    thread.start()
+    thread.join()
+
+
+def _serve(answer: Callable[[Any], Any], cpu_s: float) -> None:
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        try:
+            said = json.dumps(answer(json.loads(line)))
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.stdout.write(said + "\n")
+        sys.stdout.flush()
