@@ -301,7 +301,7 @@ async def test_who_waits_longest_gives_way_when_all_connections_are_taken(serve:
 
 
 async def test_who_is_being_answered_never_gives_way_and_the_next_is_told_so(serve: Serve) -> None:
-    limits = SurfaceLimits(connections=2, drain_s=1)
+    limits = SurfaceLimits(connections=2, tenant_connections=2, drain_s=1)
     async with serve(limits=limits, rules=[{"pattern": "", "reply": "a b", "gap_s": 0.5}]) as served:
         body = {"messages": [{"role": "user", "content": "go"}]}
         async with served.http() as one, served.http() as two, served.http() as three:
