@@ -104,9 +104,10 @@ def test_stop_strings_cut_words_only_and_no_cut_leaves_markup_in_them(
     text = _text(words, calls, listed=listed)
     length = len(_tokenizer()(text, add_special_tokens=False)["input_ids"])
     said, made, reason = _write(text, stop=tuple(stops), limit=limit, pieces=pieces, signals=signals)
+    # White space before a call is no message, but where an answer is cut it is not known yet that a call would have come.
     visible = words if words.strip() or not calls else ""
     assert not _MARKUP.search(said)
-    assert visible.startswith(said), "what is said is a beginning of the words"
+    assert words.startswith(said), "what is said is a beginning of the words"
     assert all(stop not in said for stop in stops)
     stopped = any(stop in visible for stop in stops)
     if limit > length:
