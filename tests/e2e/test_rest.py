@@ -104,7 +104,7 @@ async def test_models_are_listed_and_shown(client: AsyncOpenAI, blocking: OpenAI
     ("fields", "error", "code", "param"),
     [
         ({"model": "nonesuch"}, openai.NotFoundError, "model_not_found", "model"),
-        ({"n": 2}, openai.BadRequestError, "unsupported", "n"),
+        ({"n": 2, "store": True}, openai.BadRequestError, "unsupported", "n"),
         ({"temperature": 5}, openai.BadRequestError, "invalid_input", "temperature"),
         ({"messages": []}, openai.BadRequestError, "invalid_input", "messages"),
         ({"messages": _said("fail at once")}, openai.InternalServerError, "internal", None),
