@@ -42,7 +42,7 @@ class Standing:
         state: where it is on its way.
         done_bytes: fetched so far.
         total_bytes: to be fetched; None if that is not known.
-        message: why it failed, and what to do; None if it has not.
+        message: why it failed, and what to do, also while it is tried again; None if it has not.
     """
 
     state: CardState
@@ -128,6 +128,12 @@ class Fleet:
 
     def standing(self, card: str) -> Standing:
         """Return how a card stands."""
+        standing = self._stands(card)
+        if standing.state in {"ready", "failed"} or standing.message is not None:
+            return standing
+        return replace(standing, message=self._worker.trouble(card))
+
+    def _stands(self, card: str) -> Standing:
         standing = self._standings[card]
         if standing.state == "ready" and runs_in_worker(self._cards[card].engine.name):
             # The worker may have been restarted since, and may hang.

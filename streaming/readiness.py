@@ -9,14 +9,18 @@ from models.fleet import Fleet
 def readiness(fleet: Fleet, trouble: BatonError | None) -> tuple[int, dict[str, Any]]:
     """Return the status, 200 or 503, and the body. Ready is who has one model up and none still coming, and can keep what is said.
 
+    A model that has failed and is tried again is not waited for: it is no news.
+
     Args:
         fleet: the models.
         trouble: what keeps the storage from being read or written.
     """
     standings = {card.name: fleet.standing(card.name) for card in fleet.cards}
-    states = {standing.state for standing in standings.values()}
-    settled = "ready" if "ready" in states else "failed"
-    status = settled if states <= {"ready", "failed"} else "loading"
+    coming = [each for each in standings.values() if each.state not in {"ready", "failed"}]
+    if any(each.state == "ready" for each in standings.values()) and all(each.message is not None for each in coming):
+        status = "ready"
+    else:
+        status = "loading" if coming else "failed"
     models = [
         {
             "id": name,

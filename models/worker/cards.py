@@ -20,6 +20,7 @@ class WorkerCard:
     Attributes:
         spec: what builds its engine; None while there is nothing to build from, or it was refused for good.
         failure: why its requests fail, if they do.
+        trouble: why it failed last, until it is built.
         settled: set while it is known how the engine stands: built, or failed with `failure`.
         retry_at_s: when it is to be tried again, if it rests.
     """
@@ -27,6 +28,7 @@ class WorkerCard:
     def __init__(self, spec: EngineSpec | None) -> None:
         self.spec = spec
         self.failure: BatonError | None = None
+        self.trouble: str | None = None
         self.settled = asyncio.Event()
         self.retry_at_s: float | None = None
         self._deaths = 0
@@ -95,5 +97,6 @@ class WorkerCard:
 
     def _settle(self, failure: BatonError | None) -> None:
         self.failure = failure
+        self.trouble = None if failure is None else failure.message
         self.retry_at_s = None
         self.settled.set()

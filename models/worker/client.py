@@ -145,6 +145,11 @@ class Worker:
         known = self._cards.get(card)
         return None if known is None else known.failure
 
+    def trouble(self, card: str) -> str | None:
+        """Return why a card failed last, if its engine has not been built since."""
+        known = self._cards.get(card)
+        return None if known is None else known.trouble
+
     async def until_settled(self, card: str) -> None:
         """Wait until the engine of a card is built.
 

@@ -316,12 +316,14 @@ async def test_weights_that_could_not_be_fetched_are_tried_again(
             yield Progress(stage="fetching")
 
     store = Recovering(tmp_path)
-    store.go_on.release()
     async with House([new_card("one", sources=(HubSource(repository="acme/tiny"),))], store).running() as house:
         await house.until_state("one", "failed")
         with pytest.raises(Unavailable):
             await house.ask("one")
-        await house.until_state("one", "ready")
+        again = await house.until_state("one", "fetching")
+        assert again.message == "The model hub cannot be reached."  # which it says until it is up
+        store.go_on.release()
+        assert await house.until_state("one", "ready") == _READY
         assert await house.ask("one") == "yes"
     assert "cannot be reached" in caplog.text
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -116,6 +117,19 @@ def test_a_server_is_ready_with_one_model_up_and_none_on_its_way(
         }
         for n, state in enumerate(states)
     ]
+
+
+def test_a_model_that_failed_and_is_tried_again_keeps_no_other_from_being_ready() -> None:
+    class Offer:
+        cards = (SimpleNamespace(name="up"), SimpleNamespace(name="down"))
+
+        def standing(self, card: str) -> Standing:
+            return Standing(state="ready") if card == "up" else Standing(state="fetching", message="No network.")
+
+    assert readiness(cast("Fleet", Offer()), None)[0] == 200
+    Offer.cards = Offer.cards[1:]
+    answer, body = readiness(cast("Fleet", Offer()), None)
+    assert (answer, body["status"]) == (503, "loading")
 
 
 async def test_errors_are_counted_by_their_codes_whichever_way_they_are_given(serve) -> None:
