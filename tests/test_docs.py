@@ -27,7 +27,7 @@ _RULES = [{"pattern": "capital of France", "reply": _ANSWER}, {"pattern": "(?s)(
 
 # What a document shows and a test cannot run: it installs, needs a daemon, a remote machine or somebody at the keyboard.
 _NOT_RUN = re.compile(
-    r"^(make|docker|pipx|sudo|pip|git|BATON_MODELS=|export|baton models (pull|remove)|baton chat$|baton serve\b)"
+    r"^(make|docker|pipx|sudo|pip|git|BATON_MODELS=|export|baton models (pull|remove)|baton chat$|([A-Z_]+=\S+ )*baton serve\b)"
 )
 
 
