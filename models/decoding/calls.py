@@ -72,6 +72,11 @@ TAGGED = CallFormat(native=True, listed=False)
 LISTED = CallFormat(native=False, listed=True)
 
 
+WORDS_ONLY = r"""start: WORDS
+WORDS: /(?s:.*)/ & ~/(?s:.*<tool_c.*)/"""
+"""An answer that calls nothing, nor begins to, as a grammar in llguidance's variant of Lark."""
+
+
 def format_of(chat_template: str) -> CallFormat:
     """Return how calls are written by the model that `chat_template` belongs to."""
     return TAGGED if re.search(r"\btools\b", chat_template) and _OPEN in chat_template else LISTED

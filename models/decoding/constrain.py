@@ -16,7 +16,16 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from models.decoding.calls import JSON_STYLE, CallFormat, arguments_schema, closed, grammar, json_object, offered
+from models.decoding.calls import (
+    JSON_STYLE,
+    WORDS_ONLY,
+    CallFormat,
+    arguments_schema,
+    closed,
+    grammar,
+    json_object,
+    offered,
+)
 from models.decoding.form_limits import LIMITS
 from models.errors import BadInput, BatonError, Internal, LimitExceeded
 from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
@@ -84,6 +93,11 @@ class Constrainer:
         guide = Guide(matcher, self._writable, self._ends, self._unwritable, field=field)
         guide.masks()  # the dearest, and here it holds nobody up; and it knows whether there is any answer at all
         return guide
+
+    def start_words(self) -> "Guide":
+        """Return a guide for an answer in words in which no call is written: where none can be made, none is to be seen."""
+        matcher = self._matcher(LLMatcher.grammar_from_lark(WORDS_ONLY))
+        return Guide(matcher, self._writable, self._ends, self._unwritable, field="tools")
 
     def sources(self, constraint: Constraint) -> Iterator[tuple[str, str]]:
         """Yield what `start` compiles, with the field it comes from: the whole, and its parts where the whole is at fault.

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from models.clock import Clock
-from models.content import Delta, FinishDelta, Message, TextPart
+from models.content import Call, Delta, FinishDelta, Message, TextPart
 from models.decoding.adapters import Adapters
 from models.decoding.calls import CallReader, offered
-from models.decoding.constrain import Constrainer
+from models.decoding.constrain import Constrainer, Guide
 from models.decoding.drafters import Context
 from models.decoding.form_depth import check_depth
 from models.decoding.form_trial import STACK_BYTES, FormTrial
@@ -228,15 +228,22 @@ class DecodingEngine:
             limit=limit,
             tell=lambda deltas, error: self._tell(stream, deltas, error),
             adapter=adapter,
-            guide=None
-            if request.constraint is None or request.reads_ahead
-            else language.constrainer.start(request.constraint),
+            guide=self._guide(request),
             processors=Processors.of(sampling, tokens, language.vocabulary),
             fork=request.fork,
             hint=deque(hint),
             stalled=stream.stalled,
             ahead=request.reads_ahead,
         )
+
+    def _guide(self, request: GenerateRequest) -> Guide | None:
+        if request.reads_ahead or request.raw:
+            return None
+        constrainer, constraint = self._language.constrainer, request.constraint
+        guide = None if constraint is None else constrainer.start(constraint)
+        if guide is None and any(isinstance(item, Call) for item in request.messages):
+            return constrainer.start_words()  # a small model goes on as it has gone on, and would write calls as words
+        return guide
 
     # In the loop's thread
 

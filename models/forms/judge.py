@@ -32,14 +32,21 @@ def _pointer(path: list[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def _told(error: Any) -> str:
+def told(error: Any) -> str:
+    """Return what is wrong, and where."""
     said = str(error.message)
     said = said if len(said) <= _MESSAGE_CHARACTERS else said[:_MESSAGE_CHARACTERS] + "…"
     return f"{said} (at {_pointer(error.instance_path) or 'the top'})"
 
 
 @lru_cache(64)
-def _validator(text: str) -> Validator:
+def validator_of(text: str, *, newest: bool = False) -> Validator:
+    """Return what checks values against a schema, JSON text; one that does not say its draft is of any, or of the `newest`.
+
+    Raises:
+        ValidationError: the library's: it is no schema of any draft.
+        ReferencingError: the library's: it refers to what is not in it.
+    """
     schema = json.loads(text)
     options: dict[str, Any] = {
         "validate_formats": False,  # the grammar holds those that are promised; the others are annotations
@@ -52,7 +59,9 @@ def _validator(text: str) -> Validator:
         schema.pop("$schema", None)  # of nobody that is known here
     # A schema that does not say its draft is one of the newest, unless only an older one takes it.
     first: Exception | None = None
-    for draft in (rs.Draft202012Validator, rs.Draft7Validator, rs.Draft4Validator):
+    for draft in (
+        (rs.Draft202012Validator,) if newest else (rs.Draft202012Validator, rs.Draft7Validator, rs.Draft4Validator)
+    ):
         try:
             return draft(schema, **options)
         except rs.ValidationError as exc:
@@ -79,7 +88,7 @@ def _fault(validator: Validator, text: str) -> str | None:
     try:
         validator.validate(value)
     except rs.ValidationError as exc:
-        return _told(exc)
+        return told(exc)
     except (ValueError, RecursionError) as exc:
         return str(exc)[:_MESSAGE_CHARACTERS]
     return None
@@ -88,9 +97,9 @@ def _fault(validator: Validator, text: str) -> str | None:
 def answer(asked: Any) -> dict[str, Any]:
     """Return what is answered to a question."""
     try:
-        validator = _validator(asked["schema"])
+        validator = validator_of(asked["schema"])
     except rs.ValidationError as exc:
-        return {"wrong": _told(exc)}
+        return {"wrong": told(exc)}
     except (rs.ReferencingError, ValueError, RecursionError) as exc:
         return {"wrong": str(exc)[:_MESSAGE_CHARACTERS]}
     return {"faults": [_fault(validator, text) for text in asked["texts"]]}

@@ -9,9 +9,13 @@ import pickle
 from functools import lru_cache
 from typing import Any
 
+import jsonschema_rs as rs
+
 from models.answering import serve
-from models.errors import BatonError
+from models.errors import BadInput, BatonError
+from models.forms.judge import told, validator_of
 from models.forms.plan import plan
+from models.ports import Constraint, JsonSchemaConstraint, ToolConstraint
 
 
 def holds(schema: dict[str, Any]) -> bool:
@@ -32,11 +36,55 @@ def _holds(schema: str) -> bool:
     return not LLMatcher(LLTokenizer("byte"), source, log_level=0, limits=LIMITS).is_error()
 
 
+def check_schemas(constraint: Constraint) -> None:
+    """Check that the schemas of a constraint are some, by the standard's own.
+
+    Raises:
+        BadInput: one is none.
+    """
+    match constraint:
+        case JsonSchemaConstraint(schema=text):
+            _check(text, "JSON schema", "constraint.json_schema")
+        case ToolConstraint(tools=tools, form=form):
+            for tool in tools:
+                _check(tool.parameters, f"JSON schema of the function {tool.name!r}", "tools")
+            if form is not None:
+                check_schemas(form)
+        case _:
+            pass
+
+
+def _check(text: str, what: str, field: str) -> None:
+    try:
+        schema = json.loads(text)
+        validator_of(json.dumps(_in_newest(schema)), newest=True)
+    except rs.ValidationError as exc:
+        raise BadInput(f"The {what} is none: {told(exc)}.", field=field) from exc
+    except (rs.ReferencingError, ValueError, RecursionError):
+        return  # whoever follows references, or reads it, says what is wrong
+
+
+def _in_newest(value: Any) -> Any:
+    """Return a schema with what older drafts wrote otherwise as the newest has it, as far as it matters for whether it is one."""
+    if isinstance(value, list):
+        return [_in_newest(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    said = {name: _in_newest(each) for name, each in value.items()}
+    for name in ("exclusiveMinimum", "exclusiveMaximum"):  # draft 4 has a word beside a bound
+        if isinstance(said.get(name), bool):
+            del said[name]
+    if isinstance(said.get("items"), list):
+        said["prefixItems"] = said.pop("items")
+    return said
+
+
 def planned(asked: str) -> str:
     """Return the plan."""
     constraint, level, remote = pickle.loads(base64.b64decode(asked))
     try:
         made: object = plan(constraint, (lambda _: True) if remote else holds, level, remote=remote)
+        check_schemas(constraint)  # after it, which says more plainly what is wrong with what it knows
     except BatonError as exc:
         made = exc
     return base64.b64encode(pickle.dumps(made)).decode()

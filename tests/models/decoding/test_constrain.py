@@ -399,7 +399,7 @@ def test_what_the_masks_exclude_cannot_be_chosen_and_the_rest_is_as_it_was(width
         (
             _schema({"enum": [{"a": "<tool_call>"}, "x", 3]}),
             _schema(_PERSON),
-            RegexConstraint(pattern=r"(one|two)/\d{2}\n?"),
+            RegexConstraint(pattern=r"(one|two)/[0-9]{2}\n?"),
             GrammarConstraint(grammar='start: pair\npair: "(" pair? ")"'),
         )
     ),
@@ -467,3 +467,28 @@ def test_a_number_of_any_size_at_any_place_is_taken_or_refused_and_never_a_defec
     spec = ToolSpec(name="f", description="", parameters=json.dumps({"type": "object", **schema}))
     with suppress(BadInput):
         listed.start(ToolConstraint(tools=(spec,), choice="required") if tool else _schema(schema))
+
+
+def _goes(guide: Guide, tokens: list[int]) -> int:
+    """Write tokens as far as the guide lets them; return how many that are."""
+    for count, token in enumerate(tokens):
+        mask = np.unpackbits(guide.masks()[0].view(np.uint8), bitorder="little")
+        if not mask[token]:
+            return count
+        guide.accept([token])
+    return len(tokens)
+
+
+@pytest.mark.parametrize("before", ["", "Let me see. ", "<tool>", "<<"])
+def test_where_nothing_can_be_called_no_call_is_begun(
+    listed: Constrainer, tokenizer: PreTrainedTokenizerFast, before: str
+) -> None:
+    def tokens(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    words = tokens(f"{before}<tools> are <tool_box>es\n")
+    assert _goes(listed.start_words(), words) == len(words)
+    call = tokens(f'{before}<tool_call>[{{"name": "f", "arguments": {{}}}}]</tool_call>')
+    said = tokenizer.decode(call[: _goes(listed.start_words(), call)])
+    assert "<tool_c" not in said
+    assert len(said) < len(before) + len("<tool_c")

@@ -61,3 +61,24 @@ async def test_a_remote_servers_schemas_are_planned_without_grammars(planning):
         assert (await remote.plan(_form({"not": {"type": "string"}}), "whole", "ada")).is_checked
     finally:
         await remote.aclose()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"required": "a"},
+        {"required": 5},
+        {"$defs": 5},
+        {"definitions": [1]},
+        {"dependentRequired": 5},
+        {"$id": 5},
+        {"if": 5},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+async def test_what_is_no_schema_by_the_standard_is_refused_however_little_of_it_is_held(planning, fault, strict):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False, **fault}
+    with pytest.raises(BadInput) as refused:
+        await planning.plan(_form(schema, strict=strict), "whole", "ada")
+    assert refused.value.field == "constraint.json_schema"
