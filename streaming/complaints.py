@@ -54,7 +54,7 @@ def complaint(errors: Sequence[ErrorDetails], sent: Any, *, code: str = "invalid
     path = next((path for path, error in deepest if not _is_of_type(error)), deepest[0][0])
     here = [error for at, error in deepest if at == path]
     field = written(path)
-    if not field:
+    if not path:
         return BadInput("The body is not the JSON object it has to be.", code=code)
     others = [error for error in here if not _is_of_type(error)]
     if others:
@@ -76,7 +76,8 @@ def written(path: Iterable[Step]) -> str:
         if isinstance(step, int):
             field += f"[{step}]"
         else:
-            field += f".{step}" if field else step
+            name = step or "''"  # a name may be empty
+            field += f".{name}" if field else name
     return field
 
 
@@ -158,7 +159,9 @@ def _path(error: ErrorDetails, sent: Any) -> tuple[Step, ...]:
     is_missing = error["type"] == "missing"
     if is_missing:
         path = next(_ways(steps, sent, error["input"]), None)
-        return () if path is None or last == "" else (*path, last)
+        if path is None:  # what asks for nothing was taken out of it
+            path = _greedy(steps, sent)
+        return () if last == "" else (*path, last)
     path = next(_ways([*steps, last], sent, error["input"]), None)
     if path is None:  # it was changed on the way, as a default or a tag is
         path = _greedy([*steps, last], sent)

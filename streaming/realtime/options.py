@@ -192,11 +192,17 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
 
 
 def check_choice(section: str, tools: tuple[FunctionTool, ...] | None, choice: ToolChoice | None) -> None:
-    """Check that the function which has to be called is on offer.
+    """Check that what has to be called is on offer.
 
     Raises:
         BadInput: it is not.
     """
+    if choice == "required" and not tools:
+        raise BadInput(
+            f"Invalid '{section}.tool_choice': 'required' has a function called, and there are none.",
+            code="invalid_value",
+            field=f"{section}.tool_choice",
+        )
     if isinstance(choice, FunctionChoice) and choice.name not in {tool.name for tool in tools or ()}:
         raise BadInput(
             f"Invalid '{section}.tool_choice': the function {choice.name!r} is not among the tools.",

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.wire import check_event
 
@@ -293,6 +293,7 @@ def test_another_kind_of_session_is_refused_whole() -> None:
         assert _Connection().send("session.update", session=old).replies[0]["type"] == "session.updated"
 
 
+@example(fields={"tools": [{"": None}]})
 @given(
     fields=st.dictionaries(
         st.sampled_from(sorted({name for name, *_ in [*_ASK_NOTHING, *_NOT_OFFERED, *_IMPOSSIBLE]} - {"instructions"})),
