@@ -307,11 +307,11 @@ class _TlsDoor(asyncio.Protocol):
         self._inner = _AdmittedHttpProtocol(config, **options)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's
+        self._transport = transport
         if not self._config.open.admit(transport):
             transport.abort()  # without TLS it cannot be told why
             return
         transport.pause_reading()
-        self._transport = transport
         task = asyncio.get_running_loop().create_task(self._agree(transport))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

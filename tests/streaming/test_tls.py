@@ -13,10 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 import websockets
+from fastapi import FastAPI
 from support.server import Server
 from typer.testing import CliRunner
+from uvicorn.server import ServerState
 
 from streaming.cli import app
+from streaming.limits import SurfaceLimits
+from streaming.transport import server_config
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +129,18 @@ def test_what_is_no_certificate_with_its_key_is_said_in_one_line(
     assert (ended.returncode, ended.stdout) == (1, "")
     assert said in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+async def test_a_connection_for_which_there_is_no_room_is_let_go_of_without_a_fault() -> None:
+    loop, faults = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    config = server_config(FastAPI(), "127.0.0.1", 0, SurfaceLimits(connections=0), tls=context)
+    config.load()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        door = config.http_protocol_class(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+        await loop.connect_accepted_socket(lambda: door, ours)
+        assert await asyncio.wait_for(loop.sock_recv(theirs, 1), 5) == b""
+    assert faults == []
