@@ -18,6 +18,7 @@ from models.errors import BatonError, Internal, Overloaded
 from models.fleet import Offer
 from models.ids import new_id
 from models.ports import Constraint, Sampling
+from models.shares import share_of
 from orchestrator.decision import Decider
 from orchestrator.events import Decision, TurnInput
 from orchestrator.window import (
@@ -87,7 +88,7 @@ class Band:
         self._cards = {card.name: card for card in offer.cards}
         self._seats: Counter[str] = Counter()
         self._quiet = asyncio.Event()
-        self._ahead = 0
+        self._ahead: Counter[str] = Counter()
         self._cannot_read_ahead: set[str] = set()
 
     @property
@@ -205,7 +206,12 @@ class Band:
         Yields:
             What was read, as it is read.
         """
-        if last.card in self._cannot_read_ahead or self._ahead >= _AHEAD or self._draining:
+        if (
+            last.card in self._cannot_read_ahead
+            or self._draining
+            or self._ahead.total() >= _AHEAD
+            or self._ahead[last.tenant] >= share_of(_AHEAD)
+        ):
             return
         turn_input = replace(turn_input, items=())
         await self.weigh(turn_input, history)
@@ -221,7 +227,7 @@ class Band:
             budget=replace(last.budget, deadline_s=self.clock.now_s() + _AHEAD_S),
             reads_ahead=True,
         )
-        self._ahead += 1
+        self._ahead[last.tenant] += 1
         try:
             async with aclosing(self._agents[task.origin.agent].run(task)) as events:
                 async for event in events:
@@ -233,7 +239,7 @@ class Band:
                         case _:
                             pass
         finally:
-            self._ahead -= 1
+            self._ahead[last.tenant] -= 1
 
     async def _count_ahead(self, card: Card, texts: Sequence[str], enough: int) -> None:
         counter = self._offer.counter(card.name)

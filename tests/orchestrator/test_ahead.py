@@ -154,8 +154,11 @@ async def test_whatever_goes_wrong_in_it_is_no_turns_and_it_is_tried_again(talki
         assert not session.closed
 
 
-async def test_so_many_are_read_at_a_time_and_others_are_passed_over(talking: Any) -> None:
-    async with talking() as (house, _, engine):
-        house.band._ahead = 16
+@pytest.mark.parametrize(("others", "own", "is_read"), [(16, 0, False), (15, 0, True), (0, 14, False), (2, 13, True)])
+async def test_so_many_are_read_at_a_time_and_others_are_passed_over_and_no_tenant_has_all(
+    talking: Any, others: int, own: int, is_read: bool
+) -> None:
+    async with talking() as (house, session, engine):
+        house.band._ahead.update({"other": others, session.tenant: own})
         await rest(house, 0.3)
-        assert not engine.ahead
+        assert bool(engine.ahead) is is_read
