@@ -285,10 +285,20 @@ class _AdmittedHttpProtocol(_HttpProtocol):
     """Of a connection that was admitted before TLS was agreed on."""
 
     _is_made = False
+    _early = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._is_made = True
         super().connection_made(transport)
+        if self._early:
+            super().data_received(self._early)
+
+    def data_received(self, data: bytes) -> None:
+        # With the end of the handshake a request may come in one packet, before whoever waits for that end is told of it.
+        if self._is_made:
+            super().data_received(data)
+        else:
+            self._early += data
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._is_made:  # not where TLS could not be agreed on

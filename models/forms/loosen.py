@@ -29,7 +29,7 @@ from models.forms.apart import (
     kinds_of,
     listed_values,
 )
-from models.forms.bounds import bound_inside, has_few_remainders, number_of, width_between
+from models.forms.bounds import EXACT, bound_inside, has_few_remainders, number_of, width_between
 from models.forms.expressions import pattern_of_names, without_look_ahead
 from models.forms.formats import FORMATS
 from models.forms.pointers import pointer_of, resolve, steps
@@ -256,7 +256,8 @@ class _Walk:
             else:
                 out[keyword] = bound
         bounds = _of(out, "minimum", "maximum")
-        if bounds and not whole and not self._holds({"type": "number", **bounds}):
+        is_plain = whole and all(abs(bound) <= EXACT for bound in bounds.values())
+        if bounds and not is_plain and not self._holds({"type": "integer" if whole else "number", **bounds}):
             for keyword in bounds:
                 del out[keyword]
                 self._loosen(keyword, path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.walks import walk
 
@@ -60,6 +60,7 @@ def test_a_number_between_bounds_is_between_them(
 )
 @pytest.mark.parametrize("kind", ["integer", "number", None])
 @settings(deadline=None, max_examples=15)
+@example(power=60, sign=1, off=0)
 @given(power=st.integers(1, 1400), sign=st.sampled_from((1, -1)), off=st.integers(-2, 2))
 def test_an_integer_of_any_size_at_any_place_is_held_or_named(
     place: str, kind: str | None, power: int, sign: int, off: int
