@@ -254,12 +254,6 @@ def tool_constraint(options: Options) -> ToolConstraint | None:
     check_choice("response", options.tools, options.tool_choice)
     choice = options.tool_choice
     if not options.tools:
-        if choice == "required":
-            raise BadInput(
-                "Invalid 'response.tool_choice': a function has to be called, and there is none. Send 'tools' too.",
-                code="invalid_value",
-                field="response.tool_choice",
-            )
         return None
     return ToolConstraint(
         tools=tuple(
