@@ -174,7 +174,7 @@ def _of_form(form: Form) -> str:
     """Return a form as what a rule of Lark derives. Each is a document of its own, whose names are not those around it."""
     match form:
         case JsonSchemaConstraint(schema=text):
-            return f"%json {json.dumps({**json_object(text), 'x-guidance': JSON_STYLE})}"
+            return f"%json {json.dumps({**form_schema(text), 'x-guidance': JSON_STYLE})}"
         case RegexConstraint(pattern=pattern):
             return "%lark {\nstart: FORM\nFORM: " + _expression(pattern) + "\n}"
         case GrammarConstraint(grammar=text):
@@ -198,6 +198,16 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise BadInput("The JSON schema has to be an object.", field="constraint.json_schema")
     return schema
+
+
+def form_schema(text: str) -> dict[str, Any]:
+    """Return the schema that an answer in words fits: an object at the top that names members has no others, see `closed`.
+
+    Raises:
+        BadInput: it is no JSON, or neither an object nor a boolean.
+    """
+    schema = json_object(text)
+    return closed(schema) if schema.get("properties") else schema
 
 
 def _expression(pattern: str) -> str:

@@ -21,9 +21,8 @@ from models.decoding.calls import (
     WORDS_ONLY,
     CallFormat,
     arguments_schema,
-    closed,
+    form_schema,
     grammar,
-    json_object,
     offered,
 )
 from models.decoding.form_limits import LIMITS
@@ -122,8 +121,7 @@ class Constrainer:
     def _source(self, constraint: Constraint) -> str:
         match constraint:
             case JsonSchemaConstraint(schema=text):
-                schema = json_object(text)
-                return _grammar_of(closed(schema) if schema.get("properties") else schema)
+                return _grammar_of(form_schema(text))
             case RegexConstraint(pattern=pattern):
                 return LLMatcher.grammar_from_regex(pattern)
             case GrammarConstraint(grammar=text):

@@ -21,7 +21,7 @@ from models.decoding.calls import (
     tools_for_template,
 )
 from models.errors import BadInput
-from models.ports import ToolConstraint, ToolSpec
+from models.ports import JsonSchemaConstraint, ToolConstraint, ToolSpec
 
 _LOOK = ToolSpec(name="look", description="Looks.", parameters='{"type": "object", "properties": {"at": {}}}')
 _WAIT = ToolSpec(name="wait", description="", parameters="{}")
@@ -141,3 +141,10 @@ def test_what_cannot_be_offered_is_refused_by_name(tools: tuple[ToolSpec, ...], 
     with pytest.raises(BadInput, match=message) as refused:
         grammar(ToolConstraint(tools=tools), LISTED)
     assert refused.value.field == "tools"
+
+
+def test_a_form_beside_functions_has_no_members_but_those_it_names_as_one_alone_has_not():
+    form = JsonSchemaConstraint(schema='{"type": "object", "properties": {"a": {"type": "integer"}}}')
+    said = grammar(ToolConstraint(tools=(_LOOK,), form=form), LISTED) or ""
+    (rule,) = [line for line in said.splitlines() if line.startswith("form: ")]
+    assert '"additionalProperties": false' in rule
