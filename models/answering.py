@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-OUT_OF_MEMORY = 12
-"""The exit status of a process whose memory was used up."""
+DEFEATED = 12
+"""The exit status of a process that a question was too much for: its memory was used up, or native code did not expect it."""
 
 _MEMORY_BYTES = 1 << 30
 _CPU_S = 2.0
@@ -46,8 +47,9 @@ def _serve(answer: Callable[[Any], Any], cpu_s: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             said = json.dumps(answer(json.loads(line)))
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)
+        except BaseException:  # noqa: BLE001  # a panic of native code is no `Exception`; whoever asked chose the question
+            traceback.print_exc()
+            os._exit(DEFEATED)
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(said + "\n")
         sys.stdout.flush()

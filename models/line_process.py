@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from models.answering import OUT_OF_MEMORY
+from models.answering import DEFEATED
 from models.clock import Clock
 from models.errors import Unavailable
 from models.rounds import Rounds
@@ -26,13 +26,13 @@ _PATIENCE_S = 30.0
 _LINE_BYTES = 1 << 24
 
 _OF_THE_QUESTION = frozenset(
-    {-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, OUT_OF_MEMORY}
+    {-signal.SIGPROF, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, DEFEATED}
 )
-"""How a process ends of what it was asked: its time was over, or its stack, or its memory. Others end it in other ways."""
+"""How a process ends of what it was asked: its time was over, its stack, its memory, or its wits. Others end it in other ways."""
 
 
 class TooMuch(Exception):
-    """A question took more time, memory or stack than it may."""
+    """A question took more time, memory or stack than it may, or native code could make nothing of it."""
 
 
 class LineProcess:
