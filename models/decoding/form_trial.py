@@ -6,7 +6,7 @@ compiles what will be compiled, and follows the beginning of an answer. It does 
 does not depend on the vocabulary, and a small one is there at once. It has less stack than the threads that compile later
 (`STACK_BYTES`), so that what survives there survives here.
 
-What came of a form is remembered by its digest, and costs nothing again.
+What came of a tenant's form is remembered by its digest, and costs that tenant nothing again.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class FormTrial:
     def __init__(self, clock: Clock) -> None:
         """Wait by `clock`. The process is started with the first form."""
         self._process = LineProcess("models.decoding.form_trial_process", clock)
-        self._known: OrderedDict[bytes, bool | None] = OrderedDict()  # None is too much
+        self._known: OrderedDict[tuple[str, bytes], bool | None] = OrderedDict()  # None is too much
 
     async def compiles(self, source: str, vocabulary: int, *, field: str, tenant: str = "") -> bool:
         """Return whether a grammar can be made of `source`, as llguidance takes it; if not, the engine will say why.
@@ -43,14 +43,14 @@ class FormTrial:
             LimitExceeded: making it takes too long, too much memory, or goes too deep.
             Unavailable: it cannot be tried now.
         """
-        digest = hashlib.sha256(source.encode(errors="surrogatepass")).digest()
-        if digest in self._known:
-            self._known.move_to_end(digest)
+        key = (tenant, hashlib.sha256(source.encode(errors="surrogatepass")).digest())
+        if key in self._known:
+            self._known.move_to_end(key)
         else:
-            self._known[digest] = await self._tried(source, vocabulary, tenant)
+            self._known[key] = await self._tried(source, vocabulary, tenant)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        if (known := self._known[digest]) is None:
+        if (known := self._known[key]) is None:
             raise LimitExceeded(
                 "Making a grammar of this form takes too long, too much memory, or goes too deep. Make it simpler.",
                 field=field,

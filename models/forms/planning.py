@@ -1,7 +1,7 @@
 """Planning what is held of a form, in a process of its own: how much work that is, its caller chooses.
 
-Schemas are walked, their choices compared, and of each expression and bound a grammar is tried. Plans are remembered by what
-they were made of, and cost nothing again.
+Schemas are walked, their choices compared, and of each expression and bound a grammar is tried. A tenant's plans are remembered
+by what they were made of, and cost that tenant nothing again.
 """
 
 import base64
@@ -43,11 +43,11 @@ class PlanningApart:
         """Wait by `clock`; `remote` is as `models.forms.plan.plan` has it. The process is started with the first plan."""
         self._process = LineProcess("models.forms.planning_process", clock)
         self._remote = remote
-        self._known: OrderedDict[tuple[Constraint, Level], Plan | BatonError] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Constraint, Level], Plan | BatonError] = OrderedDict()
 
     async def plan(self, constraint: Constraint, level: Level, tenant: str) -> Plan:
         """Return what is to be held of `constraint`."""
-        key = (constraint, level)
+        key = (tenant, constraint, level)
         if key in self._known:
             self._known.move_to_end(key)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.clock import SystemClock
-from models.errors import BadInput, LimitExceeded
+from models.errors import BadInput, LimitExceeded, Unavailable
 from models.forms.planning import PlanningApart
 from models.ports import JsonSchemaConstraint
 
@@ -82,3 +82,16 @@ async def test_what_is_no_schema_by_the_standard_is_refused_however_little_of_it
     with pytest.raises(BadInput) as refused:
         await planning.plan(_form(schema, strict=strict), "whole", "ada")
     assert refused.value.field == "constraint.json_schema"
+
+
+async def test_what_native_code_can_make_nothing_of_is_its_callers(planning):
+    with pytest.raises(LimitExceeded):
+        await planning.plan(JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}'), "whole", "ada")
+
+
+async def test_no_tenant_learns_what_another_has_asked(planning):
+    await planning.plan(_form({"type": "string"}), "whole", "ada")
+    await planning.aclose()
+    assert not (await planning.plan(_form({"type": "string"}), "whole", "ada")).is_checked
+    with pytest.raises(Unavailable):  # it would have to be asked anew
+        await planning.plan(_form({"type": "string"}), "whole", "eve")
