@@ -40,7 +40,7 @@ async def _measure(rounds: int) -> list[Row]:
     inputs: DecisionState = {"inputs": decider.inputs(_INPUT, ())}
 
     async def live(_: int) -> None:
-        decider.decide(_INPUT, ())
+        await decider.decide(_INPUT, ())
 
     async def replay(n: int) -> None:
         await graph.replay(("session", "turn", n), inputs["inputs"])

@@ -6,7 +6,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress
@@ -14,7 +14,7 @@ from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
 from models.content import Call, CallResult, Item, Message, TextPart, UsageDelta
-from models.errors import BatonError, Internal, Overloaded
+from models.errors import Internal, Overloaded
 from models.fleet import Offer
 from models.ids import new_id
 from models.ports import Constraint, Sampling
@@ -32,6 +32,7 @@ from orchestrator.window import (
     paired,
     pieces,
     places_now,
+    readable,
     said_now,
     shown,
     unanswered,
@@ -132,47 +133,58 @@ class Band:
         if self._seats:
             await wait_for_event(self.clock, self._quiet, deadline_s)
 
-    async def weigh(self, turn_input: TurnInput, history: Sequence[Item]) -> None:
-        """Count ahead what `decide` will count, and let others work after each piece: counters remember pieces.
-
-        Counting holds the loop up, and long conversations take it hundreds of milliseconds. Short ones are left alone.
-        """
-        now, every = said_now(turn_input, history), self._words(turn_input, history)
-        most = most_tokens(now)
-        if most_tokens(every) <= _LIGHT_TOKENS or self._decider.is_too_long(turn_input):
-            return
-        for card in self._cards.values():
-            if most >= card.context_tokens:
-                await self._count_ahead(card, now, card.context_tokens)
-        with suppress(BatonError):  # `decide` will say so
-            chosen = self._cards[self._decider.decide(turn_input, history).card]
-            if most_tokens(every) + self._output_tokens(turn_input) > chosen.context_tokens:
-                for words in every:
-                    await self._count_ahead(chosen, [words], chosen.context_tokens)
-
-    def decide(
-        self, *, tenant: str, turn_id: str, generation: int, turn_input: TurnInput, history: Sequence[Item]
+    async def decide(
+        self,
+        *,
+        tenant: str,
+        turn_id: str,
+        generation: int,
+        turn_input: TurnInput,
+        history: Sequence[Item],
+        deadline_s: float | None = None,
     ) -> Score:
         """Decide who answers a turn, from what, and within which budget.
+
+        Counting holds the loop up, and long conversations take it hundreds of milliseconds: they are counted ahead, and
+        others work after each piece (counters remember pieces). Short ones are left alone.
+
+        Args:
+            tenant: whose turn it is.
+            turn_id: the turn.
+            generation: which of its generations.
+            turn_input: what is answered.
+            history: the conversation before it.
+            deadline_s: until when the turn may take; None is `turn_timeout_s` from now.
 
         Raises:
             BatonError: the turn is refused; see `Decider.decide`.
         """
-        decision = self._decider.decide(turn_input, history)
-        budget = Budget(
-            deadline_s=self.clock.now_s() + self.limits.turn_timeout_s,
-            output_tokens=self._output_tokens(turn_input),
-        )
-        items, budget = self._fit(decision.card, turn_input, history, budget)
-        if (note := _left_out(items, (*history, *turn_input.items))) is not None:
+        if deadline_s is None:
+            deadline_s = self.clock.now_s() + self.limits.turn_timeout_s
+        asked = self._output_tokens(turn_input)
+        most = most_tokens(self._words(turn_input, paired((*history, *turn_input.items))))
+        is_heavy = most > _LIGHT_TOKENS and not self._decider.is_too_long(turn_input)
+        if is_heavy:
+            now = said_now(turn_input, history)
+            for card in self._cards.values():
+                if most_tokens(now) >= card.context_tokens:
+                    await self._count_ahead(card, now, card.context_tokens)
+        decision = await self._decider.decide(turn_input, history)
+        card, budget = self._cards[decision.card], Budget(deadline_s=deadline_s, output_tokens=asked)
+        items = readable(paired((*history, *turn_input.items)), card.reads)
+        if is_heavy and most + asked > card.context_tokens:
+            for words in (*fixed(turn_input), *items_words(items, range(len(items)))):
+                await self._count_ahead(card, [words], card.context_tokens)
+        shown_items, budget = self._fit(card, turn_input, items, budget)
+        if (note := _left_out(shown_items, items)) is not None:
             decision = replace(decision, notes=(note,))
         task = Task(
             origin=Origin(agent=decision.agent, task_id=f"{turn_id}.1", turn_id=turn_id, generation=generation),
             tenant=tenant,
             card=decision.card,
-            messages=messages(turn_input, items),
+            messages=messages(turn_input, shown_items),
             constraint=_constraint(turn_input),
-            sampling=self._sampling(decision.card, turn_input, budget.output_tokens),
+            sampling=self._sampling(card, turn_input, budget.output_tokens),
             budget=budget,
             logprobs=turn_input.logprobs,
             continues=turn_input.continues,
@@ -214,8 +226,12 @@ class Band:
         ):
             return
         turn_input = replace(turn_input, items=())
-        await self.weigh(turn_input, history)
-        card, items, asked = self._cards[last.card], paired(history), self._output_tokens(turn_input)
+        card, asked = self._cards[last.card], self._output_tokens(turn_input)
+        items = readable(paired(history), card.reads)
+        words = self._words(turn_input, items)
+        if most_tokens(words) > _LIGHT_TOKENS:
+            for each in words:
+                await self._count_ahead(card, [each], card.context_tokens)
         window = window_of(card.context_tokens, turn_input, asked, self._offer.counter(card.name))
         beginning = foreseen(items, window, self._offer.counter(card.name), coming=coming)
         if not beginning or any(item.item_id == beginning[0].item_id for item in last.messages[:2]):
@@ -252,8 +268,7 @@ class Band:
                 await asyncio.sleep(0)
 
     @staticmethod
-    def _words(turn_input: TurnInput, history: Sequence[Item]) -> list[str]:
-        items = paired((*history, *turn_input.items))
+    def _words(turn_input: TurnInput, items: Sequence[Item]) -> list[str]:
         return [*fixed(turn_input), *items_words(items, range(len(items)))]
 
     def _output_tokens(self, turn_input: TurnInput) -> int:
@@ -261,14 +276,13 @@ class Band:
         return most if asked is None else min(asked, most)
 
     def _fit(
-        self, name: str, turn_input: TurnInput, history: Sequence[Item], budget: Budget
+        self, card: Card, turn_input: TurnInput, items: Sequence[Item], budget: Budget
     ) -> tuple[Sequence[Item], Budget]:
-        """Return the items that fit the window of a card, and the budget of what is left of it."""
-        tokens, asked = self._cards[name].context_tokens, budget.output_tokens
-        items = paired((*history, *turn_input.items))
-        if most_tokens(self._words(turn_input, history)) + asked <= tokens:
+        """Return which items fit the window of a card, and the budget of what is left of it."""
+        tokens, asked = card.context_tokens, budget.output_tokens
+        if most_tokens(self._words(turn_input, items)) + asked <= tokens:
             return items, budget
-        counter = self._offer.counter(name)
+        counter = self._offer.counter(card.name)
         window = window_of(tokens, turn_input, asked, counter)
         # What is said now comes first, then an answer: as much as was asked for, but not more than half of what is left;
         # then the history; and what the history does not fill is the answer's again.
@@ -276,8 +290,9 @@ class Band:
         left = tokens - window.fixed_tokens - sum(costs_of(fitting, window, counter))
         return fitting, replace(budget, output_tokens=max(min(asked, left), 1))
 
-    def _sampling(self, name: str, turn_input: TurnInput, output_tokens: int) -> Sampling:
-        card, asked = self._cards[name], turn_input.sampling
+    @staticmethod
+    def _sampling(card: Card, turn_input: TurnInput, output_tokens: int) -> Sampling:
+        asked = turn_input.sampling
         return Sampling(
             temperature=card.temperature if asked.temperature is None else asked.temperature,
             top_p=card.top_p if asked.top_p is None else asked.top_p,
@@ -321,9 +336,8 @@ def messages(turn_input: TurnInput, items: Sequence[Item]) -> tuple[Item, ...]:
 
 def _left_out(shown_items: Sequence[Item], items: Sequence[Item]) -> str | None:
     """Return what a decision says of items that the window has no room for; None if all have."""
-    whole = paired(items)
-    if len(shown_items) == len(whole):
+    if len(shown_items) == len(items):
         return None
-    earlier = len(whole) - len(places_now(whole))
+    earlier = len(items) - len(places_now(items))
     kept = len(shown_items) - len(places_now(shown_items))
     return f"is shown {kept} of {earlier} earlier items: its window holds no more"

@@ -1,8 +1,8 @@
 """Turns without a session: answered, counted, and forgotten. What REST's stateless requests are."""
 
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
@@ -101,29 +101,22 @@ class Completions:
         self._meters = meters
         self._limits = limits
 
-    async def weigh(self, turn_input: TurnInput, history: Sequence[Item]) -> None:
-        """Check and count what `begin` is going to be given, and let others work meanwhile; see `Band.weigh`.
+    @asynccontextmanager
+    async def begin(
+        self, tenant: str, turn_input: TurnInput, history: Sequence[Item], *, fork: str | None = None
+    ) -> AsyncIterator[Completion]:
+        """Decide a turn, and count it in for the length of the block; `fork` names it one of several answers to one prompt.
 
         Raises:
             LimitExceeded: the history is too long.
+            BatonError: the turn is refused; see `Band.decide`, `Band.seat`.
         """
         check_lengths(history, self._limits.item_characters)
         if (length := sum(len(text_of(item)) for item in history)) > self._limits.history_characters:
             raise too_long("the conversation", length, self._limits.history_characters)
-        await self._band.weigh(turn_input, history)
-
-    @contextmanager
-    def begin(
-        self, tenant: str, turn_input: TurnInput, history: Sequence[Item], *, fork: str | None = None
-    ) -> Iterator[Completion]:
-        """Decide a turn, and count it in for the length of the block; `fork` names it one of several answers to one prompt.
-
-        Raises:
-            BatonError: the turn is refused; see `Band.decide`, `Band.seat`.
-        """
         began_s = self._band.clock.now_s()
         with self._band.seat(tenant):
-            score = self._band.decide(
+            score = await self._band.decide(
                 tenant=tenant, turn_id=new_id("turn"), generation=1, turn_input=turn_input, history=history
             )
             if fork is not None:

@@ -5,8 +5,8 @@ it. None of them waits, so a live turn's steps are simply called one after anoth
 steps for a replay, one by one (docs/adr/0007).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, cast
 
 from models.catalog import Card, unknown_model
 from models.content import Call, Item, text_of
@@ -14,7 +14,7 @@ from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unavail
 from models.fleet import Offer
 from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
 from orchestrator.router import CardFacts, Needs, Route, as_if_up, card_facts, choose, explain
-from orchestrator.window import count_tokens, most_tokens, said_now
+from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
 
 _DOWN_S = 5.0
 """When a client that was told that no model is up may ask again."""
@@ -26,7 +26,7 @@ class Inputs(TypedDict):
     characters: int
     max_characters: int
     input_kinds: list[str]
-    history_kinds: list[str]
+    earlier_kinds: list[str]
     history_items: int
     tools: int
     form: str | None
@@ -58,13 +58,15 @@ def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer
     """Return what there is to decide from."""
     texts = said_now(turn_input, history)
     most = most_tokens(texts)
+    items = paired((*history, *turn_input.items))
+    now = places_since(items)
     characters = _characters(turn_input)
     is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
     return Inputs(
         characters=characters,
         max_characters=max_characters,
-        input_kinds=_kinds(turn_input.items),
-        history_kinds=_kinds(history),
+        input_kinds=_kinds(items[at] for at in now),
+        earlier_kinds=_kinds(item for at, item in enumerate(items) if at not in now),
         history_items=len(history),
         tools=len(turn_input.tools.tools) if turn_input.tools else 0,
         form=turn_input.form.kind if turn_input.form else None,
@@ -101,13 +103,14 @@ def gate(state: DecisionState) -> DecisionState:
 
 
 def perceive(state: DecisionState) -> DecisionState:
-    """Say what the task asks of a model: every modality in sight, tools, a form, a name."""
+    """Say what the turn asks of a model: the modalities of what is said now, tools, a form, a name.
+
+    What was said before asks for nothing: a model that cannot read it is shown words in its place (`window.readable`).
+    """
     inputs = state["inputs"]
-    reads = sorted({*inputs["input_kinds"], *inputs["history_kinds"]})
     asked = inputs["model"]
     model = None if asked is None else inputs["aliases"].get(asked, asked)
-    # Turns that were logged before there were forms have none.
-    return {"needs": Needs(model=model, reads=reads, tools=inputs["tools"] > 0, form=inputs.get("form"))}
+    return {"needs": Needs(model=model, reads=inputs["input_kinds"], tools=inputs["tools"] > 0, form=inputs["form"])}
 
 
 def recall(state: DecisionState) -> DecisionState:
@@ -160,7 +163,7 @@ class Decider:
         """Return whether `decide` refuses an input for its length alone."""
         return _characters(turn_input) > self._max_characters
 
-    def decide(self, turn_input: TurnInput, history: Sequence[Item]) -> Decision:
+    async def decide(self, turn_input: TurnInput, history: Sequence[Item]) -> Decision:
         """Return the decision for a turn.
 
         Raises:
@@ -175,6 +178,20 @@ class Decider:
             if "refusal" in state:
                 break
         return decision_of(state)
+
+
+def lifted(inputs: Mapping[str, Any]) -> Inputs:
+    """Return logged inputs as they would be logged now.
+
+    Turns that were logged before there were forms have none. Before the needs of a turn were those of what is said now, every
+    kind in sight was one.
+    """
+    now = {"form": None, **inputs}
+    if "history_kinds" in now:
+        earlier = now.pop("history_kinds")
+        now |= {"input_kinds": sorted({*now["input_kinds"], *earlier}), "earlier_kinds": earlier}
+    now["cards"] = [{"forms": [], **card} for card in now["cards"]]
+    return cast("Inputs", now)
 
 
 def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
@@ -207,5 +224,5 @@ def _error(refusal: Refusal) -> BatonError:
             return Unavailable(refusal["message"], retry_after_s=_DOWN_S)
 
 
-def _kinds(items: Sequence[Item]) -> list[str]:
+def _kinds(items: Iterable[Item]) -> list[str]:
     return sorted({part.kind for item in items if not isinstance(item, Call) for part in item.parts})

@@ -5,13 +5,14 @@ alone, and why live turns do without: `benchmarks/decide.py`, docs/adr/0007.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
-from orchestrator.decision import STEPS, DecisionState, Inputs, decision_of
+from orchestrator.decision import STEPS, DecisionState, decision_of, lifted
 from orchestrator.events import Decision
 
 GenerationKey = tuple[str, str, int]
@@ -35,14 +36,14 @@ class DecisionGraph:
         self.builder = graph
         self._graph = graph.compile(checkpointer=self._saver)
 
-    async def replay(self, key: GenerationKey, inputs: Inputs) -> Decision:
+    async def replay(self, key: GenerationKey, inputs: Mapping[str, Any]) -> Decision:
         """Return the decision that follows from `inputs`, which may come from a log, step by step under `key`.
 
         Raises:
             BatonError: the decision is to refuse the turn; see `Decider.decide`.
         """
         config = RunnableConfig(configurable={"thread_id": _thread(key)})
-        return decision_of(await self._graph.ainvoke({"inputs": inputs}, config, durability="exit"))
+        return decision_of(await self._graph.ainvoke({"inputs": lifted(inputs)}, config, durability="exit"))
 
     async def checkpoint(self, key: GenerationKey) -> DecisionState | None:
         """Return where a decision stands, or None if its checkpoint was dropped."""

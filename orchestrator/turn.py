@@ -81,12 +81,11 @@ class Attempt:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
             with self._band.seat(self._tenant):
-                await self._band.weigh(self.turn_input, self._history)
-                score = self._decide()
-                self.task = score.task
-                if not self._decided.done():
-                    self._decided.set_result(score.decision)
                 async with self._band.clock.timeout_at(self._deadline_s):
+                    score = await self._decide()
+                    self.task = score.task
+                    if not self._decided.done():
+                        self._decided.set_result(score.decision)
                     await self._act(score)
         except BatonError as exc:
             await self._fail(exc)
@@ -100,13 +99,14 @@ class Attempt:
         """Tell whoever waits for the decision that there will be none."""
         self._refuse(Conflict("The proposal was dropped meanwhile. Propose it again.", code="not_proposed"))
 
-    def _decide(self) -> Score:
-        return self._band.decide(
+    async def _decide(self) -> Score:
+        return await self._band.decide(
             tenant=self._tenant,
             turn_id=self.turn_id,
             generation=self.generation,
             turn_input=self.turn_input,
             history=self._history,
+            deadline_s=self._deadline_s,
         )
 
     def _refuse(self, error: BatonError) -> None:

@@ -13,10 +13,23 @@ tokens fits. Of an item no more is counted than shows that it does not fit.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import assert_never
 
-from models.content import Call, CallResult, Item, Message, text_of
+from models.content import (
+    AudioPart,
+    Call,
+    CallResult,
+    FilePart,
+    ImagePart,
+    Item,
+    Message,
+    Part,
+    TextPart,
+    VideoPart,
+    text_of,
+)
 from models.ports import ToolConstraint
 from models.tokens import PIECE_CHARACTERS, TokenCounter
 from orchestrator.events import TurnInput
@@ -130,6 +143,44 @@ def places_now(items: Sequence[Item]) -> frozenset[int]:
         elif isinstance(item, CallResult) and at > written:
             now |= {at, calls[item.call_id]}
     return frozenset(now)
+
+
+def places_since(items: Sequence[Item]) -> frozenset[int]:
+    """Return the places of what is said now and of what has come since a model last wrote; `items` are `paired`."""
+    written = len(items) - 1
+    while written >= 0 and not (isinstance(items[written], Call) or _is_said_by(items[written], "assistant")):
+        written -= 1
+    return places_now(items) | frozenset(range(written + 1, len(items)))
+
+
+def readable(items: Sequence[Item], reads: Collection[str]) -> Sequence[Item]:
+    """Return the items with what a model cannot read as words that say what it was."""
+    if all(isinstance(item, Call) or all(part.kind in reads for part in item.parts) for item in items):
+        return items
+    return [
+        item
+        if isinstance(item, Call)
+        else replace(item, parts=tuple(part if part.kind in reads else in_words(part) for part in item.parts))
+        for item in items
+    ]
+
+
+def in_words(part: Part) -> TextPart:
+    """Return words that stand for a part where it cannot be shown itself."""
+    match part:
+        case TextPart():
+            return part
+        case ImagePart():
+            known = f"picture, {part.width_px} by {part.height_px} pixels"
+        case AudioPart():
+            known = f"sound, {part.samples / part.rate_hz:.1f} s"
+        case VideoPart():
+            known = f"video, {part.duration_ms / 1000:.1f} s"
+        case FilePart():
+            known = f"file, {part.name}"
+        case _:
+            assert_never(part)
+    return TextPart(text=f"[{known}: not shown here]", source="tool")
 
 
 def words_of(item: Item) -> str:

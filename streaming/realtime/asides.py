@@ -6,7 +6,7 @@ stopped, and nothing of them is kept.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 
 from models.clock import Clock
 from models.content import Item
@@ -58,16 +58,17 @@ class Asides:
                 code="too_many_turns",
             )
         self._begun += 1
-        stack = ExitStack()
+        stack = AsyncExitStack()
         try:
             history = await context_of(self._session, command)
-            await self._completions.weigh(command.turn_input, history)
-            completion = stack.enter_context(self._completions.begin(self._session.tenant, command.turn_input, history))
+            completion = await stack.enter_async_context(
+                self._completions.begin(self._session.tenant, command.turn_input, history)
+            )
             aside = Aside(completion, command.turn_input, self._clock)
             self._tasks.create_task(self._run(aside, stack))
         except BaseException:
             self._begun -= 1
-            stack.close()
+            await stack.aclose()
             raise
 
     def cancel(self, turn_id: str) -> bool:
@@ -78,12 +79,11 @@ class Asides:
         task.cancel()
         return True
 
-    async def _run(self, aside: Aside, stack: ExitStack) -> None:
+    async def _run(self, aside: Aside, stack: AsyncExitStack) -> None:
         narrator = self._protocol.aside()
         try:
-            with stack:
-                async with asyncio.TaskGroup() as tasks:  # one that is cancelled alone ends without a word
-                    self._running[aside.turn_id] = tasks.create_task(self._tell(aside, narrator))
+            async with stack, asyncio.TaskGroup() as tasks:  # one that is cancelled alone ends without a word
+                self._running[aside.turn_id] = tasks.create_task(self._tell(aside, narrator))
             for event in aside.cancel("client_cancelled"):
                 await self._send(self._protocol.aside_event(narrator, event))
         finally:

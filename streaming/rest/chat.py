@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`. With `store: true` the turn is a session's, and kept; without, nothing of it is."""
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
@@ -60,24 +60,23 @@ class _Stateless(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         conductor = self._conductor
-        with _in_chats_words():
-            await conductor.completions.weigh(*self._turn)
         if self._body.choices > 1:
             await self._answer_many(scope, receive, send)
             return
-        with _in_chats_words(), conductor.completions.begin(self._tenant, *self._turn) as completion:
-            reply = _reply_of(conductor, completion)
-            response = _response(conductor, self._body, reply, of_completion(completion))
-            await response(scope, receive, send)
+        with _in_chats_words():
+            async with conductor.completions.begin(self._tenant, *self._turn) as completion:
+                reply = _reply_of(conductor, completion)
+                response = _response(conductor, self._body, reply, of_completion(completion))
+                await response(scope, receive, send)
 
     async def _answer_many(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer several times; each answer is a turn, and takes its place among the tenant's."""
         conductor, body, (turn_input, history) = self._conductor, self._body, self._turn
         fork = new_id("fork")
-        with ExitStack() as begun:
+        async with AsyncExitStack() as begun:
             with _in_chats_words():
                 completions = [
-                    begun.enter_context(
+                    await begun.enter_async_context(
                         conductor.completions.begin(self._tenant, for_choice(turn_input, index), history, fork=fork)
                     )
                     for index in range(body.choices)

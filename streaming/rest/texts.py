@@ -1,7 +1,7 @@
 """`POST /v1/completions`: a text that goes on, without a chat template. Nothing of it is kept."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
@@ -58,12 +58,10 @@ class _Texts(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         conductor, body = self._conductor, self._body
-        with ExitStack() as begun:
+        async with AsyncExitStack() as begun:
             with _in_texts_words():
-                for turn_input in self._turns:
-                    await conductor.completions.weigh(turn_input, ())
                 completions = [
-                    completion for turn_input in self._turns for completion in self._begin(begun, turn_input)
+                    completion for turn_input in self._turns async for completion in self._begin(begun, turn_input)
                 ]
             created_s = int(conductor.clock.wall_s())
             replies = [
@@ -84,11 +82,11 @@ class _Texts(Response):
             )
             await answer(scope, receive, send)
 
-    def _begin(self, begun: ExitStack, turn_input: TurnInput) -> Iterator[Completion]:
+    async def _begin(self, begun: AsyncExitStack, turn_input: TurnInput) -> AsyncIterator[Completion]:
         """Begin the answers to one prompt."""
         fork = new_id("fork") if self._body.copies > 1 else None
         for copy in range(self._body.copies):
-            yield begun.enter_context(
+            yield await begun.enter_async_context(
                 self._conductor.completions.begin(self._tenant, for_choice(turn_input, copy), (), fork=fork)
             )
 

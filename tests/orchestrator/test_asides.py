@@ -23,7 +23,7 @@ async def _aside(house: Any, clock: ManualClock, *history: Any) -> AsyncIterator
     registry = CollectorRegistry()
     completions = Completions(house.band, Meters(registry), SessionLimits())
     turn_input = TurnInput(metadata={"a": "b"})
-    with completions.begin("local", turn_input, history) as completion:
+    async with completions.begin("local", turn_input, history) as completion:
         yield Aside(completion, turn_input, clock), registry
 
 

@@ -14,7 +14,18 @@ from agents.events import AgentEvent, Origin, TaskFailed, TaskFinished, TaskStar
 from agents.port import Task
 from models.catalog import Card
 from models.clock import ManualClock
-from models.content import Message, TextPart, text_of
+from models.content import (
+    AudioPart,
+    BlobRef,
+    Call,
+    CallResult,
+    FilePart,
+    ImagePart,
+    Message,
+    TextPart,
+    VideoPart,
+    text_of,
+)
 from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable
 from models.fleet import FixedOffer, Standing
 from models.ports import RegexConstraint, Sampling, ToolConstraint, ToolSpec
@@ -65,8 +76,8 @@ def said(words: int, n: int = 0, role: Any = "user") -> Message:
     return Message(item_id=f"item_{n}", role=role, parts=(TextPart(text="wörd " * words),))
 
 
-def decide(band: Band, turn_input: TurnInput, *history: Message) -> Score:
-    return band.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
+async def decide(band: Band, turn_input: TurnInput, *history: Message) -> Score:
+    return await band.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
 
 
 def asking(words: int = 1, **more: Any) -> TurnInput:
@@ -76,8 +87,8 @@ def asking(words: int = 1, **more: Any) -> TurnInput:
 # Deciding
 
 
-def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card, clock: ManualClock) -> None:
-    score = decide(new_band(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
+async def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card, clock: ManualClock) -> None:
+    score = await decide(new_band(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
     task = score.task
     assert task.origin == Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     assert (task.tenant, task.card, task.constraint) == ("local", "small", TOOLS)
@@ -85,28 +96,30 @@ def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card,
     assert score.decision.card == "small"
 
 
-def test_an_answer_is_held_to_a_form_or_calls_a_function_on_offer_or_either(new_band: Any, small: Card) -> None:
+async def test_an_answer_is_held_to_a_form_or_calls_a_function_on_offer_or_either(new_band: Any, small: Card) -> None:
     band, form = new_band(WordsOffer(replace(small, forms=frozenset({"regex"})))), RegexConstraint(pattern="a+")
-    assert decide(band, asking(form=form)).task.constraint == form
-    assert decide(band, asking(form=form, tools=replace(TOOLS, choice="none"))).task.constraint == form
-    assert decide(band, asking(form=form, tools=TOOLS)).task.constraint == replace(TOOLS, form=form)
-    assert decide(band, asking(tools=TOOLS)).task.constraint == TOOLS
+    assert (await decide(band, asking(form=form))).task.constraint == form
+    assert (await decide(band, asking(form=form, tools=replace(TOOLS, choice="none")))).task.constraint == form
+    assert (await decide(band, asking(form=form, tools=TOOLS))).task.constraint == replace(TOOLS, form=form)
+    assert (await decide(band, asking(tools=TOOLS))).task.constraint == TOOLS
 
 
-def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:
-    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking())
+async def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:
+    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking())
     assert score.task.sampling == Sampling(temperature=0.6, top_p=0.9, max_output_tokens=20)
 
 
-def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_band: Any, small: Card) -> None:
+async def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_band: Any, small: Card) -> None:
     asked = SamplingOverrides(temperature=0.0, top_p=0.1, seed=0, stop=("END",))
-    score = decide(new_band(WordsOffer(small)), asking(sampling=asked, max_output_tokens=7))
+    score = await decide(new_band(WordsOffer(small)), asking(sampling=asked, max_output_tokens=7))
     assert score.task.sampling == Sampling(temperature=0.0, top_p=0.1, seed=0, stop=("END",), max_output_tokens=7)
-    score = decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7))
+    score = await decide(
+        new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7)
+    )
     assert score.task.sampling == Sampling(temperature=0.6, top_p=0.1, max_output_tokens=7)
 
 
-def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_band: Any, small: Card) -> None:
+async def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_band: Any, small: Card) -> None:
     said: dict[str, Any] = {
         "temperature": 0.5,
         "top_p": 0.4,
@@ -120,84 +133,92 @@ def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_band:
         "min_p": 0.1,
     }
     assert {field.name for field in fields(SamplingOverrides)} == set(said)
-    score = decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(**said), max_output_tokens=7))
+    score = await decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(**said), max_output_tokens=7))
     assert score.task.sampling == Sampling(**said, max_output_tokens=7)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 20), (7, 7), (21, 20)])
-def test_an_answer_is_as_long_as_asked_for_within_the_servers_limit(
+async def test_an_answer_is_as_long_as_asked_for_within_the_servers_limit(
     new_band: Any, small: Card, asked: int | None, given: int
 ) -> None:
-    task = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(max_output_tokens=asked)).task
+    task = (await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(max_output_tokens=asked))).task
     assert task.budget.output_tokens == task.sampling.max_output_tokens == given
 
 
-def test_a_model_may_be_asked_for_by_another_name(new_band: Any, small: Card, new_card: Callable[..., Card]) -> None:
+async def test_a_model_may_be_asked_for_by_another_name(
+    new_band: Any, small: Card, new_card: Callable[..., Card]
+) -> None:
     offer = WordsOffer(small, new_card("cheaper", -1.0))
-    assert decide(new_band(offer), asking()).task.card == "cheaper"
-    score = decide(new_band(offer), asking(model="default"))
+    assert (await decide(new_band(offer), asking())).task.card == "cheaper"
+    score = await decide(new_band(offer), asking(model="default"))
     assert (score.task.card, score.decision.reasons[0]) == ("small", "asked for by name")
 
 
-def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_all(new_band: Any, small: Card) -> None:
+async def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_all(new_band: Any, small: Card) -> None:
     with pytest.raises(NotFound, match=r"'smal'.*Did you mean 'small'.*default, small") as refused:
-        decide(new_band(WordsOffer(small)), asking(model="smal"))
+        await decide(new_band(WordsOffer(small)), asking(model="smal"))
     assert (refused.value.code, refused.value.field) == ("model_not_found", "model")
 
 
 # Standing
 
 
-def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
+async def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
     new_band: Any, new_card: Callable[..., Card]
 ) -> None:
     cards = (new_card("cheap", 1.0), new_card("dear", 9.0))
     band = new_band(WordsOffer(*cards, standings={"cheap": Standing(state="loading")}))
-    decision = decide(band, asking()).decision
+    decision = (await decide(band, asking())).decision
     assert decision.card == "dear"
     assert [(refused.card, refused.reason) for refused in decision.refused] == [("cheap", "is loading")]
     # But where it is asked for, it is waited for; and so is the cheapest where none is up.
-    assert decide(band, asking(model="cheap")).decision.reasons == ("asked for by name", "reads text", "is loading")
+    assert (await decide(band, asking(model="cheap"))).decision.reasons == (
+        "asked for by name",
+        "reads text",
+        "is loading",
+    )
     coming = {card.name: Standing(state="fetching") for card in cards}
-    assert decide(new_band(WordsOffer(*cards, standings=coming)), asking()).decision.card == "cheap"
+    assert (await decide(new_band(WordsOffer(*cards, standings=coming)), asking())).decision.card == "cheap"
 
 
-def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(new_band: Any, new_card: Callable[..., Card]) -> None:
+async def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(
+    new_band: Any, new_card: Callable[..., Card]
+) -> None:
     failed = {"cheap": Standing(state="failed", message="The disk is full.")}
     band = new_band(WordsOffer(new_card("cheap", 1.0), new_card("dear", 9.0), standings=failed))
-    decision = decide(band, asking()).decision
+    decision = (await decide(band, asking())).decision
     assert decision.card == "dear"
     assert decision.refused[0].reason == "is not up: The disk is full."
     with pytest.raises(Unavailable, match=r"\(cheap: is not up: The disk is full\.\)") as refused:
-        decide(band, asking(model="cheap"))
+        await decide(band, asking(model="cheap"))
     assert refused.value.retry_after_s
 
 
-def test_what_no_card_could_ever_take_is_the_callers_error_also_while_all_are_down(
+async def test_what_no_card_could_ever_take_is_the_callers_error_also_while_all_are_down(
     new_band: Any, new_card: Callable[..., Card]
 ) -> None:
     failed = {"cheap": Standing(state="failed", message="The disk is full.")}
     band = new_band(WordsOffer(replace(new_card("cheap", 1.0), calls_tools=False), standings=failed))
     with pytest.raises(BadInput) as refused:
-        decide(band, asking(tools=TOOLS))
+        await decide(band, asking(tools=TOOLS))
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
 
 
 # Fitting
 
 
-def test_what_fits_by_its_bytes_is_not_counted(new_band: Any, new_card: Callable[..., Card]) -> None:
+async def test_what_fits_by_its_bytes_is_not_counted(new_band: Any, new_card: Callable[..., Card]) -> None:
     offer = WordsOffer(new_card("large"), counts=False)
     history = [said(50, n) for n in range(10)]
-    score = decide(new_band(offer), asking(instructions="Be brief.", tools=TOOLS), *history)
+    score = await decide(new_band(offer), asking(instructions="Be brief.", tools=TOOLS), *history)
     assert score.task.messages[1:-1] == tuple(history)
 
 
-def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_says_so(
+async def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_says_so(
     new_band: Any, small: Card
 ) -> None:
     history = [said(10, n) for n in range(8)]
-    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
+    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
     # 100 of the window, less 8 + 8 for instructions and answer, less 20 that the answer wants and 6 to spare, are 58 for items.
     # 8 times 10 + 8, and 9, are 95 too many: cut by three times 32, before the seventh.
     assert [item.item_id for item in score.task.messages] == ["item_6", "item_7", "item_99"]
@@ -206,27 +227,27 @@ def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_
 
 
 async def test_what_a_window_leaves_out_is_no_part_of_what_is_replayed(new_band: Any, small: Card) -> None:
-    decision = decide(new_band(WordsOffer(small)), asking(), *(said(10, n) for n in range(8))).decision
+    decision = (await decide(new_band(WordsOffer(small)), asking(), *(said(10, n) for n in range(8)))).decision
     replayed = await DecisionGraph().replay(("sess_1", "turn_1", 2), json.loads(decision.inputs))
     assert decision.notes
     assert replayed == replace(decision, notes=())
 
 
-def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_band: Any, small: Card) -> None:
-    score = decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), said(20))
+async def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_band: Any, small: Card) -> None:
+    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), said(20))
     assert score.decision.remarks == ("the only one that can", "reads text")
 
 
-def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card) -> None:
+async def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card) -> None:
     # Too many bytes to be sure, so the tokens are counted: 25 for what is said now and 18 for the history leave 57.
     band = new_band(WordsOffer(small), max_output_tokens=1_000)
-    assert decide(band, asking(), said(10)).task.budget.output_tokens == 57
-    assert decide(band, asking(max_output_tokens=50), said(10)).task.budget.output_tokens == 50
+    assert (await decide(band, asking(), said(10))).task.budget.output_tokens == 57
+    assert (await decide(band, asking(max_output_tokens=50), said(10))).task.budget.output_tokens == 50
 
 
-def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small: Card) -> None:
+async def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small: Card) -> None:
     band = new_band(WordsOffer(small), max_output_tokens=1_000)
-    score = decide(band, asking(), *(said(1, n) for n in range(50)))
+    score = await decide(band, asking(), *(said(1, n) for n in range(50)))
     # 75 are left, 38 of them for the answer and 6 to spare: 31 for the history. Of 450 a multiple of 20 goes that leaves that.
     assert len(score.task.messages) == 1 + 3
     assert score.task.budget.output_tokens == 75 - 27
@@ -239,7 +260,7 @@ def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small:
     st.integers(0, 60),
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from(("user", "assistant"))), max_size=12),
 )
-def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_answer(
+async def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_answer(
     window: int, output: int, words: int, history: list[tuple[int, str]]
 ) -> None:
     card = Card(
@@ -258,9 +279,9 @@ def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_answer
     items = [said(count, n, role) for n, (count, role) in enumerate(history)]
     if now >= window:
         with pytest.raises(LimitExceeded):
-            decide(band, turn_input, *items)
+            await decide(band, turn_input, *items)
         return
-    task = decide(band, turn_input, *items).task
+    task = (await decide(band, turn_input, *items)).task
     shown = task.messages[:-1]
     spent = now + count_tokens([text_of(item) for item in shown], Words())
     assert spent + task.budget.output_tokens <= window
@@ -274,7 +295,7 @@ def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_answer
 
 
 @pytest.mark.parametrize("where", ["items", "instructions", "tools"])
-def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
+async def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
     new_band: Any, small: Card, where: str
 ) -> None:
     much = "wörd " * 100
@@ -286,23 +307,91 @@ def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
     with pytest.raises(
         LimitExceeded, match=r"length is 100 tokens\. However, your messages resulted in 1[0-9][0-9] tokens"
     ) as refused:
-        decide(new_band(WordsOffer(small)), turn_input)
+        await decide(new_band(WordsOffer(small)), turn_input)
     assert (refused.value.code, refused.value.field) == ("context_length_exceeded", "input")
 
 
-def test_what_is_too_much_for_one_model_goes_to_another(
+async def test_what_is_too_much_for_one_model_goes_to_another(
     new_band: Any, small: Card, new_card: Callable[..., Card]
 ) -> None:
-    decision = decide(new_band(WordsOffer(small, new_card("large", 9.0))), asking(100)).decision
+    decision = (await decide(new_band(WordsOffer(small, new_card("large", 9.0))), asking(100))).decision
     assert decision.card == "large"
     assert decision.refused[0].reason.startswith("its window has 100 tokens")
 
 
-def test_what_no_model_can_do_is_not_blamed_on_a_window(new_band: Any, small: Card) -> None:
+async def test_what_no_model_can_do_is_not_blamed_on_a_window(new_band: Any, small: Card) -> None:
     mute = replace(small, calls_tools=False)
     with pytest.raises(BadInput) as refused:
-        decide(new_band(WordsOffer(mute)), asking(100, tools=TOOLS))
+        await decide(new_band(WordsOffer(mute)), asking(100, tools=TOOLS))
     assert refused.value.code == "no_capable_model"
+
+
+# Media of the conversation
+
+BLOB = BlobRef(sha256="0" * 64, media_type="image/png", size_bytes=1)
+MEDIA = (
+    ImagePart(blob=BLOB, width_px=640, height_px=480),
+    AudioPart(blob=BLOB, rate_hz=16_000, samples=24_000),
+    VideoPart(blob=BLOB, width_px=640, height_px=480, duration_ms=2_500),
+    FilePart(blob=BLOB, name="plan.pdf"),
+)
+_IN_WORDS = {
+    "image": "[picture, 640 by 480 pixels: not shown here]",
+    "audio": "[sound, 1.5 s: not shown here]",
+    "video": "[video, 2.5 s: not shown here]",
+    "file": "[file, plan.pdf: not shown here]",
+}
+
+
+def _two_cards(new_card: Callable[..., Card]) -> WordsOffer:
+    every = frozenset({"text", *_IN_WORDS})
+    return WordsOffer(new_card("cheap", 0.1), new_card("dear", 9.0, every))
+
+
+def _shows(part: Any) -> Message:
+    return Message(item_id="item_shown", role="user", parts=(TextPart(text="what is it?"), part))
+
+
+ANSWERED = Message(item_id="item_answer", role="assistant", parts=(TextPart(text="a barn"),))
+
+
+@pytest.mark.parametrize("part", MEDIA, ids=lambda part: part.kind)
+async def test_what_was_shown_and_answered_asks_nothing_of_later_turns(
+    new_band: Any, new_card: Callable[..., Card], part: Any
+) -> None:
+    band = new_band(_two_cards(new_card))
+    first = await decide(band, TurnInput(items=(_shows(part),)))
+    assert (first.decision.card, first.task.messages) == ("dear", (_shows(part),))
+    joke = await decide(band, asking(), _shows(part), ANSWERED)
+    assert joke.decision.card == "cheap"
+    assert text_of(joke.task.messages[0]) == f"what is it?{_IN_WORDS[part.kind]}"
+    # A model that can read it is shown it as it was.
+    named = await decide(band, asking(model="dear"), _shows(part), ANSWERED)
+    assert named.task.messages[0] == _shows(part)
+
+
+@pytest.mark.parametrize("part", MEDIA, ids=lambda part: part.kind)
+async def test_what_was_shown_and_not_answered_is_a_need_whoever_asks_for_the_answer(
+    new_band: Any, new_card: Callable[..., Card], part: Any
+) -> None:
+    band = new_band(_two_cards(new_card))
+    assert (await decide(band, TurnInput(), _shows(part))).decision.card == "dear"
+    assert (await decide(band, asking(), _shows(part))).decision.card == "dear"
+    called = Call(item_id="item_call", call_id="call_1", name="add", arguments="{}")
+    result = CallResult(item_id="item_result", call_id="call_1", parts=(TextPart(text="4"),))
+    assert (await decide(band, TurnInput(), _shows(part), called, result)).decision.card == "dear"
+    shown = replace(result, parts=(part,))
+    assert (await decide(band, TurnInput(), said(1), called, shown)).decision.card == "dear"
+    assert (await decide(band, asking(), said(1), called, shown, ANSWERED)).decision.card == "cheap"
+
+
+async def test_words_for_what_is_not_shown_take_their_place_in_the_window(new_band: Any, small: Card) -> None:
+    band = new_band(WordsOffer(small), max_output_tokens=10)
+    pictures = [replace(_shows(MEDIA[0]), item_id=f"item_{n}") for n in range(8)]
+    history = [item for n, each in enumerate(pictures) for item in (each, replace(ANSWERED, item_id=f"item_a{n}"))]
+    score = await decide(band, asking(), *history)
+    assert score.decision.notes
+    assert count_tokens([text_of(item) for item in score.task.messages], Words()) <= 100
 
 
 # Counting holds the loop up
@@ -343,22 +432,22 @@ def new_long_band(clock: ManualClock) -> Callable[[FixedOffer], Band]:
     return lambda offer: Band(Decider(offer, max_characters=100_000), offer, {}, clock, BandLimits())
 
 
-def test_an_input_over_the_limit_is_refused_uncounted(new_band: Any, small: Card) -> None:
+async def test_an_input_over_the_limit_is_refused_uncounted(new_band: Any, small: Card) -> None:
     with pytest.raises(LimitExceeded, match="the maximum here is 10000"):
-        decide(new_band(WordsOffer(small, counts=False)), asking(100_000))
+        await decide(new_band(WordsOffer(small, counts=False)), asking(100_000))
 
 
-def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(new_long_band: Any, small: Card) -> None:
+async def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(new_long_band: Any, small: Card) -> None:
     offer = PiecesOffer(replace(small, context_tokens=2_000))
     with pytest.raises(LimitExceeded, match=r"2000 tokens\. However, your messages resulted in 2\d\d\d tokens or more"):
-        decide(new_long_band(offer), TurnInput(items=(long(1, 90_000),)))
+        await decide(new_long_band(offer), TurnInput(items=(long(1, 90_000),)))
     assert sum(offer.pieces.counted) <= 2_000 * 5 + PIECE_CHARACTERS
     offer.pieces.counted.clear()
-    decide(new_long_band(offer), asking(), long(2, 90_000), long(3, 90_000))
+    await decide(new_long_band(offer), asking(), long(2, 90_000), long(3, 90_000))
     assert sum(offer.pieces.counted) <= 2 * (2_000 * 5 + PIECE_CHARACTERS)
 
 
-async def test_long_texts_are_weighed_in_pieces_between_which_others_work(new_long_band: Any, small: Card) -> None:
+async def test_long_texts_are_counted_in_pieces_between_which_others_work(new_long_band: Any, small: Card) -> None:
     offer = PiecesOffer(replace(small, context_tokens=90_000))
     band, turn_input = new_long_band(offer), TurnInput(items=(long(99, 85_000),))
     history = [long(n, 95_000) for n in range(5)]
@@ -373,21 +462,19 @@ async def test_long_texts_are_weighed_in_pieces_between_which_others_work(new_lo
 
     working = asyncio.create_task(others())
     await asyncio.sleep(0)
-    await band.weigh(turn_input, history)
+    task = (await decide(band, turn_input, *history)).task
     done.set()
     await working
-    weighed = len(offer.pieces.counted)
-    assert weighed > 100
+    assert len(offer.pieces.counted) > 100
     assert max(strides) == 1
     assert max(offer.pieces.counted) <= PIECE_CHARACTERS
-    task = decide(band, turn_input, *history).task
-    assert len(offer.pieces.counted) == weighed, "deciding counts what was not weighed"
     assert 1 < len(task.messages) < 6
 
 
-async def test_what_will_be_refused_for_its_length_is_not_weighed(new_long_band: Any, small: Card) -> None:
+async def test_what_will_be_refused_for_its_length_is_not_counted(new_long_band: Any, small: Card) -> None:
     offer = PiecesOffer(small)
-    await new_long_band(offer).weigh(TurnInput(items=(long(1, 200_000),)), ())
+    with pytest.raises(LimitExceeded):
+        await decide(new_long_band(offer), TurnInput(items=(long(1, 200_000),)))
     assert not offer.pieces.counted
 
 
@@ -478,12 +565,12 @@ async def test_a_play_ends_with_the_agents_end(new_band: Any, small: Card) -> No
     origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     events = (TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
     band = new_band(WordsOffer(small), {"writer": Agent(*events)})
-    assert [event async for event in band.play(decide(band, asking()))] == list(events)
+    assert [event async for event in band.play(await decide(band, asking()))] == list(events)
 
 
 async def test_an_agent_that_stops_without_an_end_has_failed(new_band: Any, small: Card) -> None:
     band = new_band(WordsOffer(small), {"writer": Agent()})
-    (failed,) = [event async for event in band.play(decide(band, asking()))]
+    (failed,) = [event async for event in band.play(await decide(band, asking()))]
     assert isinstance(failed, TaskFailed)
     assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
     assert failed.origin.generation == 2
@@ -493,7 +580,7 @@ async def test_closing_a_play_closes_the_agent(new_band: Any, small: Card) -> No
     origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     agent = Agent(TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
     band = new_band(WordsOffer(small), {"writer": agent})
-    playing = band.play(decide(band, asking()))
+    playing = band.play(await decide(band, asking()))
     await anext(playing)
     await playing.aclose()
     assert agent.closed

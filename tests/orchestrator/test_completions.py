@@ -83,7 +83,7 @@ async def play(completion: Completion) -> list[AgentEvent]:
 
 async def test_a_completion_is_decided_at_once_and_answered_when_it_is_asked(new_house: Any, engine: Any) -> None:
     house = new_house(Writer({"scripted": engine}))
-    with house.begin() as completion:
+    async with house.begin() as completion:
         assert completion.decision.card == "scripted"
         assert re.fullmatch("turn_[0-9A-Z]{26}", completion.turn_id)
         started, *events, finished = await play(completion)
@@ -98,10 +98,12 @@ async def test_the_history_is_shown_before_what_is_said_now(new_house: Any, reco
     house = new_house(Writer({"scripted": recording}))
     history = (Message(item_id="item_0", role="assistant", parts=said("Hi.").parts),)
     turn_input = TurnInput(items=(said("hello"),), instructions="Be brief.")
-    with house.completions.begin("local", turn_input, history) as completion:
-        async with aclosing(completion.events()) as events:
-            await anext(events)
-            await anext(events)
+    async with (
+        house.completions.begin("local", turn_input, history) as completion,
+        aclosing(completion.events()) as events,
+    ):
+        await anext(events)
+        await anext(events)
     (request,) = recording.requests
     assert [text_of(item) for item in request.messages] == ["Be brief.", "Hi.", "hello"]
     assert request.tenant == "local"
@@ -115,7 +117,7 @@ async def test_its_end_says_what_was_spent_and_how_long_it_took(timed: Any, cloc
         (0.125, UsageDelta(input_tokens=0, output_tokens=2)),
         (0.125, FinishDelta(reason="length")),
     )
-    with house.begin() as completion:
+    async with house.begin() as completion:
         clock.advance(1.0)
         await play(completion)
         ended = completion.ended()
@@ -134,7 +136,7 @@ async def test_it_is_counted_once_it_is_over(timed: Any, clock: ManualClock) -> 
         (0.0, UsageDelta(input_tokens=0, output_tokens=3)),
         (0.0, FinishDelta(reason="stop")),
     )
-    with house.begin() as completion:
+    async with house.begin() as completion:
         await play(completion)
         assert house.count("baton_turns_total", state="finished") is None
     assert house.count("baton_turns_total", state="finished") == 1
@@ -149,14 +151,14 @@ async def test_it_is_counted_once_it_is_over(timed: Any, clock: ManualClock) -> 
 async def test_gaps_are_within_one_answer_and_not_between_two(timed: Any) -> None:
     house = timed((9.0, TextDelta(text="one ")), (0.5, TextDelta(text="two")), (0.0, FinishDelta(reason="stop")))
     for _ in range(3):
-        with house.begin() as completion:
+        async with house.begin() as completion:
             await play(completion)
     assert (house.count("baton_delta_gap_seconds_count"), house.count("baton_delta_gap_seconds_sum")) == (3, 1.5)
 
 
 async def test_closing_it_stops_the_engine_within_one_step(new_house: Any, recording: Any, clock: ManualClock) -> None:
     house = new_house(Writer({"scripted": recording}))
-    with house.begin() as completion:
+    async with house.begin() as completion:
         async with aclosing(completion.events()) as events:
             for _ in range(2):
                 await anext(events)
@@ -174,7 +176,7 @@ async def test_closing_it_stops_the_engine_within_one_step(new_house: Any, recor
 
 async def test_one_that_nobody_plays_counts_as_interrupted(new_house: Any, recording: Any) -> None:
     house = new_house(Writer({"scripted": recording}))
-    with house.begin() as completion:
+    async with house.begin() as completion:
         ended = completion.ended()
     assert (ended.state, ended.reason, ended.first_delta_ms) == ("interrupted", "client_gone", None)
     assert house.count("baton_turns_total", state="interrupted") == 1
@@ -183,7 +185,7 @@ async def test_one_that_nobody_plays_counts_as_interrupted(new_house: Any, recor
 
 async def test_an_error_of_the_engine_is_its_last_event_and_is_counted_by_its_code(timed: Any) -> None:
     house = timed((0.0, TextDelta(text="this far ")), (0.0, Overloaded("No room.")))
-    with house.begin() as completion:
+    async with house.begin() as completion:
         *_, progress, failed = await play(completion)
     assert isinstance(progress, TaskProgress)
     assert isinstance(failed, TaskFailed)
@@ -195,7 +197,7 @@ async def test_an_error_of_the_engine_is_its_last_event_and_is_counted_by_its_co
 
 async def test_a_defect_fails_the_turn_and_hides_its_cause(timed: Any, caplog: pytest.LogCaptureFixture) -> None:
     house = timed((0.0, TextDelta(text="this far ")), (0.0, ZeroDivisionError("a secret path")))
-    with house.begin() as completion:
+    async with house.begin() as completion:
         *_, failed = await play(completion)
     assert isinstance(failed, TaskFailed)
     assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
@@ -211,7 +213,7 @@ async def test_an_agent_that_stops_without_an_end_has_failed(new_house: Any) -> 
             yield
 
     house = new_house(Silent())
-    with house.begin() as completion:
+    async with house.begin() as completion:
         (failed,) = await play(completion)
     assert isinstance(failed, TaskFailed)
     assert completion.ended().state == "failed"
@@ -220,21 +222,24 @@ async def test_an_agent_that_stops_without_an_end_has_failed(new_house: Any) -> 
 async def test_a_turn_that_is_refused_takes_no_seat_and_is_not_counted(new_house: Any, engine: Any) -> None:
     house = new_house(Writer({"scripted": engine}), turns=1)
     for _ in range(2):
-        with pytest.raises(NotFound), house.begin(model="nonesuch"):
-            pass
+        with pytest.raises(NotFound):
+            async with house.begin(model="nonesuch"):
+                pass
     assert house.band.turns == 0
     assert b'state="' not in generate_latest(house.registry)
 
 
 async def test_a_turn_has_its_seat_from_its_decision_to_the_end_of_its_block(new_house: Any, engine: Any) -> None:
     house = new_house(Writer({"scripted": engine}), turns=1)
-    with house.begin() as completion:
-        with pytest.raises(Overloaded), house.begin():
-            pass
+    async with house.begin() as completion:
+        with pytest.raises(Overloaded):
+            async with house.begin():
+                pass
         await play(completion)
-        with pytest.raises(Overloaded), house.begin(tenant="somebody"):
-            pass
-    with house.begin():
+        with pytest.raises(Overloaded):
+            async with house.begin(tenant="somebody"):
+                pass
+    async with house.begin():
         assert house.band.turns == 1
 
 
@@ -242,11 +247,10 @@ async def test_what_goes_wrong_around_it_is_not_swallowed_and_ends_it(new_house:
     house = new_house(Writer({"scripted": recording}))
 
     async def send_to_somebody_who_is_gone() -> None:
-        with house.begin() as completion:
-            async with aclosing(completion.events()) as events:
-                await anext(events)
-                await anext(events)
-                raise ConnectionResetError
+        async with house.begin() as completion, aclosing(completion.events()) as events:
+            await anext(events)
+            await anext(events)
+            raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
         await send_to_somebody_who_is_gone()
@@ -263,11 +267,11 @@ async def test_two_at_once_are_timed_apart(new_house: Any, clock: ManualClock) -
             yield FinishDelta(reason="stop")
 
     house = new_house(Writer({"scripted": Slow(clock)}))
-    with house.begin() as first:
+    async with house.begin() as first:
         first_play = asyncio.create_task(play(first))
         await asyncio.sleep(0)
         clock.advance(0.5)
-        with house.begin() as second:
+        async with house.begin() as second:
             second_play = asyncio.create_task(play(second))
             for _ in range(6):
                 for _ in range(10):
@@ -287,8 +291,10 @@ async def test_two_at_once_are_timed_apart(new_house: Any, clock: ManualClock) -
 )
 async def test_a_history_longer_than_a_sessions_is_refused(timed: Any, history: list[Message], match: str) -> None:
     with pytest.raises(LimitExceeded, match=match):
-        await timed().completions.weigh(TurnInput(items=(said("hello"),)), history)
+        async with timed().completions.begin("local", TurnInput(items=(said("hello"),)), history):
+            pass
 
 
 async def test_a_history_within_its_limits_is_taken(timed: Any) -> None:
-    await timed().completions.weigh(TurnInput(items=(said("hello"),)), [said("x" * 40)] * 3)
+    async with timed().completions.begin("local", TurnInput(items=(said("hello"),)), [said("x" * 40)] * 3):
+        pass

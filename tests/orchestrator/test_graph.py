@@ -47,8 +47,8 @@ def shows(*parts: Any) -> TurnInput:
     return TurnInput(items=(Message(item_id="item_1", role="user", parts=parts),))
 
 
-def test_a_decision_names_agent_and_card_and_why_not_the_others(decider: Decider, says: Any) -> None:
-    decision = decider.decide(says("hello"), ())
+async def test_a_decision_names_agent_and_card_and_why_not_the_others(decider: Decider, says: Any) -> None:
+    decision = await decider.decide(says("hello"), ())
     assert (decision.agent, decision.card) == ("writer", "mute")
     assert decision.reasons == ("the cheapest that can", "reads text")
     assert [(refused.card, refused.reason) for refused in decision.refused] == [
@@ -57,12 +57,11 @@ def test_a_decision_names_agent_and_card_and_why_not_the_others(decider: Decider
     ]
 
 
-def test_tools_pictures_and_names_each_change_the_card(decider: Decider, says: Any) -> None:
+async def test_tools_pictures_and_names_each_change_the_card(decider: Decider, says: Any) -> None:
     tools = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="{}"),))
-    assert (decider.decide(says("hello", tools=tools), ())).card == "small"
-    assert (decider.decide(shows(PICTURE), ())).card == "seeing"
-    assert (decider.decide(says("so?"), shows(PICTURE).items)).card == "seeing"
-    assert (decider.decide(says("hello", model="seeing"), ())).card == "seeing"
+    assert (await decider.decide(says("hello", tools=tools), ())).card == "small"
+    assert (await decider.decide(shows(PICTURE), ())).card == "seeing"
+    assert (await decider.decide(says("hello", model="seeing"), ())).card == "seeing"
 
 
 async def test_a_logged_decision_is_replayed_from_its_inputs(graph: DecisionGraph, decider: Decider, says: Any) -> None:
@@ -70,7 +69,7 @@ async def test_a_logged_decision_is_replayed_from_its_inputs(graph: DecisionGrap
         Call(item_id="item_2", call_id="call_1", name="add", arguments="{}"),
         CallResult(item_id="item_3", call_id="call_1", parts=(TextPart(text="4"), PICTURE)),
     )
-    decision = decider.decide(says("and now?", instructions="Brief."), history)
+    decision = await decider.decide(says("and now?", instructions="Brief."), history)
     # The graph knows of no cards and limits: what counts is what was logged.
     assert await graph.replay(("sess_2", "turn_9", 4), json.loads(decision.inputs)) == decision
     cheaper = json.loads(decision.inputs)
@@ -130,7 +129,7 @@ async def outcome(deciding: Awaitable[Decision]) -> Decision | tuple[type, str, 
 def test_a_live_decision_and_its_replay_are_the_same_whatever_there_is_to_decide(graph: DecisionGraph) -> None:
     async def check(decider: Decider, turn_input: TurnInput, history: tuple[Message, ...]) -> None:
         async def live() -> Decision:
-            return decider.decide(turn_input, history)
+            return await decider.decide(turn_input, history)
 
         inputs = json.loads(canonical(dict(decider.inputs(turn_input, history))))  # as a log would give them back
         decided = await outcome(live())
@@ -150,9 +149,9 @@ def test_a_live_decision_and_its_replay_are_the_same_whatever_there_is_to_decide
         anything()
 
 
-def test_equal_inputs_are_logged_as_equal_text(decider: Decider, says: Any) -> None:
-    one = decider.decide(says("hello"), ())
-    two = decider.decide(says("olleh"), ())
+async def test_equal_inputs_are_logged_as_equal_text(decider: Decider, says: Any) -> None:
+    one = await decider.decide(says("hello"), ())
+    two = await decider.decide(says("olleh"), ())
     assert one.inputs == two.inputs
 
 
@@ -213,58 +212,59 @@ async def test_a_decision_that_is_cut_off_and_forgotten_leaves_nothing(
         assert not graph._saver.blobs
 
 
-def test_too_long_an_input_is_refused_with_its_length_and_the_limit(decider: Decider, says: Any) -> None:
-    decider.decide(says("x" * 12, instructions="y" * 8), ())
+async def test_too_long_an_input_is_refused_with_its_length_and_the_limit(decider: Decider, says: Any) -> None:
+    await decider.decide(says("x" * 12, instructions="y" * 8), ())
     with pytest.raises(LimitExceeded) as refused:
-        decider.decide(says("x" * 13, instructions="y" * 8), ())
+        await decider.decide(says("x" * 13, instructions="y" * 8), ())
     assert refused.value.field == "input"
     assert "21" in refused.value.message
     assert "20" in refused.value.message
 
 
-def test_an_unknown_model_is_refused_and_the_known_ones_are_named(decider: Decider, says: Any) -> None:
+async def test_an_unknown_model_is_refused_and_the_known_ones_are_named(decider: Decider, says: Any) -> None:
     with pytest.raises(NotFound) as refused:
-        decider.decide(says("hello", model="nonesuch"), ())
+        await decider.decide(says("hello", model="nonesuch"), ())
     assert (refused.value.code, refused.value.field) == ("model_not_found", "model")
     assert "mute, seeing, small" in refused.value.message
 
 
-def test_what_no_model_can_take_is_refused_with_every_reason(decider: Decider) -> None:
+async def test_what_no_model_can_take_is_refused_with_every_reason(decider: Decider) -> None:
     sound = AudioPart(blob=BLOB, rate_hz=16_000, samples=1)
     with pytest.raises(BadInput) as refused:
-        decider.decide(shows(sound), ())
+        await decider.decide(shows(sound), ())
     assert refused.value.code == "no_capable_model"
     for name in ("mute", "seeing", "small"):
         assert f"{name}: cannot read audio" in refused.value.message
 
 
-def test_where_only_the_tools_are_too_much_to_ask_they_are_the_field_at_fault(new_card: Any, says: Any) -> None:
+async def test_where_only_the_tools_are_too_much_to_ask_they_are_the_field_at_fault(new_card: Any, says: Any) -> None:
     decider = Decider(FixedOffer((replace(new_card("mute"), calls_tools=False),)), max_characters=20)
     with pytest.raises(BadInput, match="cannot call tools") as refused:
-        decider.decide(says("hello", tools=_TOOLS), ())
+        await decider.decide(says("hello", tools=_TOOLS), ())
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
 
 
-def test_where_only_the_form_is_too_much_to_ask_it_is_the_field_at_fault(new_card: Any, says: Any) -> None:
+async def test_where_only_the_form_is_too_much_to_ask_it_is_the_field_at_fault(new_card: Any, says: Any) -> None:
     decider = Decider(FixedOffer((new_card("free"),)), max_characters=20)
     with pytest.raises(BadInput, match="cannot hold an answer to a regular expression") as refused:
-        decider.decide(says("hello", form=RegexConstraint(pattern="a+")), ())
+        await decider.decide(says("hello", form=RegexConstraint(pattern="a+")), ())
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "form")
 
 
-async def test_a_decision_that_was_logged_before_there_were_forms_is_replayed(
+async def test_a_decision_that_was_logged_in_an_earlier_form_is_replayed_as_it_was_made(
     graph: DecisionGraph, decider: Decider, says: Any
 ) -> None:
-    inputs = json.loads(decider.decide(says("hello"), ()).inputs)
-    del inputs["form"]
+    inputs = json.loads((await decider.decide(says("hello"), ())).inputs)
+    del inputs["form"], inputs["earlier_kinds"]
+    inputs["history_kinds"] = ["image"]  # a picture in the history was a need of each turn
     for card in inputs["cards"]:
         del card["forms"]
-    assert (await graph.replay(("sess_2", "turn_9", 4), inputs)).card == "mute"
+    assert (await graph.replay(("sess_2", "turn_9", 4), inputs)).card == "seeing"
 
 
 def test_inputs_count_what_is_said_now_and_name_what_was_said_before(says: Any, new_card: Callable[..., Card]) -> None:
-    history = (CallResult(item_id="item_3", call_id="call_1", parts=(PICTURE,)),)
+    history = (*shows(PICTURE).items, Message(item_id="item_2", role="assistant", parts=()))
     inputs = decision_inputs(says("héllo🎻", instructions="12"), history, FixedOffer((new_card(),)), 100)
     assert inputs["characters"] == 8
-    assert (inputs["input_kinds"], inputs["history_kinds"], inputs["history_items"]) == (["text"], ["image"], 1)
+    assert (inputs["input_kinds"], inputs["earlier_kinds"], inputs["history_items"]) == (["text"], ["image"], 2)
     assert json.loads(json.dumps(inputs)) == inputs
