@@ -17,7 +17,10 @@ EffectKind = Literal["pure", "idempotent", "effectful"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One row of the ledger. `arguments` and `result` are JSON text; `result` is None while it is open."""
+    """One row of the ledger. `arguments` and `result` are JSON text; `result` is None while it is open.
+
+    `call_id` is that of the call; None if the key is the same.
+    """
 
     key: str
     turn_id: str
@@ -25,6 +28,7 @@ class Effect:
     effect: EffectKind
     arguments: str
     result: str | None
+    call_id: str | None = None
 
 
 def open_effect(connection: Connection, tenant: str, session_id: str, effect: Effect, at_ms: int) -> None:
@@ -40,6 +44,7 @@ def open_effect(connection: Connection, tenant: str, session_id: str, effect: Ef
             state="open",
             arguments=effect.arguments,
             opened_ms=at_ms,
+            call_id=effect.call_id or effect.key,
         )
     )
 
@@ -84,4 +89,5 @@ def _effect(row: Row[tuple[object, ...]]) -> Effect:
         effect=row.effect,
         arguments=row.arguments,
         result=row.result,
+        call_id=None if row.call_id == row.key else row.call_id,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, bindparam, delete, insert, or_, select
+from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
 
 from memory.prepared import Prepared
 from memory.schema import items, sessions
@@ -17,7 +17,11 @@ ItemKind = Literal["system", "user", "assistant", "call", "cut_call", "call_resu
 
 _COLUMNS = ("session_id", "id", "seq", "kind", "call_id")
 _NOTE = Prepared(insert(items).prefix_with("OR REPLACE"), columns=_COLUMNS)
-_FORGET = Prepared(delete(items).where(items.c.session_id == bindparam("session"), items.c.id == bindparam("item")))
+_FORGET = Prepared(
+    update(items)
+    .where(items.c.session_id == bindparam("session"), items.c.id == bindparam("item"), items.c.removed_seq.is_(None))
+    .values(removed_seq=bindparam("at_seq"))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +44,10 @@ def note_items(connection: Connection, session_id: str, places: Sequence[Place])
         _NOTE.run_many(connection, rows)
 
 
-def forget_items(connection: Connection, session_id: str, item_ids: Sequence[str]) -> None:
-    """Note that items are part of it no more."""
+def forget_items(connection: Connection, session_id: str, item_ids: Sequence[str], seq: int) -> None:
+    """Note that items are part of it no more, from row `seq` on."""
     for item_id in item_ids:
-        _FORGET.run(connection, {"session": session_id, "item": item_id})
+        _FORGET.run(connection, {"session": session_id, "item": item_id, "at_seq": seq})
 
 
 def find_items(
@@ -64,5 +68,5 @@ def last_of_user(connection: Connection, tenant: str, session_id: str) -> Place 
 
 def _places() -> Select[Any]:
     return select(items.c.id, items.c.seq, items.c.kind, items.c.call_id).join(
-        sessions, sessions.c.id == items.c.session_id
+        sessions, (sessions.c.id == items.c.session_id) & items.c.removed_seq.is_(None)
     )

@@ -6,18 +6,29 @@ together or not at all. `seq` counts from 1 without gaps, per session, and is as
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
+from memory.branches import lineage
 from memory.prepared import Prepared
 from memory.schema import events, sessions, turns
+from memory.sessions import find_session
 from models.errors import NotFound
 
 _NUMBER = Prepared(
     update(sessions)
-    .where(sessions.c.id == bindparam("session"), sessions.c.tenant == bindparam("owner"))
-    .values(last_seq=sessions.c.last_seq + bindparam("count"), updated_ms=bindparam("at_ms"))
+    .where(
+        sessions.c.id == bindparam("session"),
+        sessions.c.tenant == bindparam("whose"),
+        sessions.c.deleted_ms.is_(None),
+    )
+    .values(
+        last_seq=sessions.c.last_seq + bindparam("count"),
+        updated_ms=bindparam("at_ms"),
+        owner=bindparam("server"),
+        lease_until_ms=bindparam("until_ms"),
+    )
     .returning(sessions.c.last_seq)
 )
 _INSERT_EVENTS = Prepared(insert(events), columns=[column.name for column in events.c])
@@ -28,16 +39,31 @@ _END = Prepared(
     .values(state=bindparam("end_state"), ended_ms=bindparam("at_ms"))
 )
 
+_REWRITE = Prepared(
+    update(events)
+    .where(events.c.session_id == bindparam("session"), events.c.seq == bindparam("number"))
+    .values(kind=bindparam("new_kind"), v=bindparam("new_v"), body=bindparam("new_body"))
+)
+_ROWS = select(events.c.seq, events.c.turn_id, events.c.kind, events.c.v, events.c.body, events.c.at_ms)
+
 EndState = Literal["finished", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A row before it has its number. `body` is JSON text; `turn_id` is None if it belongs to no turn."""
+    """A row before it has its number.
+
+    Attributes:
+        turn_id: the turn that it belongs to, if it belongs to one.
+        kind: what kind of row it is.
+        v: the version of its kind's format.
+        body: JSON text.
+    """
 
     turn_id: str | None
     kind: str
     body: str
+    v: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +73,17 @@ class Row:
     seq: int
     turn_id: str | None
     kind: str
+    v: int
     body: str
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who writes to a session, and for how long after it may be taken to run its turn."""
+
+    owner: str
+    length_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +101,35 @@ def last_seq(connection: Connection, tenant: str, session_id: str) -> int:
     Raises:
         NotFound: the tenant has no such session.
     """
-    found: int | None = connection.execute(
-        select(sessions.c.last_seq).where(sessions.c.id == session_id, sessions.c.tenant == tenant)
-    ).scalar_one_or_none()
-    if found is None:
-        raise NotFound(f"There is no session {session_id!r}.")
-    return found
+    return find_session(connection, tenant, session_id).last_seq
 
 
 def append(
-    connection: Connection, tenant: str, session_id: str, entries: Sequence[Entry], at_ms: int
+    connection: Connection,
+    tenant: str,
+    session_id: str,
+    entries: Sequence[Entry],
+    at_ms: int,
+    lease: Lease | None = None,
 ) -> tuple[Row, ...]:
-    """Number the entries and write them.
+    """Number the entries and write them, for whoever has the `lease` of the session from now on; None is nobody.
 
     Raises:
         NotFound: the tenant has no such session.
     """
-    parameters = {"session": session_id, "owner": tenant, "count": len(entries), "at_ms": at_ms}
+    parameters = {
+        "session": session_id,
+        "whose": tenant,
+        "count": len(entries),
+        "at_ms": at_ms,
+        "server": None if lease is None else lease.owner,
+        "until_ms": None if lease is None else at_ms + lease.length_ms,
+    }
     last: int | None = _NUMBER.run(connection, parameters).scalar_one_or_none()
     if last is None:
         raise NotFound(f"There is no session {session_id!r}.")
     rows = tuple(
-        Row(seq=seq, turn_id=entry.turn_id, kind=entry.kind, body=entry.body, at_ms=at_ms)
+        Row(seq=seq, turn_id=entry.turn_id, kind=entry.kind, v=entry.v, body=entry.body, at_ms=at_ms)
         for seq, entry in enumerate(entries, start=last - len(entries) + 1)
     )
     if not rows:
@@ -102,6 +144,7 @@ def append(
                 "kind": row.kind,
                 "body": row.body,
                 "at_ms": row.at_ms,
+                "v": row.v,
             }
             for row in rows
         ],
@@ -115,15 +158,40 @@ def read(connection: Connection, tenant: str, session_id: str, *, after: int, li
     Raises:
         NotFound: the tenant has no such session.
     """
-    last_seq(connection, tenant, session_id)
-    found = connection.execute(
-        select(events.c.seq, events.c.turn_id, events.c.kind, events.c.body, events.c.at_ms)
-        .where(events.c.session_id == session_id, events.c.seq > after)
-        .order_by(events.c.seq)
-        .limit(limit)
-    )
-    return tuple(
-        Row(seq=seq, turn_id=turn_id, kind=kind, body=body, at_ms=at_ms) for seq, turn_id, kind, body, at_ms in found
+    rows: list[Row] = []
+    for stretch in lineage(connection, tenant, session_id):
+        if len(rows) == limit or (stretch.last_seq is not None and stretch.last_seq <= after):
+            continue
+        query = _ROWS.where(events.c.session_id == stretch.log_id, events.c.seq > after)
+        if stretch.last_seq is not None:
+            query = query.where(events.c.seq <= stretch.last_seq)
+        rows.extend(_row(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit - len(rows))))
+    return tuple(rows)
+
+
+def mentioning(
+    connection: Connection, tenant: str, session_id: str, text: str, *, kind: str | None = None
+) -> tuple[tuple[str, Row], ...]:
+    """Return the rows of a session whose body holds `text`, in their order, each with the session whose log has it.
+
+    Raises:
+        NotFound: the tenant has no such session.
+    """
+    found: list[tuple[str, Row]] = []
+    for stretch in lineage(connection, tenant, session_id):
+        query = _ROWS.where(events.c.session_id == stretch.log_id, func.instr(events.c.body, text) > 0)
+        if stretch.last_seq is not None:
+            query = query.where(events.c.seq <= stretch.last_seq)
+        if kind is not None:
+            query = query.where(events.c.kind == kind)
+        found.extend((stretch.log_id, _row(row)) for row in connection.execute(query.order_by(events.c.seq)))
+    return tuple(found)
+
+
+def rewrite(connection: Connection, log_id: str, seq: int, entry: Entry) -> None:
+    """Write what takes the place of a row's content; its number, its turn and its time stay."""
+    _REWRITE.run(
+        connection, {"session": log_id, "number": seq, "new_kind": entry.kind, "new_v": entry.v, "new_body": entry.body}
     )
 
 
@@ -138,11 +206,28 @@ def end_turn(connection: Connection, turn_id: str, state: EndState, at_ms: int) 
     _END.run(connection, {"turn": turn_id, "end_state": state, "at_ms": at_ms})
 
 
-def open_turns(connection: Connection) -> tuple[OpenTurn, ...]:
-    """Return the turns of all tenants that were accepted and have not ended, oldest first."""
-    found = connection.execute(
+def open_turns(connection: Connection, *, owner: str | None = None, now_ms: int | None = None) -> tuple[OpenTurn, ...]:
+    """Return the turns of all tenants that were accepted and have not ended, oldest first.
+
+    Args:
+        connection: the database.
+        owner: who asks; turns that another server may still be running are left out. None is somebody without leases.
+        now_ms: the time; by default, leases have not run out.
+    """
+    query = (
         select(turns.c.tenant, turns.c.session_id, turns.c.id)
+        .join(sessions, sessions.c.id == turns.c.session_id)
         .where(turns.c.state == "accepted")
         .order_by(turns.c.accepted_ms)
     )
+    if owner is not None:
+        until_ms = sessions.c.lease_until_ms
+        is_over = until_ms.is_(None) if now_ms is None else or_(until_ms.is_(None), until_ms <= now_ms)
+        query = query.where(or_(sessions.c.owner.is_(None), sessions.c.owner == owner, is_over))
+    found = connection.execute(query)
     return tuple(OpenTurn(tenant=tenant, session_id=session_id, turn_id=id_) for tenant, session_id, id_ in found)
+
+
+def _row(found: Any) -> Row:
+    seq, turn_id, kind, v, body, at_ms = found
+    return Row(seq=seq, turn_id=turn_id, kind=kind, v=v, body=body, at_ms=at_ms)

@@ -6,9 +6,9 @@ Every function takes a connection and runs within the caller's transaction.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
-from memory.schema import effects, events, items, sessions, turns
+from memory.schema import sessions
 from models.errors import NotFound
 
 
@@ -24,6 +24,8 @@ class SessionRecord:
         created_ms: Unix milliseconds.
         updated_ms: when its log last grew, likewise.
         last_seq: the number of its last row.
+        owner: the server that wrote to it last; None is any.
+        lease_until_ms: until when that server may be taken to run its turn.
     """
 
     session_id: str
@@ -33,6 +35,8 @@ class SessionRecord:
     created_ms: int
     updated_ms: int
     last_seq: int
+    owner: str | None = None
+    lease_until_ms: int | None = None
 
 
 def create_session(
@@ -67,7 +71,9 @@ def find_session(connection: Connection, tenant: str, session_id: str) -> Sessio
         NotFound: the tenant has no such session.
     """
     found = connection.execute(
-        select(sessions).where(sessions.c.id == session_id, sessions.c.tenant == tenant)
+        select(sessions).where(
+            sessions.c.id == session_id, sessions.c.tenant == tenant, sessions.c.deleted_ms.is_(None)
+        )
     ).one_or_none()
     if found is None:
         raise _not_found(session_id)
@@ -83,7 +89,7 @@ def list_sessions(
         NotFound: the tenant has no session `before`.
     """
     order = tuple_(sessions.c.updated_ms, sessions.c.id)
-    query = select(sessions).where(sessions.c.tenant == tenant)
+    query = select(sessions).where(sessions.c.tenant == tenant, sessions.c.deleted_ms.is_(None))
     if before is not None:
         last = find_session(connection, tenant, before)
         query = query.where(order < (last.updated_ms, last.session_id))
@@ -103,18 +109,6 @@ def name_session(connection: Connection, session_id: str, title: str) -> None:
     )
 
 
-def delete_session(connection: Connection, tenant: str, session_id: str) -> None:
-    """Delete a session and all that belongs to it.
-
-    Raises:
-        NotFound: the tenant has no such session.
-    """
-    find_session(connection, tenant, session_id)
-    for table in (effects, turns, items, events):
-        connection.execute(delete(table).where(table.c.session_id == session_id))
-    connection.execute(delete(sessions).where(sessions.c.id == session_id))
-
-
 def _record(row: Row[Any]) -> SessionRecord:
     return SessionRecord(
         session_id=row.id,
@@ -124,6 +118,8 @@ def _record(row: Row[Any]) -> SessionRecord:
         created_ms=row.created_ms,
         updated_ms=row.updated_ms,
         last_seq=row.last_seq,
+        owner=row.owner,
+        lease_until_ms=row.lease_until_ms,
     )
 
 

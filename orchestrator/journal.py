@@ -138,10 +138,11 @@ class Journal:
         rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
         for row, event in zip(rows, events, strict=True):
             note_items(connection, self._session_id, [_place(item, row.seq) for item in items_of(event)])
-            self._follow(connection, event, at_ms)
+            self._follow(connection, event, row)
         return rows
 
-    def _follow(self, connection: Connection, event: LogEvent, at_ms: int) -> None:
+    def _follow(self, connection: Connection, event: LogEvent, row: Row) -> None:
+        at_ms = row.at_ms
         match event:
             case TurnAccepted():
                 log.accept_turn(connection, self._tenant, self._session_id, event.turn_id, at_ms)
@@ -167,7 +168,7 @@ class Journal:
                 )
                 effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
             case ItemsRemoved():
-                forget_items(connection, self._session_id, event.item_ids)
+                forget_items(connection, self._session_id, event.item_ids, row.seq)
             case ItemClosed() | PlaybackHeard():
                 pass
             case _:

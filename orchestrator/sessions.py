@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from memory import log
+from memory.branches import delete_session
 from memory.database import Database
 from memory.log import EndState
-from memory.sessions import SessionRecord, delete_session, list_sessions
+from memory.sessions import SessionRecord, list_sessions
 from models.clock import Clock
 from models.content import Item
 from models.errors import Overloaded

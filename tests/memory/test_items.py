@@ -43,7 +43,7 @@ async def test_an_item_of_another_session_or_tenant_is_not_found(filled):
 
 
 async def test_what_is_removed_is_not_found_and_may_come_again(filled):
-    await filled.write(lambda c: forget_items(c, "ses_1", ["item_1", "nonesuch"]))
+    await filled.write(lambda c: forget_items(c, "ses_1", ["item_1", "nonesuch"], 9))
     assert await _found(filled, item_ids=["item_1"]) == set()
     assert await _found(filled, "ses_3", "theirs", item_ids=["item_1"]) == {SAID}
     again = Place(item_id="item_1", seq=9, kind="user", call_id=None)

@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from memory.branches import delete_session
 from memory.database import Database
+from memory.documents import digest_of, keep_documents
 from memory.effects import Effect, open_effect
 from memory.items import Place, note_items
 from memory.log import Entry, accept_turn, append
@@ -16,11 +18,11 @@ from memory.sessions import (
     SessionRecord,
     change_session,
     create_session,
-    delete_session,
     find_session,
     list_sessions,
     name_session,
 )
+from memory.uses import note_uses
 from models.errors import NotFound
 from models.ids import new_id
 
@@ -135,6 +137,8 @@ def _fill(connection: Connection, tenant: str, session_id: str) -> None:
     )
     open_effect(connection, tenant, session_id, effect, 4)
     note_items(connection, session_id, [Place(item_id="item_1", seq=1, kind="user", call_id=None)])
+    keep_documents(connection, session_id, {digest_of("Be brief."): "Be brief."})
+    note_uses(connection, tenant, session_id, [("item_1", "a" * 64)])
 
 
 def _rows(connection: Connection) -> dict[str, list[tuple[object, ...]]]:

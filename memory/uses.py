@@ -1,0 +1,79 @@
+"""Which items use a blob. Its content goes with the last use of any tenant, a tenant's right to it with the tenant's last.
+
+Every function takes a connection and runs within the caller's transaction: an item and its uses are committed together.
+What was put and is not used yet is held for whoever put it (`blobs.held_ms`). A file uses its content, too.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, or_, select, update
+
+from memory.prepared import Prepared
+from memory.schema import blob_uses, blobs, files
+
+_USE = Prepared(
+    insert(blob_uses).prefix_with("OR IGNORE"), columns=("session_id", "item_id", "sha256", "tenant", "subject")
+)
+_USED = Prepared(
+    update(blobs)
+    .where(blobs.c.tenant == bindparam("owner"), blobs.c.sha256 == bindparam("digest"))
+    .values(held_ms=None)
+)
+
+
+def note_uses(
+    connection: Connection, tenant: str, session_id: str, uses: Sequence[tuple[str, str]], *, subject: str | None = None
+) -> None:
+    """Note that items of a session's log use blobs; each use is an item's id and a blob's sha-256."""
+    for item_id, sha256 in uses:
+        row = {"session_id": session_id, "item_id": item_id, "sha256": sha256, "tenant": tenant, "subject": subject}
+        _USE.run(connection, row)
+        _USED.run(connection, {"owner": tenant, "digest": sha256})
+
+
+def drop_uses(
+    connection: Connection, tenant: str, session_id: str, item_ids: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """Drop the uses of some items of a session's log, or of all (None), and what the tenant so uses no more.
+
+    Returns:
+        The sha-256 of what nobody refers to any more: its content can go once this is committed.
+    """
+    where = [blob_uses.c.session_id == session_id]
+    if item_ids is not None:
+        where.append(blob_uses.c.item_id.in_(list(item_ids)))
+    dropped = sorted(set(connection.execute(select(blob_uses.c.sha256).where(*where)).scalars()))
+    connection.execute(delete(blob_uses).where(*where))
+    for sha256 in dropped:
+        connection.execute(
+            delete(blobs).where(
+                blobs.c.tenant == tenant, blobs.c.sha256 == sha256, blobs.c.held_ms.is_(None), ~_is_used()
+            )
+        )
+    return unreferred(connection, dropped)
+
+
+def drop_unused(connection: Connection, before_ms: int) -> tuple[str, ...]:
+    """Drop the references to blobs that nothing uses and that were put before a time. Return as `drop_uses` does."""
+    where = (
+        ~_is_used(),
+        (blobs.c.held_ms.is_(None) & (blobs.c.created_ms < before_ms)) | (blobs.c.held_ms < before_ms),
+    )
+    dropped = sorted(set(connection.execute(select(blobs.c.sha256).where(*where)).scalars()))
+    connection.execute(delete(blobs).where(*where))
+    return unreferred(connection, dropped)
+
+
+def unreferred(connection: Connection, digests: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the digests that no tenant refers to."""
+    return tuple(
+        sha256
+        for sha256 in digests
+        if connection.execute(select(blobs.c.sha256).where(blobs.c.sha256 == sha256).limit(1)).first() is None
+    )
+
+
+def _is_used() -> ColumnElement[bool]:
+    by_item = exists().where(blob_uses.c.tenant == blobs.c.tenant, blob_uses.c.sha256 == blobs.c.sha256)
+    by_file = exists().where(files.c.tenant == blobs.c.tenant, files.c.sha256 == blobs.c.sha256)
+    return or_(by_item, by_file)
