@@ -40,6 +40,7 @@ STATUS: Mapping[ErrorKind, int] = {
 STATUS_BY_CODE: Mapping[str, int] = {
     "body_too_large": 413,
     "foreign_origin": 403,
+    "form_not_held": 422,
     "storage_full": 507,
     "headers_too_large": 431,
     "rate_limited": 429,

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from models.content import AudioDelta, CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta
 from models.engines import stalled_s
-from models.errors import BadInput, Internal, Unsupported
+from models.errors import BadInput, Unsupported
 from models.forms.checking import Checker
 from models.forms.plan import Level, Plan, has_schema
 from models.forms.planning import Planning
@@ -91,7 +91,7 @@ class Holding:
 
         Raises:
             BadInput: a schema is none, or is strict and cannot be held.
-            Internal: `form_not_held`, not to be tried again: no attempt fitted it.
+            BadInput: `form_not_held`: no attempt fitted it. Asking for the same again is as vain.
         """
         constraint = request.constraint
         if constraint is None or request.reads_ahead or not has_schema(constraint):
@@ -147,12 +147,11 @@ class Holding:
                     yield UsageDelta(input_tokens=0, output_tokens=0, form=report)
                 yield attempt.end
                 return
-        raise Internal(
+        raise BadInput(
             f"The answer did not fit its JSON schema, in {ATTEMPTS} attempts or as many as the most tokens of an answer "
             f"allow: {fault}. Make the schema simpler, allow more tokens, or choose a more capable model.",
             code="form_not_held",
             field="tools" if isinstance(constraint, ToolConstraint) else "constraint.json_schema",
-            retryable=False,
         )
 
     def _again(self, request: GenerateRequest, number: int, left: int) -> GenerateRequest:

@@ -13,6 +13,7 @@ import jsonschema_rs as rs
 
 from models.answering import serve
 from models.errors import BadInput, BatonError
+from models.forms.emptiness import why_empty
 from models.forms.judge import told, validator_of
 from models.forms.plan import plan
 from models.ports import Constraint, JsonSchemaConstraint, ToolConstraint
@@ -64,6 +65,36 @@ def _check(text: str, what: str, field: str) -> None:
         return  # whoever follows references, or reads it, says what is wrong
 
 
+def check_some_fit(constraint: Constraint) -> None:
+    """Check that something may fit the schemas of a constraint, as far as that is seen without any.
+
+    Raises:
+        BadInput: `form_unsatisfiable`: surely nothing fits one.
+    """
+    match constraint:
+        case JsonSchemaConstraint(schema=text):
+            _check_some_fits(text, "JSON schema", "constraint.json_schema")
+        case ToolConstraint(tools=tools, form=form):
+            for tool in tools:
+                if constraint.choice != "none" and constraint.function in {None, tool.name}:
+                    what = f"JSON schema of the function {tool.name!r}"
+                    _check_some_fits(tool.parameters, what, "tools", is_object=True)
+            if form is not None:
+                check_some_fit(form)
+        case _:
+            pass
+
+
+def _check_some_fits(text: str, what: str, field: str, *, is_object: bool = False) -> None:
+    try:
+        is_newest = isinstance(validator_of(text), rs.Draft202012Validator)
+    except (rs.ValidationError, rs.ReferencingError, ValueError, RecursionError):
+        is_newest = False
+    why = why_empty(json.loads(text), is_object=is_object, is_newest=is_newest)
+    if why is not None:
+        raise BadInput(f"Nothing fits the {what}: {why}. Correct it.", code="form_unsatisfiable", field=field)
+
+
 def _in_newest(value: Any) -> Any:
     """Return a schema with what older drafts wrote otherwise as the newest has it, as far as it matters for whether it is one."""
     if isinstance(value, list):
@@ -85,6 +116,7 @@ def planned(asked: str) -> str:
     try:
         made: object = plan(constraint, (lambda _: True) if remote else holds, level, remote=remote)
         check_schemas(constraint)  # after it, which says more plainly what is wrong with what it knows
+        check_some_fit(constraint)
     except BatonError as exc:
         made = exc
     return base64.b64encode(pickle.dumps(made)).decode()

@@ -12,7 +12,7 @@ from support.planning import PlanningHere
 
 from models.clock import SystemClock
 from models.content import CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta
-from models.errors import BadInput, Internal, LimitExceeded
+from models.errors import BadInput, LimitExceeded
 from models.forms.checking import Checker
 from models.forms.holding import ATTEMPTS, Holding
 from models.ports import Constraint, GenerateRequest, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
@@ -139,7 +139,7 @@ async def test_an_answer_that_does_not_fit_is_written_again_and_all_of_it_is_cou
 
 async def test_an_answer_that_never_fits_fails_and_is_not_worth_asking_for_again(make: _Make) -> None:
     engine = _Scripted(*["[1, 1]"] * 9)
-    with pytest.raises(Internal, match="non-unique") as failed:
+    with pytest.raises(BadInput, match="non-unique") as failed:
         await _answer(make(engine), _form(_SET))
     assert (failed.value.code, failed.value.retryable) == ("form_not_held", False)
     assert failed.value.field == "constraint.json_schema"
@@ -148,7 +148,7 @@ async def test_an_answer_that_never_fits_fails_and_is_not_worth_asking_for_again
 
 async def test_no_attempt_is_made_without_tokens_for_it(make: _Make) -> None:
     engine = _Scripted(*["[1, 1]"] * 9)
-    with pytest.raises(Internal):
+    with pytest.raises(BadInput, match="did not fit"):
         async for _ in make(engine).generate(asks("Hello", limit=10, constraint=_form(_SET))):
             pass
     assert len(engine.requests) == 2
