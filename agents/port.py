@@ -6,7 +6,7 @@ from typing import Protocol
 
 from agents.events import AgentEvent, Origin
 from models.content import Item
-from models.ports import Constraint, Sampling
+from models.ports.generate import Constraint, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from agents.port import Task
 from models.content import CallDelta, FinishDelta
 from models.errors import BatonError, Internal, NotFound
 from models.ids import new_id
-from models.ports import Engine, GenerateRequest
+from models.ports.generate import Engine, GenerateRequest
 
 
 class Writer:

@@ -15,13 +15,12 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from benchmarks.report import Json, Quick, Row, report, row
-from models.catalog import Card
+from models.catalog import Card, EngineSpec
 from models.content import Message, TextPart
-from models.engines import EngineSpec
-from models.fleet import FixedOffer
-from orchestrator.decision import Decider, DecisionState
+from models.placement.fleet import FixedOffer
+from orchestrator.decide.decision import Decider, DecisionState
+from orchestrator.decide.graph import DecisionGraph
 from orchestrator.events import TurnInput
-from orchestrator.graph import DecisionGraph
 
 _CARD = Card(
     name="scripted",

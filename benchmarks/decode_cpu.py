@@ -28,8 +28,8 @@ from benchmarks.decode_peers import peers, python_of
 from benchmarks.report import Json, Quick, Row, quantile, report, row
 from models.catalog_file import load_catalog
 from models.content import Message, TextPart
-from models.engines.prompts import PromptWriter
-from models.store import Store
+from models.language.prompts import PromptWriter
+from models.supply.store import Store
 from orchestrator.settings import Settings
 
 _SYSTEMS = ("baton_plain", "baton_policy", "transformers", "llama_cpp", "openvino_genai")

@@ -16,12 +16,13 @@ from itertools import count
 import typer
 
 from benchmarks.report import Json, Quick, Row, quantile, report, row
+from models.catalog import EngineSpec
 from models.catalog_file import load_catalog
 from models.clock import SystemClock
 from models.content import Message, TextDelta, TextPart, UsageDelta
-from models.engines import EngineSpec, build_engine
-from models.ports import Engine, GenerateRequest, Sampling
-from models.store import Store
+from models.placement.engines import build_engine
+from models.ports.generate import Engine, GenerateRequest, Sampling
+from models.supply.store import Store
 from orchestrator.settings import Settings
 
 _CARD = "smollm2-135m"
@@ -97,7 +98,7 @@ async def _run(alone_s: float) -> list[Row]:
 
 def main(quick: Quick = False, json: Json = None) -> None:
     """Measure the gaps between the tokens of eight answers, alone and beside a long prompt."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/worker/child.py)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/placement/child.py)
     report(asyncio.run(_run(6.0 if quick else 20.0)), json)
 
 

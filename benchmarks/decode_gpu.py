@@ -28,20 +28,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
 from benchmarks.report import Json, Quick, Row, report, row
-from models.decoding.adapters import Adapters
-from models.decoding.cache import BLOCK_TOKENS, Cache
-from models.decoding.cuda import CudaDecoder, pack
-from models.decoding.drafters import Context, DrafterName
-from models.decoding.loading import decoder_of
-from models.decoding.loop import Loop, LoopLimits
-from models.decoding.prefixes import Scope
-from models.decoding.rows import Prompt
-from models.decoding.rows import Row as Request
-from models.decoding.sampling import Chooser
-from models.decoding.scheduler import Rank
-from models.decoding.speculation import FixedPolicy, Speculation
-from models.engines.writing import AnswerWriter
-from models.ports import Sampling
+from models.language.decoding.adapters import Adapters
+from models.language.decoding.cache import BLOCK_TOKENS, Cache
+from models.language.decoding.cuda import CudaDecoder, pack
+from models.language.decoding.drafters import Context, DrafterName
+from models.language.decoding.loading import decoder_of
+from models.language.decoding.loop import Loop, LoopLimits
+from models.language.decoding.prefixes import Scope
+from models.language.decoding.rows import Prompt
+from models.language.decoding.rows import Row as Request
+from models.language.decoding.sampling import Chooser
+from models.language.decoding.scheduler import Rank
+from models.language.decoding.speculation import FixedPolicy, Speculation
+from models.language.detokenize import Detokenizer
+from models.ports.generate import Sampling
 
 _TOKENS = 128  # in, and on average out
 _STREAMS = (1, 8, 32, 64)
@@ -200,7 +200,7 @@ class _Bench:
             scope=Scope(tenant="bench"),
             rank=Rank.of("normal", 0.0, None, ticket),
             chooser=Chooser.of(sampling),
-            writer=AnswerWriter(self._words, sampling, ends=frozenset(), limit=length),
+            writer=Detokenizer(self._words, sampling, ends=frozenset(), limit=length),
             limit=length,
             tell=lambda _deltas, error: None if error is None else self.failures.append(str(error)),
         )

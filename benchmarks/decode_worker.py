@@ -44,12 +44,13 @@ Run = Callable[[dict[str, Any]], Result]
 
 
 def _baton(speculation: str, folder: Path, threads: int) -> Run:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/worker/child.py)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the server's worker process (models/placement/child.py)
     sys.path.insert(0, str(Path(__file__).parent.parent))
+    from models.catalog import EngineSpec
     from models.clock import SystemClock
     from models.content import Message, TextDelta, TextPart
-    from models.engines import EngineSpec, build_engine
-    from models.ports import GenerateRequest, Sampling
+    from models.placement.engines import build_engine
+    from models.ports.generate import GenerateRequest, Sampling
 
     options = json.dumps({"threads": threads, "device": "cpu", "speculation": speculation})
     engine = build_engine(EngineSpec(name="transformers", options=options, folder=str(folder)), SystemClock())

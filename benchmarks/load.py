@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import uvloop
 from pydantic import TypeAdapter
 
+from models.catalog import EngineSpec
 from models.clock import SystemClock
 from models.content import Message, TextDelta, TextPart
-from models.engines import EngineSpec, build_engine
-from models.ports import GenerateRequest
+from models.placement.engines import build_engine
+from models.ports.generate import GenerateRequest
 
 Surface = Literal["rest", "websocket", "engine"]
 

@@ -19,8 +19,8 @@ import websockets
 from benchmarks.report import Json, Quick, Row, quantile, report, row
 from models.clock import SystemClock
 from models.content import Message, TextPart
-from models.engines.scripted import Rule, ScriptedEngine, ScriptedOptions
-from models.ports import GenerateRequest
+from models.language.scripted import Rule, ScriptedEngine, ScriptedOptions
+from models.ports.generate import GenerateRequest
 
 _GAP_S = 0.05
 _TOKENS = 20

@@ -21,7 +21,7 @@ from memory.schema import blobs
 from models.clock import Clock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
-from models.ports import BlobReader
+from models.ports.media import BlobReader
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

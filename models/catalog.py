@@ -8,13 +8,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from models.content import Modality
-from models.engines import EngineSpec
 from models.errors import NotFound
-from models.ports import FormKind
+from models.ports.generate import FormKind
 from models.sources import Source
 
 EMBEDDED = "embedded"
 """The profile that needs nothing but the package index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What a process needs to build an engine; small and plain, because it crosses to a worker.
+
+    Attributes:
+        name: a name in the registry.
+        options: JSON text, whose fields are the engine's own.
+        folder: where the card's weights lie; None if it needs none.
+    """
+
+    name: str
+    options: str = "{}"
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

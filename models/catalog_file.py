@@ -3,7 +3,7 @@
 ```toml
 [cards.NAME]
 description = "…"
-engine = "transformers"            # a name in models.engines
+engine = "transformers"            # a name in models.placement.engines
 options = { … }                    # the engine's own, as it documents them
 reads = ["text"]                   # text, image, audio, video, file
 writes = ["text"]
@@ -42,11 +42,11 @@ from pydantic import (
     ValidationError,
 )
 
-from models.catalog import Card, Catalog
+from models.catalog import Card, Catalog, EngineSpec
 from models.content import Modality
-from models.engines import EngineSpec, forms_of, runs_in_worker
 from models.errors import BadInput, BatonError
-from models.ports import FormKind
+from models.placement.engines import forms_of, runs_in_worker
+from models.ports.generate import FormKind
 from models.sources import Source, SourceFile, parse_source
 
 _BUILT_IN = Path(__file__).with_name("catalog.toml")

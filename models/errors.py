@@ -12,7 +12,7 @@ BatonError
 ├── Overloaded         a bound was reached; try again later
 ├── Unavailable        a part of ours is down and is being brought up again; try again later
 │   ├── WorkerDied       the process of an in-process engine ended while it worked
-│   └── FetchFailed      weights could not be brought here (`models.fetch`)
+│   └── FetchFailed      weights could not be brought here (`models.supply.fetch`)
 └── Internal           a defect of ours; its details stay in our log
 ```
 
@@ -37,6 +37,12 @@ ErrorKind = Literal[
     "internal",
 ]
 """The classes below by name: what an error is called where it is data, in a log or in another process."""
+
+NOT_INSTALLED = (
+    "Baton was installed without what runs models in this process: pip install 'baton[local]', or serve a remote model "
+    "(docs/howto/remote-server.md)."
+)
+"""What to say where the libraries of an engine are missing."""
 
 
 class BatonError(Exception):

@@ -17,17 +17,17 @@ from models.catalog import Card, unknown_model
 from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
 from models.errors import BadInput
-from models.fleet import Fleet
+from models.placement.client import Worker
+from models.placement.fleet import Fleet
 from models.shares import share_of
-from models.store import Store
-from models.worker.client import Worker
-from orchestrator.band import Band, BandLimits
-from orchestrator.completions import Completions
-from orchestrator.decision import Decider
+from models.supply.store import Store
+from orchestrator.act.band import Band, BandLimits
+from orchestrator.act.completions import Completions
+from orchestrator.decide.decision import Decider
 from orchestrator.meters import Meters
-from orchestrator.sessions import Sessions
+from orchestrator.sessions.registry import Sessions
+from orchestrator.sessions.state import SessionLimits
 from orchestrator.settings import Settings
-from orchestrator.state import SessionLimits
 
 _log = logging.getLogger(__name__)
 

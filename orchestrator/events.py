@@ -14,12 +14,12 @@ from pydantic import TypeAdapter
 from agents.events import Fault
 from memory.log import EndState
 from models.content import DraftUsage, FormReport, Item, Message, UsageDelta, text_of
-from models.ports import Form, ToolConstraint
+from models.ports.generate import Form, ToolConstraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOverrides:
-    """How the next token is to be chosen, where the turn says so; see `models.ports.Sampling`. None is the card's own."""
+    """How the next token is to be chosen, where the turn says so; see `models.ports.generate.Sampling`. None is the card's own."""
 
     temperature: float | None = None
     top_p: float | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.decoding.drafters.weights import StopHead
+from models.language.decoding.drafters.weights import StopHead
 from recipes.base import Rotary
 from recipes.script import Role
 from recipes.student import Student

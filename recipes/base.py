@@ -1,6 +1,6 @@
 """The base model as the recipes see it: its layers as modules that read whole rows of tokens or one token of each row.
 
-Only for Llamas whose head is their embedding, in one safetensors file, as `models.convert` writes them.
+Only for Llamas whose head is their embedding, in one safetensors file, as `models.supply.convert` writes them.
 """
 
 import json

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.decoding.drafters.weights import StopHead, load_draft, save_draft
+from models.language.decoding.drafters.weights import StopHead, load_draft, save_draft
 from recipes.acceptance import guess, replay
 from recipes.base import Base, Rotary, load_base
 from recipes.script import Role
@@ -140,7 +140,7 @@ def measure(base: Base, path: Path, text: Text) -> dict[str, object]:
 def run(plan: Plan, arguments: list[str]) -> int:
     """Do a recipe as its command line says; return 3 when it has to be run again to go on."""
     parser = argparse.ArgumentParser(description=f"Train the {plan.kind} drafter.")
-    parser.add_argument("model", type=Path, help="the base model's folder, as models.convert writes it")
+    parser.add_argument("model", type=Path, help="the base model's folder, as models.supply.convert writes it")
     parser.add_argument("work", type=Path, help="where recipes.text wrote; checkpoints go there too")
     parser.add_argument("out", type=Path, help="the file to write")
     parser.add_argument("--steps", type=int, default=plan.steps)

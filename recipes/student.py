@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.decoding.drafters.weights import DraftShape, DraftWeights, LayerWeights, StopHead, fingerprint
+from models.language.decoding.drafters.weights import DraftShape, DraftWeights, LayerWeights, StopHead, fingerprint
 from recipes.base import Base, Block, Rotary
 
 

@@ -96,7 +96,7 @@ def device_of(name: str) -> tuple[torch.device, torch.dtype]:
 def main(arguments: list[str]) -> int:
     """Write text as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m recipes.text", description="Let the base model write text.")
-    parser.add_argument("model", type=Path, help="the base model's folder, as models.convert writes it")
+    parser.add_argument("model", type=Path, help="the base model's folder, as models.supply.convert writes it")
     parser.add_argument("work", type=Path, help="where intermediate files go")
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=1 << 20, help="of a shard")

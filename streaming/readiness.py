@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.errors import BatonError
-from models.fleet import Fleet
+from models.placement.fleet import Fleet
 
 
 def readiness(fleet: Fleet, trouble: BatonError | None) -> tuple[int, dict[str, Any]]:

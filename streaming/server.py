@@ -14,7 +14,7 @@ import uvicorn
 
 from memory import keys
 from models.errors import BadInput, Conflict
-from models.fleet import Fleet
+from models.placement.fleet import Fleet
 from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app

@@ -16,7 +16,7 @@ from clients.run import CLIENTS
 from support.server import Server, count, receive, say, serving, until, words
 
 from models.catalog_file import load_catalog
-from models.engines.openai import OpenAIOptions
+from models.language.openai.engine import OpenAIOptions
 from orchestrator.settings import Settings
 
 _ROOT = Path(__file__).parent.parent

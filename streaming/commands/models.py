@@ -13,8 +13,8 @@ from rich.text import Text
 
 from models.catalog import Card, Catalog
 from models.catalog_file import load_catalog
-from models.fetch import Stage
-from models.store import Store
+from models.supply.fetch import Stage
+from models.supply.store import Store
 from orchestrator.settings import Settings
 from streaming.commands.errors import explained
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TransferSpeedColumn
 
 from models.clock import SystemClock, sleep_until
-from models.fleet import Fleet, Standing
+from models.placement.fleet import Fleet, Standing
 from orchestrator.settings import Settings
 from streaming.commands.errors import explained
 from streaming.readiness import readiness

@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack, aclosing
 from models.clock import Clock
 from models.content import Item
 from models.errors import BatonError, Overloaded
-from orchestrator.asides import Aside
-from orchestrator.completions import Completions
-from orchestrator.session import Session
+from orchestrator.act.completions import Completions
+from orchestrator.sessions.asides import Aside
+from orchestrator.sessions.handle import Session
 from streaming.realtime.events import ServerEvent
-from streaming.realtime.narrator import Narrator
 from streaming.realtime.protocol import RealtimeProtocol, Respond
+from streaming.realtime.server_events import Narrator
 
 _MOST = 4
 """At a time, of one connection."""

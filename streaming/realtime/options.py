@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from models.errors import BadInput, BatonError, NotFound, Unsupported, too_long
-from models.ports import ToolConstraint, ToolSpec
+from models.ports.generate import ToolConstraint, ToolSpec
 from streaming.complaints import complaint
 
 ID = r"^[A-Za-z0-9_-]{1,64}$"

@@ -14,7 +14,7 @@ from models.content import Call, CallResult, Item, ItemStatus, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported
 from models.ids import new_id
 from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
-from orchestrator.order import Order
+from orchestrator.sessions.order import Order
 from streaming.complaints import complaint
 from streaming.errors import told
 from streaming.realtime.events import (
@@ -43,7 +43,6 @@ from streaming.realtime.events import (
     wire_item,
 )
 from streaming.realtime.extensions import BatonAttached, BatonSession
-from streaming.realtime.narrator import Narrator
 from streaming.realtime.options import (
     ANYTHING,
     BatonOptions,
@@ -56,6 +55,7 @@ from streaming.realtime.options import (
     validated,
     with_changes,
 )
+from streaming.realtime.server_events import Narrator
 
 T = TypeVar("T")
 

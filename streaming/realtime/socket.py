@@ -23,9 +23,9 @@ from models.clock import Clock
 from models.content import CallResult, Message
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
 from models.shares import Shares
+from orchestrator.act.completions import Completions
 from orchestrator.build import Conductor
-from orchestrator.completions import Completions
-from orchestrator.session import Session
+from orchestrator.sessions.handle import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
 from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits

@@ -10,10 +10,10 @@ from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BatonError, NotFound
 from models.ids import new_id
+from orchestrator.act.completions import Completion
 from orchestrator.build import Conductor
-from orchestrator.completions import Completion
 from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
-from orchestrator.session import Session
+from orchestrator.sessions.handle import Session
 from streaming.auth import Caller
 from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completion, of_session
 from streaming.rest.chat_request import ChatRequest

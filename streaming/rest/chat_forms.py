@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field
 
 from models.errors import BadInput
-from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
+from models.ports.generate import (
+    Form,
+    GrammarConstraint,
+    JsonSchemaConstraint,
+    RegexConstraint,
+    ToolConstraint,
+    ToolSpec,
+)
 from streaming.realtime.options import JsonObject
 from streaming.rest.typed import Strict, Typed
 

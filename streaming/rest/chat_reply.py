@@ -13,9 +13,9 @@ from typing import Any, assert_never
 from agents.events import TaskProgress
 from models.content import AudioDelta, Call, CallDelta, FormReport, ScoredToken, TextDelta, WrittenToken, text_of
 from models.errors import BatonError, Internal
-from orchestrator.completions import Completion
+from orchestrator.act.completions import Completion
 from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded, Usage
-from orchestrator.session import Session
+from orchestrator.sessions.handle import Session
 from streaming.errors import failure
 from streaming.sse import event
 

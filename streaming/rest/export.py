@@ -10,7 +10,7 @@ from typing import assert_never
 
 from memory.sessions import SessionRecord
 from models.content import Call, CallResult, Item, Message, text_of
-from orchestrator.sessions import ToldTurn
+from orchestrator.sessions.registry import ToldTurn
 
 _TICKS = re.compile("`+")
 

@@ -8,7 +8,7 @@ from memory.keys import RequestDefaults
 from models.errors import BadInput
 from models.shares import Shares
 from orchestrator.events import Committed
-from orchestrator.session import Session
+from orchestrator.sessions.handle import Session
 from streaming.auth import Authenticator, Caller
 from streaming.limits import SurfaceLimits
 from streaming.realtime.options import Options

@@ -11,7 +11,7 @@ from memory.sessions import SessionRecord
 from models.content import CallResult, Item
 from models.errors import too_long
 from orchestrator.build import Conductor
-from orchestrator.sessions import Transcript
+from orchestrator.sessions.registry import Transcript
 from streaming.auth import Authenticator, Caller
 from streaming.limits import SurfaceLimits
 from streaming.realtime.events import response_id, wire_item

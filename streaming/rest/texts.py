@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 from memory.keys import RequestDefaults
 from models.errors import BatonError
 from models.ids import new_id
+from orchestrator.act.completions import Completion
 from orchestrator.build import Conductor
-from orchestrator.completions import Completion
 from orchestrator.events import TurnInput
 from streaming.auth import Caller
 from streaming.rest.chat_reply import of_completion

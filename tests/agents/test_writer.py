@@ -9,12 +9,12 @@ import pytest
 from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress, TaskStarted
 from agents.port import Budget, Task
 from agents.writer import Writer
+from models.catalog import EngineSpec
 from models.clock import ManualClock
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
-from models.engines import EngineSpec
-from models.engines.scripted import build
 from models.errors import BatonError, DeadlineExceeded, Overloaded, Unsupported, WorkerDied
-from models.ports import GenerateRequest, Sampling, ToolConstraint, ToolSpec
+from models.language.scripted import build
+from models.ports.generate import GenerateRequest, Sampling, ToolConstraint, ToolSpec
 
 ORIGIN = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=1)
 

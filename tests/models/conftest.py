@@ -11,12 +11,13 @@ import pytest
 from support.openai_server import openai_server_apart
 from support.weights import REPOSITORY, WEIGHTS, Hub, make_wheel, serving_hub
 
+from models.catalog import EngineSpec
 from models.catalog_file import load_catalog
 from models.clock import Clock
-from models.engines import EngineFactory, EngineSpec, build_engine
-from models.fetch import FetchFailed
-from models.ports import Engine
-from models.store import Store
+from models.placement.engines import EngineFactory, build_engine
+from models.ports.generate import Engine
+from models.supply.fetch import FetchFailed
+from models.supply.store import Store
 from orchestrator.settings import Settings
 
 # Read when torch is first imported, as in the worker: tests run beside each other on few cores.

@@ -15,14 +15,13 @@ from support.sessions import RecordingEngine, Steps
 from agents.port import Agent
 from agents.writer import Writer
 from memory.database import Database
-from models.catalog import Card
+from models.catalog import Card, EngineSpec
 from models.clock import ManualClock
 from models.content import Item, Message, TextPart, text_of
-from models.engines import EngineSpec
-from models.engines.scripted import ScriptedEngine, build
-from models.fleet import FixedOffer
-from orchestrator.band import Band, BandLimits
-from orchestrator.decision import Decider
+from models.language.scripted import ScriptedEngine, build
+from models.placement.fleet import FixedOffer
+from orchestrator.act.band import Band, BandLimits
+from orchestrator.decide.decision import Decider
 from orchestrator.events import (
     Committed,
     Decision,
@@ -36,9 +35,9 @@ from orchestrator.events import (
     TurnInput,
 )
 from orchestrator.meters import Meters
-from orchestrator.session import Session
-from orchestrator.sessions import Sessions
-from orchestrator.state import SessionLimits
+from orchestrator.sessions.handle import Session
+from orchestrator.sessions.registry import Sessions
+from orchestrator.sessions.state import SessionLimits
 
 RULES = (
     {"pattern": r"^count to (\d{1,5})$", "reply": "{n} ", "times": r"\1"},

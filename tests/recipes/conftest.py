@@ -1,4 +1,4 @@
-"""A base model of a few kilobytes, in a folder as `models.convert` writes it."""
+"""A base model of a few kilobytes, in a folder as `models.supply.convert` writes it."""
 
 from pathlib import Path
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.decoding.drafters.weights import load_draft
 from models.errors import BadInput
+from models.language.decoding.drafters.weights import load_draft
 from recipes import draft, early_exit
 from recipes.acceptance import Guesses, guess, replay
 from recipes.base import Base

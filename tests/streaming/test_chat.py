@@ -20,7 +20,7 @@ from support.sse import Parser, parse
 from memory.keys import RequestDefaults
 from models.clock import ManualClock
 from models.content import Call, CallResult, Message, text_of
-from models.ports import ToolConstraint
+from models.ports.generate import ToolConstraint
 from streaming.limits import SurfaceLimits
 
 _PATH = "/v1/chat/completions"

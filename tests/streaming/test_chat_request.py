@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Item, Message, TextPart, text_of
 from models.errors import BadInput, Unsupported
-from models.ports import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
+from models.ports.generate import Form, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint
 from orchestrator.events import SamplingOverrides, TurnInput
 from streaming.rest.chat_request import ChatRequest
 

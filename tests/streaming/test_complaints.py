@@ -15,7 +15,7 @@ from support.rules import RULES
 from memory.keys import RequestDefaults
 from models.errors import BadInput
 from orchestrator.events import SessionSettings
-from orchestrator.order import Order
+from orchestrator.sessions.order import Order
 from streaming.complaints import Step, complaint, written
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol

@@ -25,7 +25,7 @@ from support.sse import parse
 from agents.events import Fault
 from models.content import Delta, TextDelta
 from models.errors import CLASSES, BatonError, ErrorKind
-from models.ports import GenerateRequest
+from models.ports.generate import GenerateRequest
 from orchestrator.events import TurnEnded, decode, encode
 from streaming.errors import OURS_TO_END, STATUS, STATUS_BY_CODE, WIRE_CODES, failure, told
 from streaming.limits import SurfaceLimits

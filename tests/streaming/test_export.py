@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memory.sessions import SessionRecord
 from models.content import Call, CallResult, Item, Message, Role, TextPart
-from orchestrator.sessions import ToldTurn
+from orchestrator.sessions.registry import ToldTurn
 from streaming.rest.export import markdown
 
 

@@ -12,9 +12,9 @@ from support.rules import RULES
 from support.tiny_llama import make_tokenizer, save_tiny_llama
 
 from memory.keys import RequestDefaults
+from models.catalog import EngineSpec
 from models.clock import SystemClock
-from models.engines import EngineSpec
-from models.engines.transformers import build
+from models.language.transformers import build
 from streaming.limits import SurfaceLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -11,9 +11,8 @@ import websockets
 from support.completions import check_model
 from support.server import say, send, until
 
-from models.catalog import Card
-from models.engines import EngineSpec
-from models.fleet import CardState, Fleet, Standing
+from models.catalog import Card, EngineSpec
+from models.placement.fleet import CardState, Fleet, Standing
 from streaming.readiness import readiness
 
 

@@ -10,9 +10,9 @@ from support.wire import check_event
 
 from memory.keys import RequestDefaults
 from models.errors import NotFound
-from models.ports import ToolConstraint
+from models.ports.generate import ToolConstraint
 from orchestrator.events import SamplingOverrides, SessionSettings, TurnInput
-from orchestrator.order import Order
+from orchestrator.sessions.order import Order
 from streaming.realtime.options import Bounds, Options
 from streaming.realtime.protocol import RealtimeProtocol, Received, Respond
 

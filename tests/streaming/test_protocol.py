@@ -30,7 +30,7 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
-from orchestrator.order import Order
+from orchestrator.sessions.order import Order
 from streaming.realtime.events import SUPPORTED, UNSUPPORTED
 from streaming.realtime.options import ANYTHING, Bounds, Options
 from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Received, RemoveItem, Respond

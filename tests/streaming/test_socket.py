@@ -16,7 +16,7 @@ from models.clock import ManualClock
 from models.content import Item
 from models.errors import Conflict, Overloaded, too_long
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
-from orchestrator.order import Order
+from orchestrator.sessions.order import Order
 from streaming.auth import Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters

@@ -10,7 +10,7 @@ import websockets
 from support.app import Served
 from support.rules import RULES
 
-from models.engines.scripted import _TOKEN
+from models.language.scripted import _TOKEN
 from orchestrator.events import Committed, TurnEnded
 
 

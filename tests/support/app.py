@@ -14,7 +14,7 @@ import uvicorn
 from memory import keys
 from models.clock import Clock
 from models.content import Delta
-from models.ports import Engine, GenerateRequest
+from models.ports.generate import Engine, GenerateRequest
 from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app

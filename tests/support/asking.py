@@ -1,7 +1,7 @@
 """Asking a local engine in words, and looking at what it yields."""
 
 from models.content import Delta, Item, Message, Role, TextDelta, TextPart
-from models.ports import PROCESSORS, Engine, GenerateRequest, Sampling, Signal
+from models.ports.generate import PROCESSORS, Engine, GenerateRequest, Sampling, Signal
 
 ALL: frozenset[Signal] = frozenset({"token_ids", "logprobs", "entropies", "margins"})
 """All that can be told of a token."""

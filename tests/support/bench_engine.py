@@ -3,14 +3,14 @@
 from collections.abc import AsyncGenerator
 
 from models.content import Delta
-from models.decoding.calls import CallReader, offered
-from models.engines.writing import AnswerWriter
-from models.ports import GenerateRequest, ToolConstraint
+from models.language.detokenize import Detokenizer
+from models.language.tool_format import CallReader, offered
+from models.ports.generate import GenerateRequest, ToolConstraint
 from support.tiny_decoding import END, Ask, Tiny, Told
 
 
 class BenchEngine:
-    """Writes answers to a prompt of a few tokens, whatever is said; see `models.ports.Engine`."""
+    """Writes answers to a prompt of a few tokens, whatever is said; see `models.ports.generate.Engine`."""
 
     def __init__(self, tiny: Tiny) -> None:
         """Take the model."""
@@ -33,7 +33,7 @@ class BenchEngine:
         bench, told = self._tiny.bench(blocks=256), Told()
         row = bench.row(ask, told)
         calls = isinstance(tools, ToolConstraint) and bool(offered(tools))
-        row.writer = AnswerWriter(
+        row.writer = Detokenizer(
             self._tiny.tokenizer,
             sampling,
             ends=frozenset({END}),

@@ -4,7 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from models.ports import Constraint, GrammarConstraint, JsonSchemaConstraint, RegexConstraint, ToolConstraint, ToolSpec
+from models.ports.generate import (
+    Constraint,
+    GrammarConstraint,
+    JsonSchemaConstraint,
+    RegexConstraint,
+    ToolConstraint,
+    ToolSpec,
+)
 
 
 def _chained(link: Callable[[dict[str, str]], dict[str, Any]], depth: int) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from models.content import CallDelta, Delta, Item, Message, TextDelta, TextPart
-from models.engines.openai import OpenAIEngine
 from models.errors import BatonError
-from models.ports import GenerateRequest
+from models.language.openai.engine import OpenAIEngine
+from models.ports.generate import GenerateRequest
 
 
 def user(text: str, role: str = "user") -> Message:

@@ -39,7 +39,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-_FOLDER = Path(__file__).parent.parent / "models" / "forms"
+_FOLDER = Path(__file__).parent.parent / "models" / "language" / "forms"
 
 ZOD: dict[str, Any] = json.loads((_FOLDER / "zod_schemas.json").read_text())
 """Schemas by name, those of draft 7 with `_draft7` behind it."""

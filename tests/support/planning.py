@@ -1,12 +1,12 @@
 """Plans made here, where a test can count what they take."""
 
-from models.forms.plan import Level, Plan, plan
-from models.forms.planning_process import holds
-from models.ports import Constraint
+from models.language.forms.plan import Level, Plan, plan
+from models.language.forms.planning_process import holds
+from models.ports.generate import Constraint
 
 
 class PlanningHere:
-    """See `models.forms.planning.Planning`."""
+    """See `models.language.forms.planning.Planning`."""
 
     def __init__(self, *, remote: bool = False) -> None:
         self._remote = remote

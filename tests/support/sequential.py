@@ -1,14 +1,14 @@
 """The engine of models that the decoding engine does not know, for any model, so that the two can be compared."""
 
+from models.catalog import EngineSpec
 from models.clock import Clock
-from models.engines import EngineSpec
-from models.engines.causal import load_causal_model
-from models.engines.options import options_of
-from models.engines.sequential import SequentialEngine
+from models.language.causal import load_causal_model
+from models.language.options import options_of
+from models.language.sequential import SequentialEngine
 
 
 def build_sequential(spec: EngineSpec, clock: Clock) -> SequentialEngine:
-    """Build it as `models.engines.transformers.build` would."""
+    """Build it as `models.language.transformers.build` would."""
     options = options_of(spec.options)
     assert spec.folder is not None
     causal = load_causal_model(

@@ -10,7 +10,7 @@ from typing import Any
 from agents.events import Origin, TaskFinished, TaskProgress
 from models.clock import ManualClock, sleep_until
 from models.content import Delta, Item, TextDelta, text_of
-from models.ports import GenerateRequest, ToolConstraint, ToolSpec
+from models.ports.generate import GenerateRequest, ToolConstraint, ToolSpec
 from orchestrator.events import (
     Committed,
     Decision,
@@ -20,8 +20,8 @@ from orchestrator.events import (
     TurnEnded,
     TurnInput,
 )
-from orchestrator.session import Session
-from orchestrator.state import SessionLimits, SessionState
+from orchestrator.sessions.handle import Session
+from orchestrator.sessions.state import SessionLimits, SessionState
 
 WEATHER = ToolConstraint(tools=(ToolSpec(name="weather", description="", parameters="{}"),))
 

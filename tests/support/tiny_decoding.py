@@ -13,24 +13,24 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from models.content import Delta, FinishDelta, TextDelta, UsageDelta, WrittenToken
-from models.decoding.adapters import Adapters
-from models.decoding.cache import BLOCK_TOKENS, Cache
-from models.decoding.calls import LISTED
-from models.decoding.constrain import Constrainer
-from models.decoding.decoder import Batch, Decoder
-from models.decoding.drafters import Context, Drafter, DrafterName
-from models.decoding.loading import decoder_of
-from models.decoding.loop import Loop, LoopLimits
-from models.decoding.policy import Choice, RowState
-from models.decoding.prefixes import Scope
-from models.decoding.processors import Processors
-from models.decoding.rows import Prompt, Row
-from models.decoding.sampling import Chooser
-from models.decoding.scheduler import Rank
-from models.decoding.speculation import FixedPolicy, Speculation
-from models.engines.writing import AnswerWriter
 from models.errors import BatonError
-from models.ports import Constraint, Priority, Sampling
+from models.language.decoding.adapters import Adapters
+from models.language.decoding.cache import BLOCK_TOKENS, Cache
+from models.language.decoding.constrain import Constrainer
+from models.language.decoding.decoder import Batch, Decoder
+from models.language.decoding.drafters import Context, Drafter, DrafterName
+from models.language.decoding.loading import decoder_of
+from models.language.decoding.loop import Loop, LoopLimits
+from models.language.decoding.policy import Choice, RowState
+from models.language.decoding.prefixes import Scope
+from models.language.decoding.processors import Processors
+from models.language.decoding.rows import Prompt, Row
+from models.language.decoding.sampling import Chooser
+from models.language.decoding.scheduler import Rank
+from models.language.decoding.speculation import FixedPolicy, Speculation
+from models.language.detokenize import Detokenizer
+from models.language.tool_format import LISTED
+from models.ports.generate import Constraint, Priority, Sampling
 from support.tiny_llama import make_model, make_tokenizer
 
 END = 2
@@ -211,7 +211,7 @@ class Bench:
             scope=Scope(tenant=ask.tenant, adapter=ask.adapter),
             rank=Rank.of(ask.priority, ask.came_s, ask.deadline_s, len(self.rows)),
             chooser=Chooser.of(ask.sampling),
-            writer=AnswerWriter(
+            writer=Detokenizer(
                 tiny.tokenizer,
                 ask.sampling,
                 ends=ask.ends,

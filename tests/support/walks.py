@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from models.decoding.calls import JSON_STYLE
+from models.language.tool_format import JSON_STYLE
 
 _BYTES = LLTokenizer("byte")
 _ENDS = frozenset(b'"}]')

@@ -12,11 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from models.catalog import Card
-from models.engines import EngineSpec
-from models.fetch import Progress
+from models.catalog import Card, EngineSpec
 from models.sources import HubSource, Source, SourceFile, WheelSource
-from models.store import Store
+from models.supply.fetch import Progress
+from models.supply.store import Store
 
 SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 """The smallest safetensors file: no tensor."""

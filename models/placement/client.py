@@ -1,0 +1,385 @@
+"""The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
+
+Policies: at most `max_requests` run at a time, and `max_tenant_requests` of one tenant, the next is refused (`Overloaded`,
+may be retried); a request holds at most `WINDOW` deltas here. A process that dies, is not ready in time, is not understood or
+does not answer (`models.placement.heartbeat`) is ended: its requests fail with `WorkerDied`, which may be retried, and another is
+started, after a delay that doubles up to `_MAX_DELAY_S` while they keep dying young. A card that keeps ending the process rests
+and is tried again, for ever (`models.placement.cards`).
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from copy import copy
+from itertools import count
+from typing import assert_never
+
+from models.catalog import EngineSpec
+from models.clock import Clock, sleep_until, wait_for_event
+from models.content import Delta
+from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, WorkerDied
+from models.placement.cards import WorkerCard
+from models.placement.frames import (
+    WINDOW,
+    Ended,
+    FrameError,
+    FrameReader,
+    Grant,
+    Load,
+    Loaded,
+    Ping,
+    Pong,
+    Progress,
+    Ready,
+    Stop,
+    Submit,
+    ToChild,
+    ToClient,
+    encode,
+)
+from models.placement.heartbeat import BEAT_S, UNSURE_S, Heartbeat
+from models.ports.generate import Engine, GenerateRequest
+from models.shares import Shares
+
+_log = logging.getLogger(__name__)
+
+_MIN_DELAY_S = 0.1
+_MAX_DELAY_S = 5.0
+_YOUNG_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+
+_HELD_BYTES = 64 * 1024
+"""What may be on its way to a process before a request waits until it has taken that."""
+
+
+class _Stream:
+    """What has arrived of one request and was not yet taken. Bounded by the credit that the child has."""
+
+    def __init__(self) -> None:
+        self.deltas: deque[Delta] = deque()
+        self.ended = False
+        self.error: BatonError | None = None
+        self.arrived = asyncio.Event()
+
+    def end(self, error: BatonError | None) -> None:
+        self.ended = True
+        self.error = error
+        self.arrived.set()
+
+    def expire(self) -> None:
+        if not self.ended:
+            self.end(DeadlineExceeded("The deadline passed before the answer was whole."))
+
+
+class Worker:
+    """One worker process, supervised.
+
+    `run` owns the process and has to be running, in a task of the caller's, for requests to be served.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, EngineSpec],
+        clock: Clock,
+        *,
+        max_requests: int = 512,
+        max_tenant_requests: int | None = None,
+        ready_timeout_s: float = 60.0,
+    ) -> None:
+        self._cards = {name: WorkerCard(spec) for name, spec in engines.items()}
+        self._clock = clock
+        self._shares = Shares(
+            max_requests,
+            max_tenant_requests,
+            what="requests are running",
+            code="too_many_requests",
+        )
+        self._ready_timeout_s = ready_timeout_s
+        self._ids = count(1)
+        self._streams: dict[int, _Stream] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._heartbeat: Heartbeat | None = None
+        self.pid: int | None = None
+        self.restarts = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests run now."""
+        return len(self._streams)
+
+    def engine(self, card: str) -> Engine:
+        """Return the engine of `card`, which runs in this worker."""
+        return _WorkerEngine(self, card)
+
+    def expect(self, card: str) -> None:
+        """Have requests for a card wait until `load` or `refuse` says how it stands."""
+        self._cards.setdefault(card, WorkerCard(None))
+
+    def load(self, card: str, spec: EngineSpec) -> None:
+        """Have the engine of a card built, now and in every process that comes after this one."""
+        known = self._cards.setdefault(card, WorkerCard(spec))
+        known.begin(spec)
+        if self._writer is not None:
+            self._writer.write(encode(Load(card=card, spec=spec)))
+
+    def refuse(self, card: str, error: BatonError) -> None:
+        """Have every request for a card fail: it cannot be brought up."""
+        self._cards.setdefault(card, WorkerCard(None)).refuse(error)
+
+    def loaded(self, card: str) -> bool:
+        """Return whether a request for `card` would be worked on at once."""
+        known = self._cards.get(card)
+        return known is not None and known.settled.is_set() and known.failure is None and self.silent_s < UNSURE_S
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the process has said nothing; 0 if there is none."""
+        return 0.0 if self._heartbeat is None else self._heartbeat.silent_s
+
+    def failure(self, card: str) -> BatonError | None:
+        """Return why every request for `card` fails, if it does."""
+        known = self._cards.get(card)
+        return None if known is None else known.failure
+
+    def trouble(self, card: str) -> str | None:
+        """Return why a card failed last, if its engine has not been built since."""
+        known = self._cards.get(card)
+        return None if known is None else known.trouble
+
+    async def until_settled(self, card: str) -> None:
+        """Wait until the engine of a card is built.
+
+        Raises:
+            BatonError: it cannot be.
+        """
+        known = self._cards[card]
+        await known.settled.wait()
+        if known.failure is not None:
+            raise copy(known.failure)
+
+    async def run(self) -> None:
+        """Keep the process running until cancelled, then end it."""
+        delay_s = _MIN_DELAY_S
+        while True:
+            started_s = self._clock.now_s()
+            try:
+                await self._run_process()
+            except OSError:
+                _log.exception("the worker process could not be started")
+            _log.error("the worker process ended; it is being restarted")
+            self.restarts += 1
+            old = self._clock.now_s() - started_s > _YOUNG_S
+            delay_s = _MIN_DELAY_S if old else min(delay_s * 2, _MAX_DELAY_S)
+            await sleep_until(self._clock, self._clock.now_s() + delay_s)
+
+    async def _run_process(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            frames = FrameReader(reader)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    # -P: a module is the environment's, never one that happens to lie in the working directory.
+                    *(sys.executable, "-P", "-m", "models.placement.child", str(theirs.fileno())),
+                    pass_fds=(theirs.fileno(),),
+                )
+            except BaseException:  # cancelled while it starts: asyncio ends the process, the socket is ours
+                writer.close()
+                raise
+        try:
+            async with self._clock.timeout_at(self._clock.now_s() + self._ready_timeout_s):
+                first = await self._next_frame(frames)
+            if isinstance(first, Ready):
+                self._writer = writer
+                self.pid = first.pid
+                for name, card in self._cards.items():
+                    if card.spec is not None and card.retry_at_s is None:
+                        writer.write(encode(Load(card=name, spec=card.spec)))
+                self._heartbeat = Heartbeat(self._clock.now_s())
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(self._watch(self._heartbeat, process, writer))
+                    await self._receive(frames, self._heartbeat)
+                    watching.cancel()
+            else:
+                _log.error("the worker process ended before it was ready")
+        except TimeoutError:
+            _log.error("the worker process was not ready within %s s", self._ready_timeout_s)
+        finally:
+            now_s = self._clock.now_s()
+            for name, card in self._cards.items():
+                card.lose(name, now_s, beside=self._serves_beside(name))
+            self._writer = self._heartbeat = None
+            self.pid = None
+            writer.close()
+            for stream in self._streams.values():
+                stream.end(WorkerDied("The process that ran this model ended. It is being restarted; try again."))
+            self._streams.clear()
+            await self._end(process)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for a process whose socket was closed; kill it if it does not leave by itself."""
+        try:
+            async with self._clock.timeout_at(self._clock.now_s() + _STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()  # which is at once, now
+            raise
+
+    async def _watch(
+        self, heartbeat: Heartbeat, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter
+    ) -> None:
+        """Have the process say that it is there; end it when it does not, and try again what rests."""
+        while True:
+            writer.write(encode(Ping()))  # small, and no more of them than `LOADING_SILENCE_S` has beats
+            await sleep_until(self._clock, self._clock.now_s() + BEAT_S)
+            now_s = self._clock.now_s()
+            heartbeat.beat(now_s)
+            trouble = heartbeat.trouble(loading=any(card.loading for card in self._cards.values()))
+            if trouble is not None:
+                _log.error("the worker process %s; it is ended", trouble)
+                process.kill()
+                return
+            for name, card in self._cards.items():
+                if card.spec is not None and card.retry_at_s is not None and card.retry_at_s <= now_s:
+                    _log.warning("the model %s is tried again", name)
+                    self.load(name, card.spec)
+
+    def _serves_beside(self, name: str) -> bool:
+        return any(
+            other != name and card.settled.is_set() and card.failure is None for other, card in self._cards.items()
+        )
+
+    async def _receive(self, frames: FrameReader, heartbeat: Heartbeat) -> None:
+        while (frame := await self._next_frame(frames)) is not None:
+            heartbeat.heard(frame.stalled_s if isinstance(frame, Pong) else None)
+            match frame:
+                case Progress():
+                    if (stream := self._streams.get(frame.request_id)) is not None and not stream.ended:
+                        stream.deltas.append(frame.delta)
+                        stream.arrived.set()
+                case Ended():
+                    if (stream := self._streams.pop(frame.request_id, None)) is not None:
+                        stream.end(frame.error)
+                case Loaded():
+                    self._loaded(frame)
+                case Pong():
+                    pass
+                case Ready() | Load() | Submit() | Grant() | Stop() | Ping():
+                    _log.error("the worker process is not understood: a %s frame came from it", type(frame).__name__)
+                    return
+                case _:
+                    assert_never(frame)
+
+    @staticmethod
+    async def _next_frame(frames: FrameReader) -> ToChild | ToClient | None:
+        """Return the next frame; None when the process is gone, or is not understood."""
+        try:
+            return await frames.next()
+        except FrameError as exc:
+            _log.error("the worker process is not understood: %s", exc)
+            return None
+
+    def _loaded(self, frame: Loaded) -> None:
+        card = self._cards[frame.card]
+        if frame.error is None:
+            card.built()
+        else:
+            _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
+            card.failed(frame.error, self._clock.now_s(), beside=self._serves_beside(frame.card))
+
+    async def submit(self, card: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """Run `request` on the engine of `card`; see `Engine.generate`."""
+        self._shares.enter(request.tenant)
+        request_id = next(self._ids)
+        stream = self._streams[request_id] = _Stream()
+        # One timer a request: a timeout around each wait would cost as much as the delta that it waits for.
+        timer = None if request.deadline is None else self._clock.call_at(request.deadline, stream.expire)
+        try:
+            await self._until_ready(card, request.deadline)
+            await self._until_writable(stream)
+            if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
+                self._send(Submit(request_id=request_id, card=card, request=request))
+            taken = 0
+            while (delta := await self._next(stream)) is not None:
+                taken += 1
+                if taken == WINDOW // 2:
+                    self._send(Grant(request_id=request_id, credit=taken))
+                    taken = 0
+                yield delta
+        except FrameError as exc:
+            raise LimitExceeded("The request is too large for the model's process. Send less.") from exc
+        finally:
+            self._shares.leave(request.tenant)
+            if timer is not None:
+                timer.cancel()
+            if self._streams.pop(request_id, None) is not None and self._writer is not None:
+                # Not awaited: a closing generator may be under cancellation, and the frame is small.
+                self._writer.write(encode(Stop(request_id=request_id)))
+
+    async def _next(self, stream: _Stream) -> Delta | None:
+        """Return the next delta, or None after the last."""
+        while not stream.deltas:
+            if stream.error is not None:
+                raise stream.error
+            if stream.ended:
+                return None
+            stream.arrived.clear()
+            await stream.arrived.wait()
+        return stream.deltas.popleft()
+
+    async def _until_ready(self, name: str, deadline_s: float | None) -> None:
+        card = self._cards.get(name)
+        if card is None:
+            raise NotFound(f"This worker has no engine for the card {name!r}.")
+        limit_s = self._clock.now_s() + self._ready_timeout_s
+        until_s = limit_s if deadline_s is None else deadline_s
+        if not await wait_for_event(self._clock, card.settled, until_s):
+            if deadline_s is not None:
+                raise DeadlineExceeded("The deadline passed while the model was being loaded.")
+            raise WorkerDied("The process that runs this model did not get ready. The server's log has the cause.")
+        if card.failure is not None:
+            raise copy(card.failure)
+
+    async def _until_writable(self, stream: _Stream) -> None:
+        """Wait until the process has taken what it was sent before, or until the request has ended."""
+        if (writer := self._writer) is None or writer.transport.get_write_buffer_size() <= _HELD_BYTES:
+            return
+        draining = asyncio.ensure_future(_drained(writer))
+        ending = asyncio.ensure_future(stream.arrived.wait())  # nothing arrives of what was not asked but its end
+        try:
+            await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            ending.cancel()
+
+    def _send(self, frame: ToChild) -> None:
+        """Send a frame. Only `Submit` may be large, and waits before it for those that were sent before."""
+        if self._writer is not None:  # else the process has just died, and every stream was told so
+            self._writer.write(encode(frame))
+
+
+async def _drained(writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):  # the reading side sees the end and tells every stream
+        await writer.drain()
+
+
+class _WorkerEngine:
+    """One card's engine within a worker; owns nothing, the worker does."""
+
+    def __init__(self, worker: Worker, card: str) -> None:
+        self._worker = worker
+        self._card = card
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        return self._worker.submit(self._card, request)
+
+    async def aclose(self) -> None:
+        return

@@ -1,0 +1,1 @@
+"""What an engine is asked, a port for each kind of work."""

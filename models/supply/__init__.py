@@ -1,0 +1,1 @@
+"""Where weights come from: sources fetched into the store, and made into what engines load."""

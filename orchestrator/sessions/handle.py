@@ -1,0 +1,537 @@
+"""The `Session` handle: the whole interface between a surface and the conductor.
+
+A thin adapter around `state.SessionState`. Ordering: every change of the log is planned, committed, applied and shown to
+readers under one lock, in a task that the session owns, so that a caller who is cancelled in the middle leaves nothing
+half done. Text needs no lock: it only grows the open item.
+
+If a transaction fails, the session is closed: its log is the truth, and the next `Sessions.open` folds it anew.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
+from memory.trouble import LASTING
+from models.clock import Clock, wait_for_event
+from models.content import CallResult, Item, Part, UsageDelta
+from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable
+from models.ids import new_id
+from orchestrator.act.band import Band
+from orchestrator.act.generation import Generation
+from orchestrator.events import LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput
+from orchestrator.meters import Meters
+from orchestrator.sessions.ahead import ReadingAhead
+from orchestrator.sessions.conversation import NOTHING_EARLIER, Earlier, check_context
+from orchestrator.sessions.cursor import Cursor
+from orchestrator.sessions.folding import fold
+from orchestrator.sessions.journal import Journal
+from orchestrator.sessions.order import FRONT, Order
+from orchestrator.sessions.state import SessionState
+
+_log = logging.getLogger(__name__)
+
+_CATCH_UP_ROWS = 256
+
+
+@dataclass(slots=True)
+class _Work:
+    """A generation at work: what it does, and the task that follows it once it is committed."""
+
+    attempt: Generation
+    committed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Session:
+    """One continuing conversation. Made by `Sessions.open`, which also runs it."""
+
+    def __init__(
+        self,
+        tenant: str,
+        session_id: str,
+        state: SessionState,
+        journal: Journal,
+        band: Band,
+        clock: Clock,
+        meters: Meters,
+    ) -> None:
+        self.tenant = tenant
+        self.session_id = session_id
+        self._state = state
+        self._journal = journal
+        self._band = band
+        self._clock = clock
+        self._meters = meters
+        self._work: dict[int, _Work] = {}
+        self._ahead = ReadingAhead(band, clock, meters, tenant)
+        self._watch = meters.watch(tenant)
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._rescheduled = asyncio.Event()
+        self._started = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
+        self._next_item_id = new_id("item")
+        self._closed = False
+        self._closed_by: Fault | None = None  # what keeps the log from being written
+        self._state.touch(clock.now_s())
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last row; a reader that begins after it misses nothing from here on."""
+        return self._state.last_seq
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What holds for this session's turns."""
+        return self._state.settings
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The conversation, as far back as it is kept for a model."""
+        return tuple(self._state.items)
+
+    async def order(self, seq: int) -> Order:
+        """Return the order of the conversation's items at row `seq`, as far back as they are kept."""
+        if seq == self._state.last_seq:
+            return self._state.order.copy()
+        return (await fold(self._journal, self._state.limits, seq, self._clock.now_s())).order
+
+    @property
+    def running_turn(self) -> str | None:
+        """The turn that is running, if one is."""
+        return None if self._state.turn is None else self._state.turn.turn_id
+
+    @property
+    def running_since(self) -> int | None:
+        """The row that accepted the turn that is running, if one is."""
+        return None if self._state.turn is None else self._state.turn.accepted_seq
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session was put away; opening it again gives another handle."""
+        return self._closed
+
+    # The handle
+
+    async def propose(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> int:
+        """Take an input, possibly a guess, and begin to work on it. Return its generation.
+
+        Args:
+            turn_input: the input.
+            context: what it is an answer to, if not the conversation; nothing of that is kept.
+
+        Nothing is logged until `commit`; until then an input may be revised by proposing again. The answer is to the
+        conversation as it is now: what is added to it or removed before the commit makes no difference to it.
+
+        Raises:
+            Conflict: a turn is running, or an item's id is taken.
+            NotFound: a result answers no call of this conversation.
+        """
+        await self._opened()
+        turn_input = self._completed(turn_input)
+        earlier = await self._earlier(turn_input.items)
+        generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s(), earlier)
+        self._state.recall(earlier.calls)
+        self._drop(*dropped)
+        self._ahead.stop()
+        proposal = self._state.proposal
+        assert proposal is not None  # `propose` has just made it
+        attempt = Generation(
+            self._band,
+            tenant=self.tenant,
+            turn_id=proposal.turn_id,
+            generation=generation,
+            turn_input=turn_input,
+            history=self._state.context if context is None else context,
+        )
+        work = self._work[generation] = _Work(attempt)
+        work.task = self._tasks.create_task(self._follow(work))
+        self._rescheduled.set()
+        return generation
+
+    async def commit(self, generation: int) -> str:
+        """Accept a proposed input as the turn, and drop the others. Return the turn's id.
+
+        When this returns, the turn is in the log.
+
+        Raises:
+            BadInput: the turn is refused; it is not proposed any more.
+            NotFound: the model that was asked for does not exist.
+            Conflict: that generation is not proposed any more.
+        """
+        asked_s = self._clock.now_s()
+        await self._opened()
+        work = self._work.get(generation)
+        if work is None or work.committed.is_set():
+            raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
+        turn_id = work.attempt.turn_id
+        try:
+            decision = await work.attempt.decision()
+        except BatonError:
+            if self._work.get(generation) is work:  # else it was dropped, and another turn may have its number by now
+                self._state.discard(turn_id, generation)
+                self._drop(generation)
+            raise
+        earlier = await self._earlier(work.attempt.turn_input.items)
+        await self._transact(
+            lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s, earlier=earlier)
+        )
+        return turn_id
+
+    async def respond(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> str:
+        """Propose and commit, for surfaces that cannot revise. Return the turn's id."""
+        return await self.commit(await self.propose(turn_input, context))
+
+    async def cancel(self, turn_id: str, reason: str) -> None:
+        """Stop a turn: an explicit stop, or an interruption. Its engine stops within one step.
+
+        Raises:
+            Conflict: that turn is neither running nor proposed.
+        """
+        await self._opened()
+        proposal = self._state.proposal
+        if proposal is not None and proposal.turn_id == turn_id:
+            self._drop_proposal()
+            return
+        await self._transact(lambda: self._state.plan_cancel(turn_id, reason, self._clock.now_s()))
+
+    async def heard(self, item_id: str, ms: int) -> None:
+        """Acknowledge that playback of an item has reached `ms` milliseconds; logged when a turn begins or ends.
+
+        Raises:
+            NotFound: there is no such item.
+            LimitExceeded: the item's sound is not that long.
+        """
+        await self._opened()
+        self._state.heard(item_id, ms)
+
+    async def tool_result(self, call_id: str, parts: tuple[Part, ...], *, item_id: str | None = None) -> None:
+        """Take the answer of a tool that the client has run. The ledger counts each call's answer once.
+
+        Raises:
+            NotFound: there is no such call.
+            Conflict: it has its answer already.
+        """
+        await self.add((CallResult(item_id=item_id or new_id("item"), call_id=call_id, parts=parts),))
+
+    async def add(self, items: tuple[Item, ...], after: str | None = None) -> None:
+        """Add items to the conversation without asking for a reply. When this returns, they are in the log.
+
+        Args:
+            items: the items.
+            after: what they come after: an item, `order.FRONT`, or the last one of all (None).
+
+        Raises:
+            BadInput: a result would come before its call.
+            Conflict: an item's id is taken, or a call has its result already.
+            NotFound: there is no item to come after; a result answers no call of this conversation.
+        """
+        await self._opened()
+        known = {None, FRONT, *self._state.order.ids}
+        left = after not in known and after is not None and await self._journal.holds(after)
+        earlier = await self._earlier(items)
+        await self._transact(
+            lambda: self._state.plan_add(
+                items, after, left=left and after not in self._state.order.ids, earlier=earlier
+            )
+        )
+        self._state.recall(earlier.calls)
+
+    async def find(self, item_id: str) -> tuple[Item, bool]:
+        """Return an item of the conversation, however long ago it was said, and whether it is still written.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        await self._opened()
+        turn = self._state.turn
+        if turn is not None and turn.open is not None and turn.open.item_id == item_id:
+            return turn.open.item("incomplete"), True
+        found = next((item for item in self._state.items if item.item_id == item_id), None)
+        if found is None:
+            found = await self._journal.find(item_id)
+        if found is None:
+            raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
+        return found, False
+
+    async def context(self, given: Sequence[Item | str] | None = None) -> tuple[Item, ...]:
+        """Return what a turn answers: items of its own, those that are given by id from the conversation; or that (None).
+
+        Raises:
+            Conflict: an id is there twice, or a call has two results.
+            LimitExceeded: they are too long.
+            NotFound: there is no such item; a result answers no call before it.
+        """
+        if given is None:
+            return tuple(self._state.context)
+        items = [one if not isinstance(one, str) else (await self.find(one))[0] for one in given]
+        check_context(items, self._state.limits.item_characters, self._state.limits.history_characters)
+        return tuple(items)
+
+    async def remove(self, item_ids: tuple[str, ...]) -> None:
+        """Take items out of the conversation: no model is shown them any more. The log keeps them.
+
+        Raises:
+            Conflict: a turn is running.
+            NotFound: an item is not part of the conversation.
+        """
+        await self._opened()
+        in_memory = {item.item_id for item in self._state.items}
+        left = {item_id for item_id in item_ids if item_id not in in_memory and await self._journal.holds(item_id)}
+        await self._transact(lambda: self._state.plan_remove(item_ids, left))
+
+    async def change(self, changes: Mapping[str, str | None], *, keep: bool = False) -> None:
+        """Set `title`, `instructions` or `model` for this session; turns that begin from now on have them.
+
+        Args:
+            changes: the fields of `SessionSettings` to set.
+            keep: have the session in the database from here on, even if nothing changes.
+        """
+        await self._opened()
+        await self._transact(lambda: self._state.plan_change(replace(self._state.settings, **changes), always=keep))
+
+    async def until_free(self, deadline_s: float) -> bool:
+        """Wait until no turn runs; return whether that came before `deadline_s`."""
+        while not (self._state.free or self._closed):
+            if not await wait_for_event(self._clock, self._changed, deadline_s):
+                return False
+        return True
+
+    async def events(self, after: int | None = None) -> AsyncGenerator[SessionEvent, None]:
+        """Yield what happens: rows after number `after` (0 is the start, None is now), then live events.
+
+        A reader that stops taking them costs nothing and holds nobody up; see `cursor`.
+
+        Raises:
+            BadInput: `after` is not a number that this session has reached.
+            Unavailable: the session was closed; open it again and go on after the last row received.
+            BatonError: its log cannot be written; see `memory.trouble`.
+        """
+        await self._opened()
+        if after is not None and not 0 <= after <= self._state.last_seq:
+            raise BadInput(
+                f"This session has rows 1 to {self._state.last_seq}; it cannot go on after {after}.",
+                code="sequence_gap",
+                field="after",
+            )
+        cursor = Cursor(self._state.last_seq if after is None else after)
+        self._state.attach()
+        self._rescheduled.set()
+        try:
+            while True:
+                changed = self._changed
+                batch = cursor.advance(self._state)
+                if batch is None:
+                    # Not beyond what is applied: rows committed since would close items that are still open here.
+                    behind = self._state.last_seq - cursor.seq
+                    batch = cursor.take_rows(await self._journal.read(cursor.seq, min(behind, _CATCH_UP_ROWS)))
+                for event in batch:
+                    yield event
+                if not batch:
+                    if self._closed:
+                        raise self._why_closed()
+                    await changed.wait()
+        finally:
+            self._state.detach(self._clock.now_s())
+            self._rescheduled.set()
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Count whoever will follow a turn as a reader, from before it is asked for until they leave."""
+        self._state.attach()
+        try:
+            yield
+        finally:
+            self._state.detach(self._clock.now_s())
+            self._rescheduled.set()
+
+    def touch(self) -> None:
+        """Start the idle time anew, for whoever has just been handed this session."""
+        self._state.touch(self._clock.now_s())
+
+    def put_away(self) -> bool:
+        """Close the session if nobody uses it; return whether it is closed."""
+        if self._started.is_set() and self._state.idle and not self._lock.locked():
+            self._closed = True
+            self._rescheduled.set()
+        return self._closed
+
+    # Ownership
+
+    async def run(self) -> None:
+        """Own every task of the session, and keep its times, until it is idle or `close` is called."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._started.set()
+            try:
+                while not self._closed:
+                    self._rescheduled.clear()
+                    await wait_for_event(self._clock, self._rescheduled, self._state.next_due_s())
+                    await self._keep_time()
+            finally:
+                self._closed = True
+                self._drop(*self._work)
+                self._ahead.stop()
+                self._notify()
+
+    async def close(self, reason: str) -> None:
+        """Stop what runs, log that it was stopped, and end `run`."""
+        await self._started.wait()
+        while not self._closed:
+            await self._interrupt(reason)
+            async with self._lock:  # what is being written may be the next turn
+                if self._state.turn is None:
+                    self._closed = True
+        self._rescheduled.set()
+
+    async def _opened(self) -> None:
+        await self._started.wait()
+        if self._closed:
+            raise self._why_closed()
+
+    async def _keep_time(self) -> None:
+        match self._state.overdue(self._clock.now_s()):
+            case "proposal":
+                self._drop_proposal()
+            case "detached":
+                await self._interrupt("client_detached")
+            case "idle":
+                async with self._lock:  # what is being written is written first, lest the log go on behind a new handle
+                    if self._state.overdue(self._clock.now_s()) == "idle":
+                        self._closed = True
+            case None:
+                pass
+
+    async def _interrupt(self, reason: str) -> None:
+        """Cancel the running turn, if there is one, on the session's own account."""
+        if (turn := self._state.turn) is None:
+            return
+        try:
+            await self._transact(lambda: self._state.plan_cancel(turn.turn_id, reason, self._clock.now_s()))
+        except Conflict:
+            return  # it ended by itself meanwhile
+        except BatonError as exc:
+            if exc.code == "session_closed":
+                return
+            _log.warning("session %s: the end of its turn was not logged", self.session_id, exc_info=True)
+
+    # Inside
+
+    async def _earlier(self, items: tuple[Item, ...]) -> Earlier:
+        """Return what is named like `items` and may have left memory."""
+        return await self._journal.earlier(items) if items and self._state.full else NOTHING_EARLIER
+
+    def _completed(self, turn_input: TurnInput) -> TurnInput:
+        """Return the input with what the session's settings say where it says nothing."""
+        settings = self._state.settings
+        return replace(
+            turn_input,
+            instructions=settings.instructions if turn_input.instructions is None else turn_input.instructions,
+            model=settings.model if turn_input.model is None else turn_input.model,
+        )
+
+    async def _follow(self, work: _Work) -> None:
+        """Run a generation; once it is committed, take what it yields until it ends or is stale."""
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(work.attempt.run())
+            await work.committed.wait()
+            if not await work.attempt.deliver(self._take):
+                running.cancel()
+
+    async def _take(self, event: AgentEvent) -> bool:
+        """Take one event; return False once its generation is over."""
+        origin = event.origin
+        now_s = self._clock.now_s()
+        if not self._state.take(event, self._next_item_id, now_s):
+            try:
+                await self._transact(lambda: self._state.plan(event, now_s))
+            except BatonError:
+                _log.warning("session %s: a turn is left to recovery", self.session_id, exc_info=True)
+                return False
+            if not self._state.is_current(origin.turn_id, origin.generation):
+                return False
+            self._state.take(event, self._next_item_id, now_s)
+        if isinstance(event, TaskStarted):
+            self._watch = self._meters.watch(self.tenant)
+        elif isinstance(event, TaskProgress) and not isinstance(event.delta, UsageDelta):
+            self._watch.delta(now_s)
+        turn = self._state.turn
+        if turn is not None and turn.open is not None and turn.open.item_id == self._next_item_id:
+            self._next_item_id = new_id("item")
+        self._notify()
+        return True
+
+    async def _transact(self, plan: Callable[[], tuple[LogEvent, ...]]) -> None:
+        """Plan, commit, apply and show, whole even if the caller is cancelled meanwhile."""
+        if self._closed:
+            raise self._why_closed()  # the task group may be gone
+        task = self._tasks.create_task(self._transaction(plan))
+        error = await asyncio.shield(task)
+        if error is not None:
+            raise error
+
+    async def _transaction(self, plan: Callable[[], tuple[LogEvent, ...]]) -> BatonError | None:
+        async with self._lock:
+            if self._closed:
+                return self._why_closed()
+            try:
+                events = plan()
+            except BatonError as exc:
+                return exc
+            if not events:
+                return None
+            try:
+                rows = await self._journal.write(events)
+            except Exception as exc:  # noqa: BLE001  # whatever it is: what is in the log is now unknown here
+                _log.exception("session %s is closed: a transaction failed", self.session_id)
+                self._closed = True
+                if isinstance(exc, BatonError) and exc.code in LASTING:
+                    self._closed_by = Fault.of(exc)
+                self._rescheduled.set()
+                self._notify()
+                return exc if isinstance(exc, BatonError) else Internal("The session's log could not be written.")
+            self._state.apply(rows, self._clock.now_s())
+            self._settle(events)
+            self._notify()
+            return None
+
+    def _settle(self, events: tuple[LogEvent, ...]) -> None:
+        """Begin, drop and stop generations, as the rows just applied say."""
+        turn = self._state.turn
+        keep = None if turn is None else turn.generation
+        answered = next((work.attempt for work in self._work.values() if work.committed.is_set()), None)
+        for generation, work in list(self._work.items()):
+            if generation == keep:
+                work.committed.set()
+            elif turn is not None or work.committed.is_set():
+                self._drop(generation)
+        for event in events:
+            if isinstance(event, TurnEnded):
+                self._meters.turn_ended(self.tenant, event)
+                if answered is not None and answered.task is not None and not self._closed:
+                    self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state)
+        self._rescheduled.set()
+
+    def _drop_proposal(self) -> None:
+        self._state.drop_proposal()
+        self._drop(*(generation for generation, work in self._work.items() if not work.committed.is_set()))
+        self._rescheduled.set()
+
+    def _drop(self, *generations: int) -> None:
+        for generation in generations:
+            if (work := self._work.pop(generation, None)) is not None:
+                work.attempt.abandon()
+                if work.task is not None:
+                    work.task.cancel()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _why_closed(self) -> BatonError:
+        if self._closed_by is not None:
+            return self._closed_by.error()
+        return Unavailable("The session was closed meanwhile. Open it again.", code="session_closed")

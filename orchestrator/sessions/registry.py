@@ -1,0 +1,258 @@
+"""All sessions: makes, finds, recovers and puts away the `Session` handles of every tenant."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from memory import log
+from memory.branches import delete_session
+from memory.database import Database
+from memory.log import EndState
+from memory.sessions import SessionRecord, list_sessions
+from models.clock import Clock
+from models.content import Item
+from models.errors import Overloaded
+from models.ids import new_id
+from models.shares import share_of
+from orchestrator.act.band import Band
+from orchestrator.events import ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
+from orchestrator.meters import Meters
+from orchestrator.sessions.folding import fold
+from orchestrator.sessions.handle import Session
+from orchestrator.sessions.journal import Journal
+from orchestrator.sessions.state import SessionLimits, SessionState
+
+_log = logging.getLogger(__name__)
+
+
+_PAGE_ROWS = 512
+_BOUNDLESS = SessionLimits(items=sys.maxsize, history_characters=sys.maxsize)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldTurn:
+    """A turn as a transcript tells it.
+
+    Attributes:
+        turn_id: its id.
+        after: its last item so far; at first, the one it answers.
+        state: how it ended, or that it runs.
+        reason: why it ended so: of a failure its code, else as in `TurnEnded`.
+    """
+
+    turn_id: str
+    after: str
+    state: EndState | Literal["running"] = "running"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """A whole conversation: its items, and the turns of which something is left in it."""
+
+    items: tuple[Item, ...]
+    turns: tuple[ToldTurn, ...]
+
+
+class Sessions:
+    """Owner of every session in memory.
+
+    `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory, and
+    `max_tenant_open` of one tenant; those without reader or turn leave it after their idle time, or sooner if there is
+    no room.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        band: Band,
+        clock: Clock,
+        meters: Meters,
+        limits: SessionLimits,
+        *,
+        max_open: int,
+        max_tenant_open: int | None = None,
+    ) -> None:
+        self._database = database
+        self._band = band
+        self._clock = clock
+        self._meters = meters
+        self._limits = limits
+        self._max_open = max_open
+        self._max_tenant_open = max_tenant_open or share_of(max_open)
+        self._open: dict[str, Session] = {}
+        self._opening = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        meters.sessions.set_function(lambda: len(self._open))
+
+    async def recover(self) -> int:
+        """Report every turn that a restart cut off as interrupted, in its session's log. Return how many there were."""
+        cut_off = await self._database.read(log.open_turns)
+        for turn in cut_off:
+            journal = self._journal(turn.tenant, turn.session_id)
+            try:
+                rows = (await self._fold(journal)).plan_recover("server_restarted")
+                if rows:
+                    await journal.write(rows)
+            except Exception:  # noqa: BLE001  # one log that cannot be read must not keep the server from starting
+                _log.exception("session %s could not be recovered", turn.session_id)
+        return len(cut_off)
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Own the sessions until `stop`."""
+        async with asyncio.TaskGroup() as self._tasks:
+            started.set()
+            await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """Interrupt every running turn, put every session away, and end `run`."""
+        self._stopping.set()
+        async with self._opening:
+            await asyncio.gather(*(session.close("server_stopped") for session in list(self._open.values())))
+
+    async def until_free(self, deadline_s: float) -> None:
+        """Wait until no session has a turn that runs, or until `deadline_s`."""
+        for session in list(self._open.values()):
+            if not await session.until_free(deadline_s):
+                return
+
+    async def create(self, tenant: str) -> Session:
+        """Make a new session. It is in the database from its first row on; an empty one leaves nothing behind.
+
+        Raises:
+            Overloaded: there are too many in memory, or too many of the tenant's.
+        """
+        self._make_room(tenant)
+        session_id = new_id("sess")
+        journal = Journal(self._database, self._clock, tenant, session_id, new=True)
+        return self._start(tenant, session_id, SessionState(self._limits), journal)
+
+    async def open(self, tenant: str, session_id: str) -> Session:
+        """Return the session of that id.
+
+        Raises:
+            NotFound: the tenant has no such session.
+            Overloaded: there are too many in memory, or too many of the tenant's.
+        """
+        async with self._opening:
+            session = self._open.get(session_id)
+            if session is not None and session.tenant == tenant and not session.closed:
+                session.touch()
+                return session
+            journal = self._journal(tenant, session_id)
+            state = await self._fold(journal)
+            self._make_room(tenant)
+            if left_over := state.plan_recover("storage_failed"):
+                # It was closed by a failed transaction: what could not be logged then is logged now.
+                state.apply(await journal.write(left_over), self._clock.now_s())
+            return self._start(tenant, session_id, state, journal)
+
+    async def delete(self, tenant: str, session_id: str) -> None:
+        """Delete a session and its log. What runs in it is stopped, and its readers are told that it was closed.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        async with self._opening:
+            await self.record(tenant, session_id)  # one that was never written is nothing to delete, nor to stop
+            if (session := self._open.get(session_id)) is not None:
+                await session.close("session_deleted")
+            await self._database.write(lambda c: delete_session(c, tenant, session_id))
+
+    async def records(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[SessionRecord, ...]:
+        """Return the tenant's sessions, the last active first; see `memory.sessions.list_sessions`."""
+        return await self._database.read(lambda c: list_sessions(c, tenant, limit=limit, before=before))
+
+    async def record(self, tenant: str, session_id: str) -> SessionRecord:
+        """Return what is kept of a session beside its log.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        return await self._journal(tenant, session_id).record()
+
+    async def transcript(self, tenant: str, session_id: str) -> Transcript:
+        """Return the whole conversation of a session, also what is too old for a model to be shown.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        journal = self._journal(tenant, session_id)
+        state = SessionState(_BOUNDLESS)
+        turns: dict[str, ToldTurn] = {}
+        while rows := await journal.read(state.last_seq, _PAGE_ROWS):
+            for row in rows:
+                state.apply((row,), 0.0)
+                _tell(turns, row.event, state.items)
+        kept = {item.item_id for item in state.items}
+        return Transcript(items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept))
+
+    def _journal(self, tenant: str, session_id: str) -> Journal:
+        return Journal(self._database, self._clock, tenant, session_id)
+
+    async def _fold(self, journal: Journal) -> SessionState:
+        """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
+        record = await journal.record()
+        state = await fold(journal, self._limits, record.last_seq, self._clock.now_s())
+        state.settings = settings_of(record)
+        return state
+
+    def _make_room(self, tenant: str) -> None:
+        """Put away the session that was opened first and is not used, if there are too many; first the tenant's own."""
+        if self._stopping.is_set():
+            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
+        if len(self._open) >= self._max_tenant_open:
+            own = {key: session for key, session in self._open.items() if session.tenant == tenant}
+            if len(own) >= self._max_tenant_open and not self._put_one_away(own):
+                raise Overloaded(
+                    f"{self._max_tenant_open} sessions of yours are in use, the most you may have at a time. Close some.",
+                    code="too_many_sessions",
+                )
+        if len(self._open) < self._max_open or self._put_one_away(self._open):
+            return
+        raise Overloaded(f"{self._max_open} sessions are in use, the most this server takes. Try again later.")
+
+    def _put_one_away(self, sessions: Mapping[str, Session]) -> bool:
+        for session_id, session in sessions.items():
+            if session.put_away():
+                del self._open[session_id]
+                return True
+        return False
+
+    def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
+        session = Session(tenant, session_id, state, journal, self._band, self._clock, self._meters)
+        self._open[session_id] = session
+        self._tasks.create_task(self._run(session))
+        return session
+
+    async def _run(self, session: Session) -> None:
+        try:
+            await session.run()
+        except Exception:  # noqa: BLE001  # a defect in one session must not end the others
+            _log.exception("session %s failed", session.session_id)
+        finally:
+            if self._open.get(session.session_id) is session:
+                del self._open[session.session_id]
+
+
+def settings_of(record: SessionRecord) -> SessionSettings:
+    """Return the settings of a session from what is kept of it."""
+    return SessionSettings(title=record.title, instructions=record.instructions, model=record.model)
+
+
+def _tell(turns: dict[str, ToldTurn], event: LogEvent, items: Sequence[Item]) -> None:
+    """Take an event, which `items` are the conversation after, into `turns`."""
+    match event:
+        case TurnAccepted(turn_id=turn_id) if items:
+            turns[turn_id] = ToldTurn(turn_id=turn_id, after=items[-1].item_id)
+        case ItemClosed(turn_id=turn_id) if turn_id in turns:
+            turns[turn_id] = replace(turns[turn_id], after=event.item.item_id)
+        case TurnEnded(turn_id=turn_id) if turn_id in turns:
+            reason = event.reason if event.fault is None else event.fault.code
+            turns[turn_id] = replace(turns[turn_id], state=event.state, reason=reason)
+        case _:
+            pass

@@ -1,0 +1,475 @@
+"""One session as a pure state machine: no I/O, no clock, no ids of its own making.
+
+Two kinds of step. *Planning* a change checks it and returns the rows it would write; the caller commits them and hands
+them back to `apply`, which is the only way that rows change the state, so that a session folded from its log and one
+that lived through it are the same. *Taking* a delta changes only the item that is open.
+
+The sink is `take`: what does not come from the current (turn, generation) is dropped there.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Literal, assert_never
+
+from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from memory.log import EndState
+from models.content import Item, ItemStatus
+from models.errors import Conflict, LimitExceeded
+from orchestrator.events import (
+    Committed,
+    Decision,
+    ItemClosed,
+    ItemsAdded,
+    ItemsRemoved,
+    LogEvent,
+    PlaybackHeard,
+    SessionSettings,
+    SettingsChanged,
+    TurnAccepted,
+    TurnEnded,
+    TurnInput,
+    title_of,
+)
+from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
+from orchestrator.sessions.open_turn import LiveTurn, Proposal, take_delta
+from orchestrator.sessions.order import Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """Bounds of one session, each with what happens at it.
+
+    Attributes:
+        candidates: proposals open at a time; the oldest is dropped.
+        item_characters: length of an item that is added; a longer one is refused.
+        items: items kept for the model's context; the oldest leave it, the log keeps them.
+        history_characters: length of all of them together, likewise; the newest item stays, whatever its length.
+        rows: rows kept for readers that lag; a reader further behind reads the database.
+        detach_grace_s: how long a turn runs on without a reader before it is cancelled; 0 is at once, infinity never.
+        proposal_s: how long a proposal waits to be committed before it is dropped.
+        idle_s: how long a session without reader or turn stays in memory.
+    """
+
+    candidates: int = 4
+    item_characters: int = 100_000
+    items: int = 256
+    history_characters: int = 400_000
+    rows: int = 64
+    detach_grace_s: float = 60.0
+    proposal_s: float = 60.0
+    idle_s: float = 300.0
+
+
+class SessionState:
+    """Everything that a session knows. See the module for how it changes."""
+
+    def __init__(self, limits: SessionLimits) -> None:
+        self.limits = limits
+        self.last_seq = 0
+        self.settings = SessionSettings()
+        self._conversation = Conversation(
+            items=limits.items, characters=limits.history_characters, item_characters=limits.item_characters
+        )
+        self.rows: deque[Committed] = deque(maxlen=limits.rows)
+        self.turn: LiveTurn | None = None
+        self.proposal: Proposal | None = None
+        self._accepting: Proposal | None = None
+        self._readers = 0
+        self._quiet_since_s = 0.0
+
+    @property
+    def items(self) -> list[Item]:
+        """The conversation, as far back as it is kept for a model."""
+        return self._conversation.items
+
+    @property
+    def order(self) -> Order:
+        """The order of the items."""
+        return self._conversation.order
+
+    @property
+    def context(self) -> Sequence[Item]:
+        """What of it a model may be shown; it begins with the same item for many turns."""
+        return self._conversation.context
+
+    def next_context(self, most: int) -> tuple[int, Sequence[Item]] | None:
+        """Return what it will be shown of these items next, if that is another one soon; see `Conversation`."""
+        return self._conversation.next_context(most)
+
+    def recall(self, items: Sequence[Item]) -> None:
+        """Take what has left memory and is needed by what is in it; see `Conversation.recall`."""
+        self._conversation.recall(items)
+
+    @property
+    def full(self) -> bool:
+        """Whether older items would have no place in `items`."""
+        return self._conversation.full
+
+    # Folding the log
+
+    def apply(self, rows: Iterable[Committed], now_s: float) -> None:
+        """Take rows in, in order of `seq`, right after they were committed or read."""
+        for row in rows:
+            if row.seq > self.last_seq + 1:
+                self._conversation.order.behind = True  # what was said in the rows that were left out
+            self.last_seq = row.seq
+            self.rows.append(row)
+            self._fold(row.event, row.seq, now_s)
+            # After each row, not at the end: what is removed later makes no room for what had left before.
+            self._conversation.trim()
+
+    def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
+        match event:
+            case ItemsAdded():
+                self._conversation.add(event.items, event.after, is_open=event.after_open)
+                self._name(event)
+            case ItemsRemoved():
+                self._conversation.remove(event.item_ids)
+            case SettingsChanged():
+                self.settings = event.settings
+            case TurnAccepted():
+                self._conversation.add(event.input.items)
+                self._conversation.order.begin()
+                self._name(event)
+                proposed = self._accepting
+                self.turn = LiveTurn(
+                    turn_id=event.turn_id,
+                    accepted_seq=seq,
+                    generation=event.generation,
+                    current_generation=event.generation,
+                    last_generation=event.generation if proposed is None else proposed.last_generation,
+                    asked_s=now_s if proposed is None else proposed.asked_s,
+                    accepted_s=now_s,
+                )
+                self.proposal = self._accepting = None
+                self._quiet_since_s = now_s
+            case ItemClosed():
+                self._conversation.take(event.item, audio_ms=event.audio_ms)
+                if self.turn is not None:
+                    self.turn.open = None
+            case PlaybackHeard():
+                self._conversation.logged_heard(event.item_id, event.heard_ms)
+            case TurnEnded():
+                self._conversation.order.end()
+                self.turn = None
+                self._quiet_since_s = now_s
+            case _:
+                assert_never(event)
+
+    def _name(self, event: LogEvent) -> None:
+        if self.settings.title is None and (title := title_of(event)) is not None:
+            self.settings = replace(self.settings, title=title)
+
+    # What a surface asks
+
+    def propose(
+        self, turn_id: str, turn_input: TurnInput, now_s: float, earlier: Earlier = NOTHING_EARLIER
+    ) -> tuple[int, tuple[int, ...]]:
+        """Open a turn, or revise the one that is open.
+
+        Args:
+            turn_id: the id of the turn, if this is its first input.
+            turn_input: what might be said.
+            now_s: the time.
+            earlier: what the log has that is named like its items.
+
+        Returns:
+            The generation of this input, and those that it pushed out.
+
+        Raises:
+            Conflict: a turn is running, or an item's id is taken.
+            LimitExceeded: an item is too long.
+        """
+        self._check_free()
+        self._conversation.check_new(turn_input.items, earlier)
+        if self.proposal is None:
+            self.proposal = Proposal(turn_id=turn_id)
+        proposal = self.proposal
+        proposal.last_generation += 1
+        proposal.candidates[proposal.last_generation] = turn_input
+        proposal.expires_s = now_s + self.limits.proposal_s
+        excess = tuple(proposal.candidates)[: -self.limits.candidates]
+        for generation in excess:
+            del proposal.candidates[generation]
+        return proposal.last_generation, excess
+
+    def drop_proposal(self) -> None:
+        """Drop the proposal, with all its candidates."""
+        self.proposal = None
+
+    def discard(self, turn_id: str, generation: int) -> None:
+        """Drop one candidate, and the proposal with its last one."""
+        if (proposal := self.proposal) is not None and proposal.turn_id == turn_id:
+            proposal.candidates.pop(generation, None)
+            if not proposal.candidates:
+                self.proposal = None
+
+    def plan_accept(
+        self,
+        turn_id: str,
+        generation: int,
+        decision: Decision,
+        *,
+        asked_s: float,
+        earlier: Earlier = NOTHING_EARLIER,
+    ) -> tuple[LogEvent, ...]:
+        """Return the rows by which a candidate becomes the turn: from this call on it can be neither revised nor dropped.
+
+        Args:
+            turn_id: the turn's id.
+            generation: the candidate.
+            decision: what was decided for it.
+            asked_s: when the commit was asked for; the turn's times count from there.
+            earlier: what the log has that is named like its items.
+
+        Raises:
+            Conflict: it is not proposed any more, a turn is running, or an item's id was taken meanwhile.
+        """
+        self._check_free()
+        proposal = self.proposal
+        if proposal is None or proposal.turn_id != turn_id or generation not in proposal.candidates:
+            raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
+        turn_input = proposal.candidates[generation]
+        self._conversation.check_new(turn_input.items, earlier)
+        proposal.asked_s = asked_s
+        self.proposal, self._accepting = None, proposal
+        accepted = TurnAccepted(turn_id=turn_id, generation=generation, input=turn_input, decision=decision)
+        return (*self._plan_heard(), accepted)
+
+    def plan_cancel(self, turn_id: str, reason: str, now_s: float) -> tuple[LogEvent, ...]:
+        """Interrupt the running turn: from this call on its generation is stale. Return the rows that end it.
+
+        Raises:
+            Conflict: that turn is not running.
+        """
+        turn = self.turn
+        if turn is None or turn.turn_id != turn_id:
+            raise Conflict(f"The turn {turn_id!r} is not running.", code="turn_not_active")
+        turn.current_generation = turn.last_generation + 1  # one that no candidate of this turn has had
+        return self._plan_end(turn, "incomplete", now_s, state="interrupted", reason=reason)
+
+    def plan_recover(self, reason: str) -> tuple[LogEvent, ...]:
+        """Return the row that reports a turn which was cut off, and by what; none if there is no such turn."""
+        if self.turn is None:
+            return ()
+        return (
+            TurnEnded(
+                turn_id=self.turn.turn_id,
+                generation=self.turn.generation + 1,
+                state="interrupted",
+                reason=reason,
+            ),
+        )
+
+    def plan_add(
+        self,
+        items: tuple[Item, ...],
+        after: str | None = None,
+        *,
+        left: bool = False,
+        earlier: Earlier = NOTHING_EARLIER,
+    ) -> tuple[LogEvent, ...]:
+        """Return the row that adds items to the conversation.
+
+        Args:
+            items: the items.
+            after: what they come after: an item, `order.FRONT`, or the last one of all (None).
+            left: whether that is an item which has left memory, not the log.
+            earlier: what the log has that is named like the items.
+
+        Raises:
+            BadInput: a result would come before its call.
+            Conflict: an item's id is taken, or a call has its result already.
+            LimitExceeded: an item is too long.
+            NotFound: there is no item to come after; a result answers no call of this conversation.
+        """
+        opened = None if self.turn is None or self.turn.open is None else self.turn.open.item_id
+        self._conversation.check_place(items, after, left=left, open_id=opened)
+        self._conversation.check_new(items, earlier)
+        return (ItemsAdded(items=items, after=after, after_open=after is not None and after == opened),)
+
+    def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:
+        """Return the row that takes items out of the conversation; those in `left` have left memory, not the log.
+
+        Raises:
+            Conflict: a turn is running, which was shown them.
+            NotFound: an item is not part of the conversation.
+        """
+        self._check_free()
+        self._conversation.check_known([item_id for item_id in item_ids if item_id not in left])
+        return (ItemsRemoved(item_ids=item_ids),) if item_ids else ()
+
+    def plan_change(self, settings: SessionSettings, *, always: bool = False) -> tuple[LogEvent, ...]:
+        """Return the row that sets what holds from here on; none if it holds already, unless one is wanted `always`."""
+        return (SettingsChanged(settings=settings),) if always or settings != self.settings else ()
+
+    def heard(self, item_id: str, ms: int) -> None:
+        """Note that playback of an item has reached `ms`; logged when the next turn begins or this one ends.
+
+        Raises:
+            NotFound: there is no such item.
+            LimitExceeded: the item's sound is not that long.
+        """
+        audio_ms = self._sound_ms(item_id)
+        if not 0 <= ms <= audio_ms:
+            raise LimitExceeded(
+                f"The item {item_id!r} has {audio_ms} ms of sound; {ms} ms of it cannot have been heard.",
+                field="ms",
+            )
+        self._conversation.hear(item_id, ms)
+
+    # What a generation yields
+
+    def is_current(self, turn_id: str, generation: int) -> bool:
+        """Return whether output of this generation may be taken now."""
+        return self.turn is not None and (self.turn.turn_id, self.turn.current_generation) == (turn_id, generation)
+
+    def take(self, event: AgentEvent, item_id: str, now_s: float) -> bool:
+        """Take an event that needs no row. Return False, and change nothing, if it needs one or is stale.
+
+        Args:
+            event: what the generation yields.
+            item_id: the id of the item that the event opens, if it opens one.
+            now_s: the time.
+        """
+        turn = self._current(event)
+        if turn is None:
+            return False
+        match event:
+            case TaskStarted():
+                return True
+            case TaskProgress():
+                return take_delta(turn, event.delta, item_id, now_s)
+            case TaskFinished() | TaskFailed():
+                return False
+            case _:
+                assert_never(event)
+
+    def plan(self, event: AgentEvent, now_s: float) -> tuple[LogEvent, ...]:
+        """Return the rows that `event` needs before it can be taken; none if it is stale.
+
+        A delta of another item closes the one that is open; the end of the task ends the turn.
+        """
+        turn = self._current(event)
+        if turn is None:
+            return ()
+        match event:
+            case TaskFinished():
+                status: ItemStatus = "incomplete" if event.reason == "length" else "completed"
+                return self._plan_end(turn, status, now_s, state="finished", reason=event.reason)
+            case TaskFailed():
+                return self._plan_end(turn, "incomplete", now_s, state="failed", fault=event.fault)
+            case TaskProgress() | TaskStarted():
+                return self._plan_close(turn, "completed")
+            case _:
+                assert_never(event)
+
+    # Readers and time
+
+    def attach(self) -> None:
+        """Count a reader in."""
+        self._readers += 1
+
+    def detach(self, now_s: float) -> None:
+        """Count a reader out."""
+        self._readers -= 1
+        self._quiet_since_s = now_s
+
+    @property
+    def free(self) -> bool:
+        """Whether no turn runs or is being accepted."""
+        return self.turn is None and self._accepting is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody reads, nothing runs and nothing is proposed."""
+        return not self._readers and self.free and self.proposal is None
+
+    def touch(self, now_s: float) -> None:
+        """Start the idle time anew."""
+        self._quiet_since_s = now_s
+
+    def next_due_s(self) -> float | None:
+        """Return when `overdue` may next have something to say."""
+        if self.proposal is not None:
+            return self.proposal.expires_s
+        if self._readers or self._accepting is not None:
+            return None
+        due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self.limits.detach_grace_s)
+        return due_s if isfinite(due_s) else None
+
+    def overdue(self, now_s: float) -> Literal["proposal", "detached", "idle"] | None:
+        """Return what is due now: `proposal` expired, `detached` turn out of grace, session `idle`; or None."""
+        due_s = self.next_due_s()
+        if due_s is None or now_s < due_s:
+            return None
+        if self.proposal is not None:
+            return "proposal"
+        return "idle" if self.turn is None else "detached"
+
+    # Inside
+
+    def _current(self, event: AgentEvent) -> LiveTurn | None:
+        return self.turn if self.is_current(event.origin.turn_id, event.origin.generation) else None
+
+    def _plan_close(self, turn: LiveTurn, status: ItemStatus) -> tuple[LogEvent, ...]:
+        if turn.open is None:
+            return ()
+        return (
+            ItemClosed(
+                turn_id=turn.turn_id,
+                generation=turn.generation,
+                item=turn.open.item(status),
+                audio_ms=turn.open.audio_ms,
+            ),
+        )
+
+    def _plan_end(
+        self,
+        turn: LiveTurn,
+        status: ItemStatus,
+        now_s: float,
+        *,
+        state: EndState,
+        reason: str | None = None,
+        fault: Fault | None = None,
+    ) -> tuple[LogEvent, ...]:
+        first_s = turn.first_delta_s
+        ended = TurnEnded(
+            turn_id=turn.turn_id,
+            generation=turn.current_generation,
+            state=state,
+            reason=reason,
+            fault=fault,
+            usage=turn.usage.cut_off(turn.written),
+            decided_ms=_ms(turn.accepted_s - turn.asked_s),
+            first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
+            duration_ms=_ms(now_s - turn.asked_s),
+        )
+        return (*self._plan_close(turn, status), *self._plan_heard(), ended)
+
+    def _plan_heard(self) -> tuple[LogEvent, ...]:
+        heard = self._conversation.heard_ms
+        return tuple(
+            PlaybackHeard(item_id=item_id, heard_ms=heard[item_id])
+            for item_id in sorted(self._conversation.unlogged_heard)
+        )
+
+    def _check_free(self) -> None:
+        running = self.turn or self._accepting
+        if running is not None:
+            raise Conflict(
+                f"The turn {running.turn_id!r} is running. Wait until it ends, or cancel it.", code="turn_active"
+            )
+
+    def _sound_ms(self, item_id: str) -> int:
+        turn = self.turn
+        if turn is not None and turn.open is not None and turn.open.item_id == item_id:
+            return turn.open.audio_ms
+        return self._conversation.sound_ms(item_id)
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))

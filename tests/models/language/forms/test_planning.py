@@ -1,0 +1,97 @@
+"""Plans are made where what takes for ever takes it from nobody, and remembered."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from models.clock import SystemClock
+from models.errors import BadInput, LimitExceeded, Unavailable
+from models.language.forms.planning import PlanningApart
+from models.ports.generate import JsonSchemaConstraint
+
+_DOUBLING = {"oneOf": [{"enum": [f"{n}-{m}" for m in range(256)]} for n in range(64)]}
+
+
+def _form(schema: Any, *, strict: bool = False) -> JsonSchemaConstraint:
+    return JsonSchemaConstraint(schema=json.dumps(schema), strict=strict)
+
+
+@pytest.fixture
+async def planning() -> AsyncIterator[PlanningApart]:
+    made = PlanningApart(SystemClock())
+    yield made
+    await made.aclose()
+
+
+async def test_a_plan_is_that_of_this_process(planning):
+    made = await planning.plan(_form({"type": "array", "uniqueItems": True}), "whole", "ada")
+    assert made.is_checked
+    assert not (await planning.plan(_form({"type": "string", "pattern": "^a+$"}), "whole", "ada")).is_checked
+
+
+async def test_what_is_wrong_with_a_schema_is_said_as_it_was_found_each_time(planning):
+    for _ in range(2):
+        with pytest.raises(BadInput, match="uniqueItems") as refused:
+            await planning.plan(_form({"type": "array", "uniqueItems": True}, strict=True), "whole", "ada")
+        assert refused.value.field == "constraint.json_schema"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {f"p{n}": _DOUBLING for n in range(10)}},
+        {"$ref": "#/$defs/d0", "$defs": {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}]} for n in range(15_000)}},
+    ],
+    ids=["choices", "definitions"],
+)
+async def test_a_schema_whose_walk_takes_long_is_given_up_and_harms_nobody_else(planning, schema):
+    async with asyncio.timeout(40):
+        for _ in range(2):  # the second time it is known
+            with pytest.raises(LimitExceeded):
+                await planning.plan(_form(schema), "whole", "eve")
+        assert not (await planning.plan(_form({"type": "string"}), "whole", "ada")).is_checked
+
+
+async def test_a_remote_servers_schemas_are_planned_without_grammars(planning):
+    remote = PlanningApart(SystemClock(), remote=True)
+    try:
+        assert (await remote.plan(_form({"not": {"type": "string"}}), "whole", "ada")).is_checked
+    finally:
+        await remote.aclose()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"required": "a"},
+        {"required": 5},
+        {"$defs": 5},
+        {"definitions": [1]},
+        {"dependentRequired": 5},
+        {"$id": 5},
+        {"if": 5},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+async def test_what_is_no_schema_by_the_standard_is_refused_however_little_of_it_is_held(planning, fault, strict):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False, **fault}
+    with pytest.raises(BadInput) as refused:
+        await planning.plan(_form(schema, strict=strict), "whole", "ada")
+    assert refused.value.field == "constraint.json_schema"
+
+
+async def test_what_native_code_can_make_nothing_of_is_its_callers(planning):
+    with pytest.raises(LimitExceeded):
+        await planning.plan(JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}'), "whole", "ada")
+
+
+async def test_no_tenant_learns_what_another_has_asked(planning):
+    await planning.plan(_form({"type": "string"}), "whole", "ada")
+    await planning.aclose()
+    assert not (await planning.plan(_form({"type": "string"}), "whole", "ada")).is_checked
+    with pytest.raises(Unavailable):  # it would have to be asked anew
+        await planning.plan(_form({"type": "string"}), "whole", "eve")

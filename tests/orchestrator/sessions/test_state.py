@@ -1,0 +1,479 @@
+"""Examples for the errors, limits and times of the pure session."""
+
+from collections.abc import Callable
+
+import pytest
+from support.sessions import Steps
+
+from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskStarted
+from models.content import (
+    AudioDelta,
+    Call,
+    CallDelta,
+    CallResult,
+    FinishDelta,
+    Message,
+    TextDelta,
+    TextPart,
+    UsageDelta,
+    text_of,
+)
+from models.errors import Conflict, LimitExceeded, NotFound
+from orchestrator.events import (
+    ItemClosed,
+    PlaybackHeard,
+    TurnAccepted,
+    TurnEnded,
+    TurnInput,
+    Usage,
+)
+from orchestrator.sessions.open_turn import OpenItem
+
+
+def answer(call_id: str, item_id: str = "item_answer") -> CallResult:
+    return CallResult(item_id=item_id, call_id=call_id, parts=(TextPart(text="4", source="tool"),))
+
+
+def sound(ms: int) -> AudioDelta:
+    return AudioDelta(pcm=b"\0\0" * ms, rate_hz=1_000)
+
+
+# Proposing and accepting
+
+
+def test_a_turn_cannot_be_proposed_while_one_runs(steps: Steps) -> None:
+    steps.accept()
+    with pytest.raises(Conflict) as refused:
+        steps.propose(turn_id="turn_2")
+    assert refused.value.code == "turn_active"
+    assert "turn_1" in refused.value.message
+    assert steps.state.proposal is None
+
+
+def test_a_turn_cannot_be_proposed_while_one_is_being_accepted(steps: Steps) -> None:
+    steps.state.plan_accept("turn_1", steps.propose(), steps.decision, asked_s=steps.now_s)
+    with pytest.raises(Conflict) as refused:
+        steps.propose(turn_id="turn_2")
+    assert refused.value.code == "turn_active"
+
+
+def test_a_generation_is_accepted_only_while_it_is_proposed(steps: Steps) -> None:
+    steps.propose()
+    for turn_id, generation in (("turn_1", 2), ("turn_2", 1)):
+        with pytest.raises(Conflict) as refused:
+            steps.state.plan_accept(turn_id, generation, steps.decision, asked_s=steps.now_s)
+        assert refused.value.code == "not_proposed"
+    steps.state.discard("turn_1", 1)
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_accept("turn_1", 1, steps.decision, asked_s=steps.now_s)
+    assert refused.value.code == "not_proposed"
+
+
+def test_a_turn_cannot_be_accepted_while_one_runs(steps: Steps) -> None:
+    steps.accept()
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_accept("turn_1", 1, steps.decision, asked_s=steps.now_s)
+    assert refused.value.code == "turn_active"
+
+
+def test_revisions_of_a_turn_share_its_id_and_count_up(steps: Steps) -> None:
+    assert steps.propose() == 1
+    assert steps.propose(turn_id="turn_other") == 2
+    assert steps.state.proposal is not None
+    assert steps.state.proposal.turn_id == "turn_1"
+
+
+def test_the_oldest_of_too_many_candidates_is_dropped(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(candidates=2)
+    steps.propose()
+    steps.propose()
+    assert steps.state.propose("turn_1", TurnInput(), steps.now_s) == (3, (1,))
+    with pytest.raises(Conflict):
+        steps.state.plan_accept("turn_1", 1, steps.decision, asked_s=steps.now_s)
+    steps.state.plan_accept("turn_1", 2, steps.decision, asked_s=steps.now_s)
+
+
+def test_discarding_the_last_candidate_drops_the_proposal(steps: Steps) -> None:
+    steps.propose()
+    steps.propose()
+    steps.state.discard("turn_other", 1)
+    steps.state.discard("turn_1", 1)
+    assert steps.state.proposal is not None
+    steps.state.discard("turn_1", 2)
+    assert steps.state.proposal is None
+
+
+def test_an_item_that_was_taken_between_proposal_and_commit_is_refused(
+    steps: Steps, message: Callable[..., Message]
+) -> None:
+    steps.propose(message("one", "item_1"))
+    steps.add(message("another", "item_1"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_accept("turn_1", 1, steps.decision, asked_s=steps.now_s)
+    assert refused.value.code == "item_exists"
+    assert steps.propose(message("one", "item_2")) == 2  # the proposal stands and may be revised
+
+
+# Items
+
+
+def test_an_item_id_is_taken_once(steps: Steps, message: Callable[..., Message]) -> None:
+    steps.add(message("one", "item_1"))
+    for refused_items in ((message("two", "item_1"),), (message("two", "item_2"), message("three", "item_2"))):
+        with pytest.raises(Conflict) as refused:
+            steps.state.plan_add(refused_items)
+        assert refused.value.code == "item_exists"
+        with pytest.raises(Conflict):
+            steps.propose(*refused_items)
+    assert steps.state.proposal is None
+
+
+def test_a_result_needs_a_call(steps: Steps) -> None:
+    with pytest.raises(NotFound) as refused:
+        steps.state.plan_add((answer("call_1"),))
+    assert refused.value.field == "call_id"
+
+
+def test_a_call_is_answered_once(steps: Steps) -> None:
+    steps.add(Call(item_id="item_1", call_id="call_1", name="add", arguments="{}"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((answer("call_1", "item_2"), answer("call_1", "item_3")))
+    assert refused.value.code == "call_answered"
+    steps.add(answer("call_1"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((answer("call_1", "item_4"),))
+    assert refused.value.code == "call_answered"
+
+
+def test_the_id_of_a_call_may_serve_again_once_that_has_its_result(steps: Steps) -> None:
+    def call(item_id: str) -> Call:
+        return Call(item_id=item_id, call_id="call_0", name="add", arguments="{}")
+
+    steps.add(call("item_1"), answer("call_0", "item_2"), call("item_3"), answer("call_0", "item_4"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((answer("call_0", "item_5"),))
+    assert refused.value.code == "call_answered"
+    steps.add(call("item_5"))
+    with pytest.raises(Conflict) as refused:
+        steps.state.plan_add((call("item_6"),))
+    assert refused.value.code == "call_exists"
+    steps.add(answer("call_0", "item_6"))
+
+
+def test_a_call_may_come_together_with_its_result(steps: Steps) -> None:
+    steps.add(Call(item_id="item_1", call_id="call_1", name="add", arguments="{}"), answer("call_1"))
+    with pytest.raises(NotFound):  # but not after it
+        steps.state.plan_add(
+            (answer("call_2", "item_2"), Call(item_id="item_3", call_id="call_2", name="add", arguments="{}"))
+        )
+
+
+def test_a_call_that_was_cut_short_has_no_result(steps: Steps) -> None:
+    steps.accept()
+    steps.take(CallDelta(call_id="call_1", name="add", arguments='{"a'))
+    steps.end("length")
+    assert steps.state.items[-1] == Call(
+        item_id="item_reply", call_id="call_1", name="add", arguments='{"a', status="incomplete"
+    )
+    with pytest.raises(NotFound):
+        steps.state.plan_add((answer("call_1"),))
+
+
+def test_the_oldest_items_leave_while_a_turn_runs_and_the_reply_keeps_its_place(
+    new_steps: Callable[..., Steps], message: Callable[..., Message]
+) -> None:
+    steps = new_steps(items=4)
+    steps.add(message("old", "item_0"))
+    steps.accept(message("question", "item_1"))
+    steps.take(TextDelta(text="answer"))
+    steps.add(*(message("meanwhile", f"item_{n}") for n in (2, 3, 4)))
+    assert [item.item_id for item in steps.state.items] == ["item_1", "item_2", "item_3", "item_4"]
+    steps.end()
+    # Its place was right after the question, which has left by now.
+    assert [item.item_id for item in steps.state.items] == ["item_reply", "item_2", "item_3", "item_4"][-4:]
+
+
+def test_a_reply_whose_place_has_left_leaves_as_well(
+    new_steps: Callable[..., Steps], message: Callable[..., Message]
+) -> None:
+    steps = new_steps(items=2)
+    steps.accept(message("question", "item_1"))
+    steps.take(TextDelta(text="answer"))
+    steps.add(*(message("meanwhile", f"item_{n}") for n in (2, 3, 4)))
+    steps.end()
+    assert [item.item_id for item in steps.state.items] == ["item_3", "item_4"]
+
+
+# Output
+
+
+def test_deltas_of_another_kind_close_the_item_that_is_open(steps: Steps) -> None:
+    steps.accept()
+    assert steps.take(TextDelta(text="Let me see. "))
+    call = CallDelta(call_id="call_1", name="add", arguments="{")
+    assert not steps.take(call)
+    (closed,) = steps.write(steps.state.plan(steps.progress(call), steps.now_s))
+    assert isinstance(closed, ItemClosed)
+    assert text_of(closed.item) == "Let me see. "
+    assert steps.take(call, "item_call")
+    assert steps.take(CallDelta(call_id="call_1", name="add", arguments="}"))
+    assert not steps.take(CallDelta(call_id="call_2", name="add", arguments="{}"))
+    closed, ended = steps.end("calls")
+    assert isinstance(closed, ItemClosed)
+    assert closed.item == Call(item_id="item_call", call_id="call_1", name="add", arguments="{}")
+    assert isinstance(ended, TurnEnded)
+
+
+def test_an_empty_delta_opens_an_item_and_an_item_may_close_empty(steps: Steps) -> None:
+    steps.accept()
+    assert steps.take(TextDelta(text=""))
+    closed, _ = steps.end()
+    assert isinstance(closed, ItemClosed)
+    assert closed.item == Message(item_id="item_reply", role="assistant", parts=())
+
+
+def test_nothing_is_taken_from_a_generation_that_was_cancelled(steps: Steps) -> None:
+    steps.accept()
+    late = [
+        steps.progress(TextDelta(text="late")),
+        steps.progress(UsageDelta(input_tokens=1, output_tokens=1)),
+        TaskStarted(origin=steps.origin(), card="scripted"),
+        TaskFinished(origin=steps.origin(), reason="stop"),
+    ]
+    rows = steps.state.plan_cancel("turn_1", "client_cancelled", steps.now_s)
+
+    def nothing_is_taken() -> None:
+        for event in late:
+            assert not steps.state.take(event, "item_late", steps.now_s)
+            assert steps.state.plan(event, steps.now_s) == ()
+
+    nothing_is_taken()  # before the rows are written
+    steps.write(rows)
+    nothing_is_taken()
+    steps.accept(turn_id="turn_2")
+    nothing_is_taken()  # the next turn counts its generations from 1 again
+
+
+def test_an_interruption_takes_a_generation_that_no_candidate_has_had(steps: Steps) -> None:
+    for _ in range(3):
+        steps.propose()
+    steps.write(steps.state.plan_accept("turn_1", 1, steps.decision, asked_s=steps.now_s))
+    (ended,) = steps.state.plan_cancel("turn_1", "client_cancelled", steps.now_s)
+    assert isinstance(ended, TurnEnded)
+    assert ended.generation == 4
+
+
+def test_only_the_running_turn_is_cancelled(steps: Steps) -> None:
+    with pytest.raises(Conflict) as none_runs:
+        steps.state.plan_cancel("turn_1", "client_cancelled", steps.now_s)
+    assert none_runs.value.code == "turn_not_active"
+    steps.accept()
+    with pytest.raises(Conflict) as another_runs:
+        steps.state.plan_cancel("turn_2", "client_cancelled", steps.now_s)
+    assert another_runs.value.code == "turn_not_active"
+    assert steps.take(TextDelta(text="still taken"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("stop", "completed"), ("calls", "completed"), ("length", "incomplete")]
+)
+def test_how_a_task_finishes_says_whether_its_item_is_whole(steps: Steps, reason: str, status: str) -> None:
+    steps.accept()
+    steps.take(TextDelta(text="word"))
+    closed, ended = steps.end(reason)
+    assert isinstance(closed, ItemClosed)
+    assert isinstance(closed.item, Message)
+    assert closed.item.status == status
+    assert isinstance(ended, TurnEnded)
+    assert (ended.state, ended.reason, ended.fault) == ("finished", reason, None)
+
+
+def test_a_failure_is_logged_with_its_fault_and_what_was_written(steps: Steps) -> None:
+    steps.accept()
+    steps.take(TextDelta(text="word"))
+    fault = Fault(code="worker_died", message="It died.", retryable=True)
+    closed, ended = steps.write(steps.state.plan(TaskFailed(origin=steps.origin(), fault=fault), steps.now_s))
+    assert isinstance(closed, ItemClosed)
+    assert isinstance(closed.item, Message)
+    assert closed.item.status == "incomplete"
+    assert isinstance(ended, TurnEnded)
+    assert (ended.state, ended.reason, ended.fault) == ("failed", None, fault)
+
+
+def test_the_end_says_what_was_spent_and_how_long_it_took(steps: Steps) -> None:
+    steps.accept()
+    steps.take(UsageDelta(input_tokens=7, output_tokens=0))
+    steps.now_s += 0.25
+    steps.take(TextDelta(text="word"))
+    steps.now_s += 0.5
+    steps.take(UsageDelta(input_tokens=0, output_tokens=3))
+    _, ended = steps.end()
+    assert isinstance(ended, TurnEnded)
+    assert ended.usage == Usage(input_tokens=7, output_tokens=3)
+    assert (ended.first_delta_ms, ended.duration_ms) == (250, 750)
+
+
+def test_a_turn_without_a_delta_has_no_first_one(steps: Steps) -> None:
+    steps.accept()
+    (ended,) = steps.end()
+    assert isinstance(ended, TurnEnded)
+    assert ended.first_delta_ms is None
+
+
+@pytest.mark.parametrize("what", ["delta", "started"])
+def test_a_finish_delta_and_a_start_change_no_text(steps: Steps, what: str) -> None:
+    steps.accept()
+    event: AgentEvent = (
+        TaskStarted(origin=steps.origin(), card="scripted")
+        if what == "started"
+        else steps.progress(FinishDelta(reason="stop"))
+    )
+    assert steps.state.take(event, "item_reply", steps.now_s) == (what == "started")
+    assert steps.state.plan(event, steps.now_s) == ()
+    assert steps.state.turn is not None
+    assert steps.state.turn.open is None
+
+
+def test_an_open_item_counts_characters_and_keeps_line_ends() -> None:
+    item = OpenItem(Message(item_id="item_1", role="assistant", parts=()))
+    for text in ("👩‍🎤", "", "\r\n", "é\r", "\n"):
+        item.append(text)
+    assert item.length == len("👩‍🎤\r\né\r\n")
+    assert item.since(0) == "👩‍🎤\r\né\r\n"
+    assert item.since(3) == "\r\né\r\n"
+    item.append("end")  # reading moves no place of writing
+    assert item.since(item.length - 4) == "\nend"
+    assert item.since(item.length) == ""
+
+
+# Playback
+
+
+def test_of_a_written_item_nothing_can_be_heard(steps: Steps, message: Callable[..., Message]) -> None:
+    steps.add(message("hello", "item_1"))
+    steps.state.heard("item_1", 0)
+    for ms in (1, -1):
+        with pytest.raises(LimitExceeded) as refused:
+            steps.state.heard("item_1", ms)
+        assert refused.value.field == "ms"
+    with pytest.raises(NotFound) as unknown:
+        steps.state.heard("item_2", 0)
+    assert unknown.value.field == "item_id"
+
+
+def test_playback_is_bounded_by_the_sound_and_logged_with_the_next_transaction(steps: Steps) -> None:
+    steps.accept()
+    steps.take(sound(300))
+    steps.take(sound(200))
+    for ms in (100, 500, 250):  # what comes late is known already
+        steps.state.heard("item_reply", ms)
+    with pytest.raises(LimitExceeded):
+        steps.state.heard("item_reply", 501)
+    closed, heard, ended = steps.end()
+    assert isinstance(closed, ItemClosed)
+    assert closed.audio_ms == 500
+    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=500)
+    assert isinstance(ended, TurnEnded)
+    steps.state.heard("item_reply", 500)  # nothing new
+    steps.propose(turn_id="turn_2")
+    assert len(steps.state.plan_accept("turn_2", 1, steps.decision, asked_s=steps.now_s)) == 1
+
+
+def test_what_is_heard_while_a_row_is_being_written_is_logged_with_the_next(steps: Steps) -> None:
+    steps.accept()
+    steps.take(sound(500))
+    steps.state.heard("item_reply", 100)
+    rows = steps.state.plan(TaskFinished(origin=steps.origin(), reason="stop"), steps.now_s)
+    steps.state.heard("item_reply", 400)
+    steps.write(rows)
+    steps.propose(turn_id="turn_2")
+    heard, accepted = steps.state.plan_accept("turn_2", 1, steps.decision, asked_s=steps.now_s)
+    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=400)
+    assert isinstance(accepted, TurnAccepted)
+
+
+def test_playback_of_an_item_that_has_left_is_not_logged(
+    new_steps: Callable[..., Steps], message: Callable[..., Message]
+) -> None:
+    steps = new_steps(items=1)
+    steps.add(message("one", "item_1"))
+    steps.state.heard("item_1", 0)
+    steps.add(message("two", "item_2"))
+    with pytest.raises(NotFound):
+        steps.state.heard("item_1", 0)
+    steps.accept(turn_id="turn_1")
+    assert steps.state.turn is not None
+
+
+# Times
+
+
+def test_a_proposal_is_overdue_after_its_time_and_a_revision_starts_it_anew(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(proposal_s=30.0)
+    steps.state.attach()  # readers or not
+    steps.propose()
+    assert steps.state.next_due_s() == 130.0
+    steps.now_s = 120.0
+    steps.propose()
+    assert steps.state.overdue(149.9) is None
+    assert steps.state.overdue(150.0) == "proposal"
+
+
+def test_a_turn_without_a_reader_is_overdue_after_the_grace_time(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(detach_grace_s=60.0, idle_s=300.0)
+    steps.state.attach()
+    steps.state.attach()
+    steps.accept()
+    assert steps.state.next_due_s() is None
+    steps.state.detach(200.0)
+    assert steps.state.overdue(1_000.0) is None
+    steps.state.detach(300.0)
+    assert steps.state.overdue(359.9) is None
+    assert steps.state.overdue(360.0) == "detached"
+    steps.state.attach()
+    assert steps.state.overdue(1_000.0) is None
+
+
+def test_a_turn_that_nobody_ever_read_has_the_grace_time_from_its_acceptance(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(detach_grace_s=60.0)
+    steps.state.touch(0.0)
+    steps.accept()
+    assert steps.state.overdue(159.9) is None
+    assert steps.state.overdue(160.0) == "detached"
+
+
+def test_a_session_without_reader_or_turn_is_idle_after_its_time(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(idle_s=300.0)
+    steps.state.touch(100.0)
+    assert steps.state.overdue(399.9) is None
+    assert steps.state.overdue(400.0) == "idle"
+    steps.accept()
+    steps.now_s = 150.0
+    steps.end()
+    assert steps.state.overdue(449.9) is None
+    assert steps.state.overdue(450.0) == "idle"
+
+
+def test_nothing_is_overdue_while_an_acceptance_is_being_written(steps: Steps) -> None:
+    rows = steps.state.plan_accept("turn_1", steps.propose(), steps.decision, asked_s=steps.now_s)
+    assert steps.state.overdue(1e9) is None
+    steps.write(rows)
+    assert steps.state.overdue(1e9) == "detached"
+
+
+# Recovery
+
+
+def test_a_fold_that_ends_within_a_turn_is_reported_once(steps: Steps) -> None:
+    assert steps.state.plan_recover("server_restarted") == ()
+    steps.accept()
+    (ended,) = steps.write(steps.state.plan_recover("server_restarted"))
+    assert isinstance(ended, TurnEnded)
+    assert (ended.turn_id, ended.generation, ended.state, ended.reason, ended.duration_ms) == (
+        "turn_1",
+        2,
+        "interrupted",
+        "server_restarted",
+        None,
+    )
+    assert steps.state.plan_recover("server_restarted") == ()

@@ -1,0 +1,646 @@
+"""Every interleaving of what may happen to one session, over the pure state and its readers.
+
+The play below takes the adapter's part: one transaction at a time, planned now, committed later, applied later still.
+In between goes on what needs no lock: proposals, text, playback, readers that come, go, lag and resume.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from models.content import (
+    AudioDelta,
+    Call,
+    CallDelta,
+    CallResult,
+    Delta,
+    FinishDelta,
+    Item,
+    Message,
+    TextDelta,
+    TextPart,
+    UsageDelta,
+    text_of,
+)
+from models.errors import BatonError, Conflict, LimitExceeded, NotFound
+from orchestrator.events import (
+    Committed,
+    Decision,
+    ItemClosed,
+    ItemsAdded,
+    ItemsRemoved,
+    LogEvent,
+    PlaybackHeard,
+    SessionSettings,
+    SettingsChanged,
+    TurnAccepted,
+    TurnEnded,
+    TurnInput,
+    Usage,
+)
+from orchestrator.sessions.cursor import Cursor
+from orchestrator.sessions.folding import from_a_turn_on
+from orchestrator.sessions.order import FRONT
+from orchestrator.sessions.state import SessionLimits, SessionState
+
+# Small, so that a few steps pass every bound.
+LIMITS = SessionLimits(candidates=2, items=6, rows=4, detach_grace_s=20.0, proposal_s=30.0, idle_s=40.0)
+
+# None at all; characters of one to four bytes; a mark that joins the one before it; line ends that must stay as they are.
+TEXTS = ("", "a", "word ", "\u00e9\u20ac", "\u0301", "\U0001f3bb\U0001f469\u200d\U0001f3a4", "\r\n", "\r", "\x00")
+
+GOES_ON = "where the response goes on"
+
+DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
+
+End = Literal["stop", "length", "calls", "fail"]
+
+
+def id_of(place: Item | str) -> str:
+    return place if isinstance(place, str) else place.item_id
+
+
+@dataclass(frozen=True)
+class Generation:
+    turn_id: str
+    number: int
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(agent="writer", task_id="t", turn_id=self.turn_id, generation=self.number)
+
+    def yields(self, delta: Delta) -> TaskProgress:
+        return TaskProgress(origin=self.origin, delta=delta)
+
+    def ends(self, how: End) -> AgentEvent:
+        if how == "fail":
+            return TaskFailed(origin=self.origin, fault=Fault(code="internal", message="", retryable=True))
+        return TaskFinished(origin=self.origin, reason=how)
+
+
+@dataclass
+class Transaction:
+    """Rows that were planned, and the event that their asker wants taken once they are applied."""
+
+    rows: tuple[Committed, ...]
+    then: AgentEvent | None
+    committed: bool = False
+
+    def accepts(self, generation: Generation) -> bool:
+        return any(
+            isinstance(row.event, TurnAccepted) and Generation(row.event.turn_id, row.event.generation) == generation
+            for row in self.rows
+        )
+
+
+@dataclass
+class Reader:
+    cursor: Cursor
+    transcript: Any
+
+
+class Play:
+    """A session, its adapter, its engines and its readers, and the test's own books of what has to come of them."""
+
+    def __init__(self, new_transcript: Callable[[int], Any]) -> None:
+        self.new_transcript = new_transcript
+        self.state = SessionState(LIMITS)
+        self.now_s = 0.0
+        self.log: list[Committed] = []
+        self.in_flight: Transaction | None = None
+        self.waiting: AgentEvent | None = None
+        self.running: Generation | None = None  # whose output is taken now
+        self.proposed: list[Generation] = []
+        self.stale: list[Generation] = []
+        self.open_id: str | None = None
+        self.texts: dict[str, str] = {}  # of each item of a reply, what was taken of it
+        self.samples: dict[str, int] = {}
+        self.heard: dict[str, int] = {}
+        self.usage = Usage()
+        # The conversation; in it, as bare ids, the item that is open, and where the response goes on.
+        self.places: list[Item | str] = []
+        self.has_left = False
+        self.settings = SessionSettings()
+        self.readers: list[Reader] = []
+        self.left: list[Reader] = []
+        self.ids = 0
+
+    # What may happen next
+
+    def enabled(self) -> Iterator[tuple[int, Callable[[random.Random], None]]]:
+        """Yield each step that may be made now, with its weight."""
+        yield 1, self.time_passes
+        yield 6 if self.state.turn is None and not self.proposed else 2, self.propose
+        yield 4 if any(self.samples.values()) else 1, self.hear
+        yield from self.enabled_by_the_lock()
+        if self.state.proposal is not None:
+            yield 1, self.a_candidate_is_refused
+            yield 1, self.the_proposal_is_dropped
+        if self.running is not None and self.waiting is None and (self.in_flight is None or not self.in_flight.then):
+            yield 12, self.write
+            yield 4, self.speak
+            yield 6, self.call
+            yield 1, self.yield_no_content
+            yield 3, self.finish
+        if self.stale or self.proposed:
+            yield 3, self.output_at_the_wrong_time
+        yield from self.enabled_for_readers()
+
+    def enabled_by_the_lock(self) -> Iterator[tuple[int, Callable[[random.Random], None]]]:
+        if self.in_flight is not None:
+            yield 12, self.the_database_goes_on
+            return
+        yield 3, self.add
+        yield 2, self.answer_a_call
+        yield 2, self.remove
+        yield 1, self.change_the_settings
+        if self.waiting is not None:
+            yield 16, self.the_follower_gets_the_lock
+        if self.proposed:
+            yield 16, self.commit
+        if self.stale:
+            yield 1, self.commit_what_is_over
+        if self.running is not None:
+            yield 2, self.cancel
+
+    def enabled_for_readers(self) -> Iterator[tuple[int, Callable[[random.Random], None]]]:
+        if len(self.readers) < 4:
+            yield 3, self.a_reader_attaches
+        if self.left:
+            yield 2, self.a_reader_resumes
+        if self.readers:
+            yield 1, self.a_reader_leaves
+            yield 8, self.a_reader_advances
+
+    def step(self, chance: random.Random) -> None:
+        weights, steps = zip(*self.enabled(), strict=True)
+        (chosen,) = chance.choices(steps, weights)
+        note(f"{chosen.__name__}, in flight: {self.in_flight is not None}")
+        chosen(chance)
+        self.check()
+
+    @staticmethod
+    def is_refused(error: BatonError, *codes: str) -> None:
+        assert error.code in codes
+
+    # The adapter
+
+    def new_id(self, prefix: str) -> str:
+        self.ids += 1
+        return f"{prefix}_{self.ids:04}"
+
+    def begin(self, events: tuple[LogEvent, ...], then: AgentEvent | None = None) -> None:
+        """Take the lock and write, if there is something to write."""
+        assert self.in_flight is None
+        if events:
+            numbered = enumerate(events, start=self.state.last_seq + 1)
+            self.in_flight = Transaction(
+                tuple(Committed(seq=seq, at_ms=0, event=event) for seq, event in numbered), then
+            )
+
+    def the_database_goes_on(self, _: random.Random) -> None:
+        """Commit what is in flight; or, if that is done, apply it."""
+        transaction = self.in_flight
+        assert transaction is not None
+        if not transaction.committed:
+            transaction.committed = True
+            self.log.extend(transaction.rows)
+            return
+        self.in_flight = None
+        self.state.apply(transaction.rows, self.now_s)
+        for row in transaction.rows:
+            self.book(row.event)
+            self.book_what_leaves()
+        if transaction.then is not None and self.running is not None:
+            self.take(transaction.then)
+
+    def book(self, event: LogEvent) -> None:
+        match event:
+            case ItemsAdded():
+                self.book_added(event)
+                self.book_title(event.items)
+            case ItemsRemoved():
+                self.places = [place for place in self.places if id_of(place) not in event.item_ids]
+                for item_id in event.item_ids:
+                    self.heard.pop(item_id, None)
+            case SettingsChanged():
+                self.settings = event.settings
+            case TurnAccepted():
+                self.places += [*event.input.items, GOES_ON]
+                self.book_title(event.input.items)
+                self.running = Generation(event.turn_id, event.generation)
+                self.stale.extend(known for known in self.proposed if known != self.running)
+                self.proposed = []
+                self.usage = Usage()
+            case ItemClosed():
+                assert event.item.item_id == self.open_id
+                assert text_of(event.item) == self.texts[self.open_id]
+                assert event.audio_ms == self.samples[self.open_id]
+                self.places[self.places.index(self.open_id)] = event.item
+                self.open_id = None
+            case TurnEnded():
+                assert event.usage == self.usage
+                if self.running is not None:
+                    self.stale.append(self.running)
+                    self.running = None
+                self.places.remove(GOES_ON)
+
+    def book_title(self, items: tuple[Item, ...]) -> None:
+        said = (" ".join(text_of(item).split()) for item in items if isinstance(item, Message))
+        if self.settings.title is None:
+            self.settings = replace(self.settings, title=next(filter(None, said), None))
+
+    def book_what_leaves(self) -> None:
+        for _ in range(len(self.order) - LIMITS.items):
+            self.places.remove(self.order[0])
+            self.has_left = True
+
+    @property
+    def order(self) -> list[Item]:
+        return [place for place in self.places if not isinstance(place, str)]
+
+    def book_added(self, event: ItemsAdded) -> None:
+        if event.after is None:
+            self.places += event.items
+        elif event.after != FRONT:
+            at = [id_of(place) for place in self.places].index(event.after) + 1
+            self.places[at:at] = event.items
+        elif not self.has_left:
+            self.places[:0] = event.items
+
+    def output(self, event: AgentEvent) -> None:
+        """Do as the follower of the running generation does: take, or wait for the lock."""
+        if not self.take(event):
+            self.waiting = event
+
+    def take(self, event: AgentEvent) -> bool:
+        item_id = self.new_id("item")
+        if not self.state.take(event, item_id, self.now_s):
+            return False
+        if isinstance(event, TaskProgress):
+            self.book_delta(event.delta, item_id)
+        return True
+
+    def book_delta(self, delta: Delta, item_id: str) -> None:
+        if isinstance(delta, UsageDelta):
+            self.usage = Usage(
+                input_tokens=self.usage.input_tokens + delta.input_tokens,
+                output_tokens=self.usage.output_tokens + delta.output_tokens,
+            )
+            return
+        if self.open_id is None:
+            self.open_id = item_id
+            self.places.insert(self.places.index(GOES_ON), item_id)
+            self.texts[item_id] = ""
+            self.samples[item_id] = 0
+        if isinstance(delta, TextDelta):
+            self.texts[self.open_id] += delta.text
+        elif isinstance(delta, CallDelta):
+            self.texts[self.open_id] += delta.arguments
+        elif isinstance(delta, AudioDelta):
+            self.samples[self.open_id] += len(delta.pcm) // 2
+
+    def the_follower_gets_the_lock(self, _: random.Random) -> None:
+        event, self.waiting = self.waiting, None
+        assert event is not None
+        rows = self.state.plan(event, self.now_s)
+        if self.running is None:
+            assert rows == (), "a generation that was stopped writes rows"
+        self.begin(rows, event)
+
+    # What a surface does
+
+    def propose(self, chance: random.Random) -> None:
+        turn_input = TurnInput(items=tuple(self.message(chance) for _ in range(chance.randint(0, 2))))
+        try:
+            number, pushed_out = self.state.propose(self.new_id("turn"), turn_input, self.now_s)
+        except Conflict as refused:
+            self.is_refused(refused, "turn_active")
+            assert self.state.turn is not None or self.in_flight is not None
+            return
+        assert self.state.turn is None
+        assert self.state.proposal is not None
+        fresh = Generation(self.state.proposal.turn_id, number)
+        assert fresh not in self.proposed + self.stale, "a generation that was used before"
+        self.proposed.append(fresh)
+        for old in pushed_out:
+            self.drop(Generation(fresh.turn_id, old))
+
+    def drop(self, generation: Generation) -> None:
+        accepting = self.in_flight is not None and self.in_flight.accepts(generation)
+        assert not accepting, "a candidate was dropped whose acceptance is being written"
+        self.proposed.remove(generation)
+        self.stale.append(generation)
+
+    def a_candidate_is_refused(self, chance: random.Random) -> None:
+        chosen = chance.choice(self.proposed)
+        self.state.discard(chosen.turn_id, chosen.number)
+        self.drop(chosen)
+
+    def the_proposal_is_dropped(self, _: random.Random) -> None:
+        self.state.proposal = None
+        for generation in list(self.proposed):
+            self.drop(generation)
+
+    def commit(self, chance: random.Random) -> None:
+        chosen = chance.choice(self.proposed)
+        self.begin(self.state.plan_accept(chosen.turn_id, chosen.number, DECISION, asked_s=1_000.0))
+
+    def commit_what_is_over(self, chance: random.Random) -> None:
+        chosen = chance.choice(self.stale)
+        try:
+            self.state.plan_accept(chosen.turn_id, chosen.number, DECISION, asked_s=1_000.0)
+        except Conflict as refused:
+            self.is_refused(refused, "turn_active", "not_proposed")
+        else:
+            raise AssertionError("a generation that is over was accepted")
+
+    def cancel(self, _: random.Random) -> None:
+        assert self.running is not None
+        self.begin(self.state.plan_cancel(self.running.turn_id, "client_cancelled", self.now_s))
+        self.stale.append(self.running)
+        self.running = None  # from the planning on, before any row is written
+
+    def add(self, chance: random.Random) -> None:
+        known = [id_of(place) for place in self.places if place != GOES_ON]
+        after = chance.choice((None, FRONT, chance.choice(known) if known else None, "item_unknown"))
+        try:
+            self.begin(self.state.plan_add(tuple(self.message(chance) for _ in range(chance.randint(1, 3))), after))
+        except NotFound as refused:
+            self.is_refused(refused, "item_not_found")
+            assert after == "item_unknown"
+
+    def answer_a_call(self, chance: random.Random) -> None:
+        calls = [item for item in self.state.items if isinstance(item, Call)]
+        if not calls:
+            return
+        call = chance.choice(calls)
+        answered = {item.call_id for item in self.state.items if isinstance(item, CallResult)}
+        part = TextPart(text="done", source="tool")
+        try:
+            rows = self.state.plan_add((CallResult(item_id=self.new_id("item"), call_id=call.call_id, parts=(part,)),))
+        except NotFound:
+            assert call.status == "incomplete"
+        except Conflict as refused:
+            self.is_refused(refused, "call_answered")
+            assert call.call_id in answered
+        else:
+            assert call.status == "completed"
+            assert call.call_id not in answered
+            self.begin(rows)
+
+    def remove(self, chance: random.Random) -> None:
+        known = [item.item_id for item in self.state.items]
+        chosen = tuple(chance.sample(known, min(len(known), chance.randint(0, 3))))
+        if chance.random() < 0.1:
+            chosen += ("item_unknown",)
+        try:
+            self.begin(self.state.plan_remove(chosen))
+        except Conflict as refused:
+            self.is_refused(refused, "turn_active")
+            assert self.state.turn is not None
+        except NotFound as refused:
+            self.is_refused(refused, "item_not_found")
+            assert "item_unknown" in chosen
+        else:
+            assert self.state.turn is None
+            assert (self.in_flight is not None) == bool(chosen)
+
+    def change_the_settings(self, chance: random.Random) -> None:
+        (field,) = chance.sample(("title", "instructions", "model"), 1)
+        changed = replace(self.state.settings, **{field: chance.choice((None, "one", "two"))})
+        always = chance.random() < 0.2
+        self.begin(self.state.plan_change(changed, always=always))
+        assert (self.in_flight is not None) == (always or changed != self.settings)
+
+    def hear(self, chance: random.Random) -> None:
+        known = [item.item_id for item in self.state.items] + ([self.open_id] if self.open_id else [])
+        sounding = [item_id for item_id in known if self.samples.get(item_id)]
+        item_id = chance.choice(sounding or [*known, "item_unknown"])
+        longest_ms = self.samples.get(item_id, 0)  # at 1000 samples a second
+        ms = chance.randint(0, longest_ms + 1)
+        try:
+            self.state.heard(item_id, ms)
+        except NotFound:
+            assert item_id == "item_unknown"
+        except LimitExceeded:
+            assert ms > longest_ms
+        else:
+            assert ms <= longest_ms
+            self.heard[item_id] = max(ms, self.heard.get(item_id, 0))
+
+    def message(self, chance: random.Random) -> Message:
+        part = TextPart(text=chance.choice(TEXTS))
+        return Message(item_id=self.new_id("item"), role="user", parts=(part,))
+
+    # What engines yield
+
+    def write(self, chance: random.Random) -> None:
+        assert self.running is not None
+        self.output(self.running.yields(TextDelta(text=chance.choice(TEXTS))))
+
+    def speak(self, chance: random.Random) -> None:
+        assert self.running is not None
+        self.output(self.running.yields(AudioDelta(pcm=b"\0\0" * chance.randint(0, 40), rate_hz=1_000)))
+
+    def call(self, chance: random.Random) -> None:
+        assert self.running is not None
+        assert self.state.turn is not None
+        opened = self.state.turn.open
+        go_on = opened is not None and opened.call_id is not None and chance.random() < 0.6
+        call_id = opened.call_id if go_on and opened and opened.call_id else self.new_id("call")
+        self.output(self.running.yields(CallDelta(call_id=call_id, name="tool", arguments=chance.choice(TEXTS))))
+
+    def yield_no_content(self, chance: random.Random) -> None:
+        assert self.running is not None
+        self.output(
+            chance.choice(
+                (
+                    self.running.yields(UsageDelta(input_tokens=1, output_tokens=2)),
+                    TaskStarted(origin=self.running.origin, card="scripted"),
+                    self.running.yields(FinishDelta(reason="stop")),
+                )
+            )
+        )
+
+    def finish(self, chance: random.Random) -> None:
+        assert self.running is not None
+        self.output(self.running.ends(chance.choice(("stop", "length", "calls", "fail"))))
+
+    def output_at_the_wrong_time(self, chance: random.Random) -> None:
+        """A generation that is over, or not accepted yet, yields something: nothing may change."""
+        source = chance.choice(self.stale + self.proposed)
+        event = chance.choice(
+            (
+                source.yields(TextDelta(text="STALE")),
+                source.yields(CallDelta(call_id="call_stale", name="tool", arguments="STALE")),
+                source.yields(UsageDelta(input_tokens=1_000, output_tokens=1_000)),
+                source.ends("stop"),
+                source.ends("fail"),
+            )
+        )
+        assert not self.state.take(event, self.new_id("item"), self.now_s)
+        assert self.state.plan(event, self.now_s) == ()
+
+    # Readers
+
+    def a_reader_attaches(self, chance: random.Random) -> None:
+        last = self.state.last_seq
+        self.attach(chance.choice((0, last, chance.randint(0, last))))
+
+    def attach(self, after: int) -> None:
+        self.state.attach()
+        self.readers.append(Reader(Cursor(after), self.new_transcript(after)))
+
+    def a_reader_leaves(self, chance: random.Random) -> None:
+        self.left.append(self.readers.pop(chance.randrange(len(self.readers))))
+        self.state.detach(self.now_s)
+
+    def a_reader_resumes(self, chance: random.Random) -> None:
+        self.resume(self.left.pop(chance.randrange(len(self.left))))
+
+    def resume(self, reader: Reader) -> None:
+        self.state.attach()
+        reader.transcript.partial.clear()  # a snapshot of what is open comes anew
+        self.readers.append(Reader(Cursor(reader.transcript.seq), reader.transcript))
+
+    def a_reader_advances(self, chance: random.Random) -> None:
+        self.advance(chance.choice(self.readers))
+
+    def advance(self, reader: Reader) -> bool:
+        """Give the reader what there is, as `Session.events` does. Return whether there was something."""
+        batch = reader.cursor.advance(self.state)
+        if batch is None:
+            seq = reader.cursor.seq
+            behind = self.state.last_seq - seq
+            assert behind > len(self.state.rows)
+            assert len(self.state.rows) == LIMITS.rows
+            batch = reader.cursor.take_rows(self.log[seq : seq + min(3, behind)])
+        for event in batch:
+            reader.transcript.take(event)
+        return bool(batch)
+
+    # Time
+
+    def time_passes(self, chance: random.Random) -> None:
+        self.now_s += chance.choice((1.0, 5.0, 35.0))
+        match self.state.overdue(self.now_s):
+            case "proposal":
+                assert self.proposed
+                self.the_proposal_is_dropped(chance)
+            case "detached":
+                assert self.state.turn is not None
+                assert not self.readers
+                if self.running is not None and self.in_flight is None:
+                    self.cancel(chance)
+            case "idle":
+                assert self.state.turn is None
+                assert not self.readers
+                assert not self.proposed
+            case None:
+                pass
+
+    # What always holds
+
+    def check(self) -> None:
+        for generation in (*self.stale, *self.proposed):
+            assert not self.state.is_current(generation.turn_id, generation.number)
+        assert self.running is None or self.state.is_current(self.running.turn_id, self.running.number)
+        assert self.state.items == self.order
+        assert self.state.settings == self.settings
+        turn = self.state.turn
+        if turn is not None and turn.open is not None:
+            assert turn.open.item_id == self.open_id
+            assert turn.open.since(0) == self.texts[self.open_id]
+            assert turn.open.length == len(self.texts[self.open_id])
+        else:
+            assert self.open_id is None
+
+    # The end
+
+    def finish_play(self) -> None:
+        chance = random.Random(0)
+        while self.in_flight or self.waiting or self.state.turn:
+            if self.in_flight is not None:
+                self.the_database_goes_on(chance)
+            elif self.waiting is not None:
+                self.the_follower_gets_the_lock(chance)
+            else:
+                self.cancel(chance)
+        self.check()
+        self.every_reader_has_everything()
+        self.every_turn_ended_once()
+        self.the_log_folds_to_the_same()
+
+    def every_reader_has_everything(self) -> None:
+        for reader in self.left:
+            self.resume(reader)
+        self.attach(0)
+        for reader in self.readers:
+            while self.advance(reader):
+                pass
+            assert reader.transcript.seq == len(self.log) == self.state.last_seq
+            assert not reader.transcript.partial
+            rows = reader.transcript.rows
+            assert rows == self.log[len(self.log) - len(rows) :]
+
+    def every_turn_ended_once(self) -> None:
+        events = [row.event for row in self.log]
+        accepted = [event.turn_id for event in events if isinstance(event, TurnAccepted)]
+        assert accepted == [event.turn_id for event in events if isinstance(event, TurnEnded)]
+        assert len(set(accepted)) == len(accepted)
+        assert "STALE" not in "".join(text_of(event.item) for event in events if isinstance(event, ItemClosed))
+
+    def the_log_folds_to_the_same(self) -> None:
+        self.begin(self.state._plan_heard())  # what was heard since the last rows would go with the next ones
+        while self.in_flight is not None:
+            self.the_database_goes_on(random.Random(0))
+        logged = {row.event.item_id: row.event.heard_ms for row in self.log if isinstance(row.event, PlaybackHeard)}
+        for item in self.state.items:
+            assert logged.get(item.item_id) == self.heard.get(item.item_id), "playback that was acknowledged is lost"
+        at_once = SessionState(LIMITS)
+        at_once.apply(self.log, self.now_s)
+        one_by_one = SessionState(LIMITS)
+        for row in self.log:
+            one_by_one.apply((row,), self.now_s)
+        for folded in (at_once, one_by_one):
+            assert folded.items == self.state.items
+            assert folded.last_seq == self.state.last_seq
+            assert folded.rows == self.state.rows
+            assert folded.turn is None
+            assert folded.settings == self.state.settings
+            assert vars(folded._conversation) == vars(self.state._conversation)
+        self.the_end_of_the_log_is_enough()
+
+    def the_end_of_the_log_is_enough(self) -> None:
+        """Whatever was before it: as soon as it fills the conversation, its items are the ones that were lived."""
+        for reach in range(LIMITS.items, len(self.log), LIMITS.items):
+            folded = SessionState(LIMITS)
+            folded.apply(from_a_turn_on(tuple(self.log[-reach:])), self.now_s)
+            if folded.full:
+                assert folded.items == self.state.items
+
+
+def test_every_reader_gets_every_character_once_and_the_log_folds_to_what_lived(
+    new_transcript: Callable[[int], Any],
+) -> None:
+    # One number a step: an example that fails is shortened by leaving steps out.
+    @settings(
+        max_examples=400,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(st.lists(st.integers(0, 65_535), min_size=40, max_size=400))
+    def every_interleaving(steps: list[int]) -> None:
+        play = Play(new_transcript)
+        for number in steps:
+            play.step(random.Random(number))
+        play.finish_play()
+
+    every_interleaving()
