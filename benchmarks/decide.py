@@ -18,7 +18,8 @@ from benchmarks.report import Json, Quick, Row, report, row
 from models.catalog import Card, EngineSpec
 from models.content import Message, TextPart
 from models.placement.fleet import FixedOffer
-from orchestrator.decide.decision import Decider, DecisionState
+from orchestrator.decide.decider import Decider
+from orchestrator.decide.decision import DecisionState
 from orchestrator.decide.graph import DecisionGraph
 from orchestrator.events import TurnInput
 

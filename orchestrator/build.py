@@ -23,7 +23,7 @@ from models.shares import share_of
 from models.supply.store import Store
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completions
-from orchestrator.decide.decision import Decider
+from orchestrator.decide.decider import Decider
 from orchestrator.meters import Meters
 from orchestrator.sessions.registry import Sessions
 from orchestrator.sessions.state import SessionLimits

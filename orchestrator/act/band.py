@@ -36,7 +36,7 @@ from orchestrator.act.window import (
     unanswered,
     window_of,
 )
-from orchestrator.decide.decision import Decider
+from orchestrator.decide.decider import Decider
 from orchestrator.events import Decision, TurnInput
 
 _LIGHT_TOKENS = 16_000
@@ -169,7 +169,7 @@ class Band:
             for card in self._cards.values():
                 if most_tokens(now) >= card.context_tokens:
                     await self._count_ahead(card, now, card.context_tokens)
-        decision = await self._decider.decide(turn_input, history)
+        decision = await self._decider.decide(turn_input, history, tenant=tenant, key=(turn_id, generation))
         card, budget = self._cards[decision.card], Budget(deadline_s=deadline_s, output_tokens=asked)
         items = readable(paired((*history, *turn_input.items)), card.reads)
         if is_heavy and most + asked > card.context_tokens:

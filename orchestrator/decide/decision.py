@@ -1,38 +1,28 @@
-"""The decision: gate, perceive, recall, control. It decides; it does not carry.
+"""The decision: gate, perceive, recall, control, check, and repair or approve. It decides; it does not carry.
 
-Each step is a pure function of JSON primitives, so that a decision can be replayed from the inputs that are logged with
-it. None of them waits, so a live turn's steps are simply called one after another (`Decider`); `graph` runs the same
-steps for a replay, one by one (docs/adr/0007).
+Each step is a pure function of JSON primitives. What a step waits for (a search of memory, a controller, somebody's
+approval) is asked by whoever runs it and becomes part of the inputs, so that a decision can be replayed from the inputs
+that are logged with it, and asked what it would have been from others.
+
+`STEPS` and `EDGES` are the one declaration of them: `in_line` calls them one after another, and `graph` makes them a
+LangGraph graph, for decisions in which a step waits (docs/adr/0007). A call of a tool comes back for a further decision
+of its own, which begins at check.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict
 
-from models.catalog import Card, unknown_model
-from models.content import Call, Item, text_of
+from models.catalog import unknown_model
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unavailable, context_overflow, too_long
-from models.placement.fleet import Offer
-from orchestrator.act.window import count_tokens, most_tokens, paired, places_since, said_now
-from orchestrator.events import Decision, RefusedCard, TurnInput, canonical
-from orchestrator.route.choose import CardFacts, Needs, Route, as_if_up, card_facts, choose, explain
+from orchestrator.decide.inputs import CallFacts, Controlled, Inputs
+from orchestrator.events import Decision, RefusedCard, canonical
+from orchestrator.route.choose import Needs, Route, as_if_up, choose, explain
+
+MAX_REPAIRS = 2
+"""How often a controller is asked again, if what it wants cannot be done; then the router's choice is taken."""
 
 _DOWN_S = 5.0
 """When a client that was told that no model is up may ask again."""
-
-
-class Inputs(TypedDict):
-    """What a decision is made from."""
-
-    characters: int
-    max_characters: int
-    input_kinds: list[str]
-    earlier_kinds: list[str]
-    history_items: int
-    tools: int
-    form: str | None
-    model: str | None
-    aliases: dict[str, str]
-    cards: list[CardFacts]
 
 
 class Refusal(TypedDict):
@@ -43,49 +33,24 @@ class Refusal(TypedDict):
     field: str
 
 
+Verdict = Literal["run", "denied", "ask"]
+"""What becomes of a call: it is run, it is not, or somebody is asked."""
+
+
 class DecisionState(TypedDict, total=False):
-    """What the nodes hand on; JSON primitives throughout."""
+    """What the steps hand on; JSON primitives throughout. A turn's begins with `inputs`, a call's with `call`."""
 
     inputs: Inputs
+    call: CallFacts
     refusal: Refusal
     needs: Needs
     recalled: list[str]
     route: Route
     agent: str
-
-
-def decision_inputs(turn_input: TurnInput, history: Sequence[Item], offer: Offer, max_characters: int) -> Inputs:
-    """Return what there is to decide from."""
-    texts = said_now(turn_input, history)
-    most = most_tokens(texts)
-    items = paired((*history, *turn_input.items))
-    now = places_since(items)
-    characters = _characters(turn_input)
-    is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
-    return Inputs(
-        characters=characters,
-        max_characters=max_characters,
-        input_kinds=_kinds(items[at] for at in now),
-        earlier_kinds=_kinds(item for at, item in enumerate(items) if at not in now),
-        history_items=len(history),
-        tools=len(turn_input.tools.tools) if turn_input.tools else 0,
-        form=turn_input.form.kind if turn_input.form else None,
-        model=turn_input.model,
-        aliases=dict(offer.aliases),
-        cards=[_facts(card, offer, texts, most, is_counted=is_counted) for card in offer.cards],
-    )
-
-
-def _characters(turn_input: TurnInput) -> int:
-    return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
-
-
-def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
-    # Counted only where it matters, and no further than it does.
-    tokens = most
-    if is_counted and most >= card.context_tokens:
-        tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
-    return card_facts(card, offer.standing(card.name), tokens)
+    repairs: int
+    fault: str | None
+    verdict: Verdict
+    why: str | None
 
 
 def gate(state: DecisionState) -> DecisionState:
@@ -114,12 +79,14 @@ def perceive(state: DecisionState) -> DecisionState:
 
 
 def recall(state: DecisionState) -> DecisionState:
-    """Name what is recalled; so far the conversation itself, which the session holds."""
-    return {"recalled": ["conversation"] if state["inputs"]["history_items"] else []}
+    """Name what is recalled: the conversation itself, which the session holds, and what a search has found."""
+    inputs = state["inputs"]
+    found = [each["record"] for each in inputs.get("recalled", ())]
+    return {"recalled": [*(["conversation"] if inputs["history_items"] else []), *found]}
 
 
 def control(state: DecisionState) -> DecisionState:
-    """Choose agent and card."""
+    """Choose agent and card: those that the controller wants, if there is one, else the writer and the router's card."""
     inputs, needs = state["inputs"], state["needs"]
     names = [card["name"] for card in inputs["cards"]]
     if needs["model"] is not None and needs["model"] not in names:
@@ -127,71 +94,114 @@ def control(state: DecisionState) -> DecisionState:
         return {"refusal": Refusal(code="unknown_model", message=message, field="model")}
     route = choose(inputs["cards"], needs)
     if route["card"] is None:
-        why, cards = explain(route["refused"]), as_if_up(inputs["cards"])
-        if down := [card["name"] for card in cards if choose([card], needs)["card"] is not None]:
-            why = explain({name: route["refused"][name] for name in down})
-            message = f"No model that can take this turn is up ({why}). It is brought up again: try again later."
-            return {"refusal": Refusal(code="down", message=message, field="model")}
-        if able := [card for card in cards if choose([{**card, "prompt_tokens": 0}], needs)["card"] is not None]:
-            widest = max(able, key=lambda card: card["context_tokens"])
-            overflow = context_overflow(widest["context_tokens"], widest["prompt_tokens"], or_more=True)
-            return {"refusal": Refusal(code="no_room", message=overflow.message, field="input")}
-        is_tools = needs["tools"] and choose(cards, {**needs, "tools": False})["card"] is not None
-        is_form = needs["form"] and choose(cards, {**needs, "form": None})["card"] is not None
-        field = "tools" if is_tools else "form" if is_form else "input"
-        message = f"No model here can take this turn ({why})."
-        return {"refusal": Refusal(code="no_model", message=message, field=field)}
-    return {"agent": "writer", "route": route}
+        return {"refusal": _no_route(inputs, needs, route)}
+    wanted = inputs.get("controlled", ())
+    choice: DecisionState = {"agent": "writer", "route": route}
+    return {**choice, "repairs": 0, "fault": None, **(_wanted(wanted[0], inputs, needs) if wanted else {})}
 
 
-STEPS = (gate, perceive, recall, control)
+def repair(state: DecisionState) -> DecisionState:
+    """Take what the controller wants instead of what cannot be done; if it has nothing better, the router's choice."""
+    inputs, needs, repairs = state["inputs"], state["needs"], state["repairs"] + 1
+    route = choose(inputs["cards"], needs)
+    if (wanted := inputs.get("controlled", ())) and repairs <= MAX_REPAIRS and repairs < len(wanted):
+        choice: DecisionState = {"agent": "writer", "route": route}
+        return {**choice, "repairs": repairs, "fault": None, **_wanted(wanted[repairs], inputs, needs)}
+    why = f"what the controller wanted cannot be done: {state['fault']}"
+    route = {**route, "reasons": [*route["reasons"], why]}
+    return {"repairs": repairs, "fault": None, "agent": "writer", "route": route}
 
 
-class Decider:
-    """Decides live turns; one for all sessions."""
-
-    def __init__(self, offer: Offer, *, max_characters: int) -> None:
-        """Choose from `offer`, for inputs of at most `max_characters`."""
-        self._offer = offer
-        self._max_characters = max_characters
-
-    def inputs(self, turn_input: TurnInput, history: Sequence[Item]) -> Inputs:
-        """Return what there is to decide from, now."""
-        return decision_inputs(turn_input, history, self._offer, self._max_characters)
-
-    def is_too_long(self, turn_input: TurnInput) -> bool:
-        """Return whether `decide` refuses an input for its length alone."""
-        return _characters(turn_input) > self._max_characters
-
-    async def decide(self, turn_input: TurnInput, history: Sequence[Item]) -> Decision:
-        """Return the decision for a turn.
-
-        Raises:
-            LimitExceeded: the input is too long, or more than the window of any model that could take it.
-            NotFound: the model that was asked for does not exist.
-            BadInput: no model can take the turn.
-            Unavailable: none that can is up.
-        """
-        state: DecisionState = {"inputs": self.inputs(turn_input, history)}
-        for step in STEPS:
-            state.update(step(state))
-            if "refusal" in state:
-                break
-        return decision_of(state)
+def check(state: DecisionState) -> DecisionState:
+    """Say what is wrong with what is wanted, or what becomes of a call."""
+    if "call" in state:
+        return _check_call(state["call"])
+    inputs, route = state["inputs"], state["route"]
+    if state["agent"] not in inputs["agents"]:
+        return {"fault": f"there is no agent {state['agent']!r}, only {', '.join(inputs['agents'])}"}
+    if route["card"] is None:
+        return {"fault": explain(route["refused"])}
+    return {}
 
 
-def lifted(inputs: Mapping[str, Any]) -> Inputs:
-    """Return logged inputs as they would be logged now.
+def approve(state: DecisionState) -> DecisionState:
+    """Take what somebody said to a call that waited for it."""
+    approval = state["call"]["approval"]
+    if approval is None:
+        return {"verdict": "ask"}
+    if approval["approve"]:
+        return {"verdict": "run", "why": approval["reason"]}
+    return {"verdict": "denied", "why": approval["reason"] or "It was not allowed."}
 
-    Turns that were logged before there were forms have none. Before the needs of a turn were those of what is said now, every
-    kind in sight was one.
-    """
-    now = {"form": None, **inputs}
-    if "history_kinds" in now:
-        earlier = now.pop("history_kinds")
-        now |= {"input_kinds": sorted({*now["input_kinds"], *earlier}), "earlier_kinds": earlier}
-    now["cards"] = [{"forms": [], **card} for card in now["cards"]]
-    return cast("Inputs", now)
+
+def _wanted(wanted: Controlled, inputs: Inputs, needs: Needs) -> DecisionState:
+    """Return what a controller's wish changes of the router's choice; `check` says whether it can be done."""
+    if (fault := wanted.get("fault")) is not None:
+        route = choose(inputs["cards"], needs)
+        return {"route": {**route, "reasons": [*route["reasons"], f"the controller could not be asked: {fault}"]}}
+    if wanted["card"] is None or needs["model"] is not None:
+        route = choose(inputs["cards"], needs)
+        return {"agent": wanted["agent"], "route": {**route, "reasons": [*route["reasons"], wanted["reason"]]}}
+    route = choose(inputs["cards"], {**needs, "model": inputs["aliases"].get(wanted["card"], wanted["card"])})
+    reasons = [wanted["reason"], *route["reasons"][1:]]  # nobody has asked for it by name
+    return {"agent": wanted["agent"], "route": {**route, "reasons": reasons}}
+
+
+def _check_call(call: CallFacts) -> DecisionState:
+    if call["effect"] is None:
+        return {"verdict": "denied", "why": f"There is no tool {call['tool']!r} here."}
+    if call["fault"] is not None:
+        return {"verdict": "denied", "why": call["fault"]}
+    return {"verdict": "ask" if call["needs_approval"] else "run", "why": None}
+
+
+def _no_route(inputs: Inputs, needs: Needs, route: Route) -> Refusal:
+    """Return why no card can take a turn."""
+    why, cards = explain(route["refused"]), as_if_up(inputs["cards"])
+    if down := [card["name"] for card in cards if choose([card], needs)["card"] is not None]:
+        why = explain({name: route["refused"][name] for name in down})
+        message = f"No model that can take this turn is up ({why}). It is brought up again: try again later."
+        return Refusal(code="down", message=message, field="model")
+    if able := [card for card in cards if choose([{**card, "prompt_tokens": 0}], needs)["card"] is not None]:
+        widest = max(able, key=lambda card: card["context_tokens"])
+        overflow = context_overflow(widest["context_tokens"], widest["prompt_tokens"], or_more=True)
+        return Refusal(code="no_room", message=overflow.message, field="input")
+    is_tools = needs["tools"] and choose(cards, {**needs, "tools": False})["card"] is not None
+    is_form = needs["form"] and choose(cards, {**needs, "form": None})["card"] is not None
+    field = "tools" if is_tools else "form" if is_form else "input"
+    return Refusal(code="no_model", message=f"No model here can take this turn ({why}).", field=field)
+
+
+START, END = "__start__", "__end__"
+"""Where every decision begins and ends; LangGraph's own names."""
+
+Step = Callable[[DecisionState], DecisionState]
+
+STEPS: Mapping[str, Step] = {step.__name__: step for step in (gate, perceive, recall, control, check, repair, approve)}
+
+EDGES: Mapping[str, tuple[Callable[[DecisionState], str], tuple[str, ...]]] = {
+    START: (lambda state: "check" if "call" in state else "gate", ("gate", "check")),
+    "gate": (lambda state: END if "refusal" in state else "perceive", ("perceive", END)),
+    "perceive": (lambda _: "recall", ("recall",)),
+    "recall": (lambda _: "control", ("control",)),
+    "control": (lambda state: END if "refusal" in state else "check", ("check", END)),
+    "check": (
+        lambda state: "approve" if state.get("verdict") == "ask" else "repair" if state.get("fault") else END,
+        ("approve", "repair", END),
+    ),
+    "repair": (lambda _: "check", ("check",)),
+    "approve": (lambda _: END, (END,)),
+}
+"""From each step: which comes next, and which may."""
+
+
+def in_line(state: DecisionState) -> DecisionState:
+    """Take the steps one after another. What has to be waited for is in the inputs, or is not asked for."""
+    step = EDGES[START][0](state)
+    while step != END:
+        state = {**state, **STEPS[step](state)}
+        step = EDGES[step][0](state)
+    return state
 
 
 def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
@@ -222,7 +232,3 @@ def _error(refusal: Refusal) -> BatonError:
             return BadInput(refusal["message"], code="no_capable_model", field=refusal["field"])
         case "down":
             return Unavailable(refusal["message"], retry_after_s=_DOWN_S)
-
-
-def _kinds(items: Iterable[Item]) -> list[str]:
-    return sorted({part.kind for item in items if not isinstance(item, Call) for part in item.parts})

@@ -21,7 +21,7 @@ from models.content import Item, Message, TextPart, text_of
 from models.language.scripted import ScriptedEngine, build
 from models.placement.fleet import FixedOffer
 from orchestrator.act.band import Band, BandLimits
-from orchestrator.decide.decision import Decider
+from orchestrator.decide.decider import Decider
 from orchestrator.events import (
     Committed,
     Decision,

@@ -32,7 +32,7 @@ from models.placement.fleet import FixedOffer, Standing
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from orchestrator.act.band import Band, BandLimits, Score
 from orchestrator.act.window import count_tokens, said_now
-from orchestrator.decide.decision import Decider
+from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
 from orchestrator.events import SamplingOverrides, TurnInput
 

@@ -20,7 +20,7 @@ from models.placement.fleet import FixedOffer
 from models.ports.generate import GenerateRequest
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completion, Completions
-from orchestrator.decide.decision import Decider
+from orchestrator.decide.decider import Decider
 from orchestrator.events import TurnInput, Usage
 from orchestrator.meters import Meters
 from orchestrator.sessions.state import SessionLimits

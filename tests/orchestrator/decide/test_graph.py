@@ -15,8 +15,9 @@ from models.content import AudioPart, BlobRef, Call, CallResult, ImagePart, Mess
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound
 from models.placement.fleet import FixedOffer, Standing
 from models.ports.generate import RegexConstraint, ToolConstraint, ToolSpec
-from orchestrator.decide.decision import Decider, decision_inputs
+from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
+from orchestrator.decide.inputs import decision_inputs
 from orchestrator.events import Decision, TurnInput, canonical
 
 BLOB = BlobRef(sha256="0" * 64, media_type="image/png", size_bytes=1)

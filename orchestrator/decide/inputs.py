@@ -1,0 +1,136 @@
+"""What a decision is made from, as JSON primitives: it is logged with the decision, and holds no contents."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, cast
+
+from models.catalog import Card
+from models.content import Call, Item, text_of
+from models.placement.fleet import Offer
+from orchestrator.act.window import count_tokens, most_tokens, paired, places_since, said_now
+from orchestrator.events import TurnInput
+from orchestrator.route.choose import CardFacts, card_facts
+
+
+class Recalled(TypedDict):
+    """Something that a search of memory has found: by its id, since decisions hold no contents."""
+
+    record: str
+    score: float
+
+
+class Controlled(TypedDict):
+    """What a controller wants: an agent, and a card if it minds which; or why it could not be asked."""
+
+    agent: str
+    card: str | None
+    reason: str
+    fault: NotRequired[str]
+
+
+class Approval(TypedDict):
+    """What somebody said to a call that waited."""
+
+    approve: bool
+    reason: str | None
+
+
+class CallFacts(TypedDict):
+    """What is known of a call that a model has written.
+
+    Attributes:
+        tool: the name it calls.
+        effect: what a call of it does to the world; None if there is no such tool.
+        needs_approval: whether somebody has to allow it.
+        fault: what is wrong with its arguments.
+        approval: what was said to it, once that is known.
+    """
+
+    tool: str
+    effect: str | None
+    needs_approval: bool
+    fault: str | None
+    approval: Approval | None
+
+
+class Inputs(TypedDict):
+    """What a decision is made from.
+
+    Attributes:
+        recalled: what a search of memory has found; not there if none was asked for.
+        controlled: what a controller wanted, and then each time that it was asked again; likewise.
+        agents: those that there are.
+    """
+
+    characters: int
+    max_characters: int
+    input_kinds: list[str]
+    earlier_kinds: list[str]
+    history_items: int
+    tools: int
+    form: str | None
+    model: str | None
+    aliases: dict[str, str]
+    cards: list[CardFacts]
+    agents: list[str]
+    recalled: NotRequired[list[Recalled]]
+    controlled: NotRequired[list[Controlled]]
+
+
+def decision_inputs(
+    turn_input: TurnInput,
+    history: Sequence[Item],
+    offer: Offer,
+    max_characters: int,
+    agents: Iterable[str] = ("writer",),
+) -> Inputs:
+    """Return what there is to decide from."""
+    texts = said_now(turn_input, history)
+    most = most_tokens(texts)
+    items = paired((*history, *turn_input.items))
+    now = places_since(items)
+    characters = characters_of(turn_input)
+    is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
+    return Inputs(
+        characters=characters,
+        max_characters=max_characters,
+        input_kinds=_kinds(items[at] for at in now),
+        earlier_kinds=_kinds(item for at, item in enumerate(items) if at not in now),
+        history_items=len(history),
+        tools=len(turn_input.tools.tools) if turn_input.tools else 0,
+        form=turn_input.form.kind if turn_input.form else None,
+        model=turn_input.model,
+        aliases=dict(offer.aliases),
+        cards=[_facts(card, offer, texts, most, is_counted=is_counted) for card in offer.cards],
+        agents=sorted(agents),
+    )
+
+
+def characters_of(turn_input: TurnInput) -> int:
+    """Return how long an input is."""
+    return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
+
+
+def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
+    # Counted only where it matters, and no further than it does.
+    tokens = most
+    if is_counted and most >= card.context_tokens:
+        tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
+    return card_facts(card, offer.standing(card.name), tokens)
+
+
+def lifted(inputs: Mapping[str, Any]) -> Inputs:
+    """Return logged inputs as they would be logged now.
+
+    Turns that were logged before there were forms have none. Before the needs of a turn were those of what is said now, every
+    kind in sight was one.
+    """
+    now = {"form": None, "agents": ["writer"], **inputs}
+    if "history_kinds" in now:
+        earlier = now.pop("history_kinds")
+        now |= {"input_kinds": sorted({*now["input_kinds"], *earlier}), "earlier_kinds": earlier}
+    now["cards"] = [{"forms": [], **card} for card in now["cards"]]
+    return cast("Inputs", now)
+
+
+def _kinds(items: Iterable[Item]) -> list[str]:
+    return sorted({part.kind for item in items if not isinstance(item, Call) for part in item.parts})
