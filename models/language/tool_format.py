@@ -273,6 +273,11 @@ _BRACKETS = re.compile(r'["{}\[\]]')
 _IN_STRING = re.compile(r'["\\]')
 
 
+def begins_call(words: str) -> bool:
+    """Return whether a call has begun in `words`, or its mark may have at their end."""
+    return _OPEN in words or _overlap(words) > 0
+
+
 def _overlap(words: str) -> int:
     """Return the length of the longest end of `words` that a mark may begin with."""
     return next((n for n in range(len(_OPEN) - 1, 0, -1) if words.endswith(_OPEN[:n])), 0)

@@ -23,6 +23,7 @@ from models.language.tool_format import (
     WORDS_ONLY,
     CallFormat,
     arguments_schema,
+    begins_call,
     form_schema,
     grammar,
     offered,
@@ -73,15 +74,20 @@ class Constrainer:
         bits[list(writable)] = True
         self._writable = np.packbits(bits, bitorder="little").view(np.int32)
 
-    def start(self, constraint: Constraint) -> "Guide | None":
-        """Return a guide for an answer that has not begun; None if `constraint` leaves all answers free.
+    def start(self, constraint: Constraint, begun: str = "") -> "Guide | None":
+        """Return a guide for an answer; None if `constraint` leaves all answers free.
+
+        Args:
+            constraint: what the whole answer keeps to.
+            begun: its words up to here, if it is gone on with.
 
         Raises:
-            BadInput: the schema, the expression or the grammar is none, says what cannot be enforced, or admits no answer.
+            BadInput: the schema, the expression or the grammar is none, says what cannot be enforced, or admits no answer, or
+                none that begins so.
             LimitExceeded: following it would take too long.
         """
         if isinstance(constraint, ToolConstraint) and not offered(constraint):
-            return None if constraint.form is None else self.start(constraint.form)
+            return None if constraint.form is None else self.start(constraint.form, begun)
         what, field = _NAMES[constraint.kind], _field(constraint)
         with _translated(what, field):
             matcher = self._matcher(self._source(constraint))
@@ -89,6 +95,8 @@ class Constrainer:
             if isinstance(constraint, ToolConstraint):
                 self._refuse_part(constraint)
             raise _refusal(what, field, matcher.get_error())
+        if begun:
+            self._go_on(matcher, begun, constraint)
         guide = Guide(matcher, self._writable, self._ends, self._unwritable, field=field)
         guide.masks()  # the dearest, and here it holds nobody up; and it knows whether there is any answer at all
         return guide
@@ -133,6 +141,33 @@ class Constrainer:
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
+
+    def _go_on(self, matcher: LLMatcher, begun: str, constraint: Constraint) -> None:
+        """Follow words that were written before.
+
+        Raises:
+            BadInput: `form_unsatisfiable`: no answer of this form begins so, or they have begun a call.
+            LimitExceeded: it would take too long to follow them.
+        """
+        what, field = _NAMES[constraint.kind], _field(constraint)
+        # What the tokens are is no matter, only what they spell: a prompt's may begin in the middle of a word of these.
+        tokens = self._tokenizer.greedy_tokenize(begun)
+        fitting = matcher.try_consume_tokens(tokens)
+        if fitting < len(tokens) and (error := matcher.get_error()) and "satisfy the grammar" not in error:
+            raise _too_much(field)
+        # What is called is told call by call; half of one cannot be.
+        calls = isinstance(constraint, ToolConstraint) and begins_call(begun)
+        if fitting == len(tokens) and not calls:
+            return
+        place = len(self._tokenizer.decode_bytes(tokens[:fitting]).decode(errors="ignore"))
+        why = "they begin a call" if calls else f"they part from it after {place} characters"
+        raise BadInput(
+            f"The answer cannot go on from the assistant's words and keep to its {what}: {why}. The form holds for the whole, "
+            "these words included, and JSON is written as Python's json.dumps does, on one line. Correct the words, or leave "
+            "the form or 'continue_final_message' out.",
+            code="form_unsatisfiable",
+            field=field,
+        )
 
     def _refuse_part(self, constraint: ToolConstraint) -> None:
         """Raise an error that names the first function whose parameters cannot be enforced, or the form beside them."""

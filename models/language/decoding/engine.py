@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from models.clock import Clock
-from models.content import Call, Delta, FinishDelta, Message, TextPart
+from models.content import Call, Delta, FinishDelta, Message, TextPart, text_of
 from models.errors import BatonError, DeadlineExceeded, Internal
 from models.language.decoding.adapters import Adapters
 from models.language.decoding.constrain import Constrainer, Guide
@@ -240,7 +240,8 @@ class DecodingEngine:
         if request.reads_ahead or request.raw:
             return None
         constrainer, constraint = self._language.constrainer, request.constraint
-        guide = None if constraint is None else constrainer.start(constraint)
+        begun = text_of(request.messages[-1]) if request.continues else ""
+        guide = None if constraint is None else constrainer.start(constraint, begun)
         if guide is None and any(isinstance(item, Call) for item in request.messages):
             return constrainer.start_words()  # a small model goes on as it has gone on, and would write calls as words
         return guide

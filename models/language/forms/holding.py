@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from models.content import AudioDelta, CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta
+from models.content import AudioDelta, CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta, text_of
 from models.errors import BadInput, Unsupported
 from models.language.forms.checking import Checker
 from models.language.forms.plan import Level, Plan, has_schema
@@ -136,7 +136,7 @@ class Holding:
             if attempt.end is None:
                 return  # the engine broke off, and whoever reads sees that it did
             is_whole = attempt.end.reason != "length"
-            fault = await self._fault(attempt, made, request.tenant) if is_whole else fault and "it was cut short"
+            fault = await self._fault(attempt, made, request) if is_whole else fault and "it was cut short"
             if not fault:
                 for delta in attempt.held:
                     if made.form is not None or not isinstance(delta, TextDelta):
@@ -207,8 +207,9 @@ class Holding:
         for schema in made.tools.values():
             await self._checked("tools", schema, (), tenant)
 
-    async def _fault(self, attempt: _Attempt, made: Plan, tenant: str) -> str:
-        """Return what is wrong with an attempt; nothing if it fits."""
+    async def _fault(self, attempt: _Attempt, made: Plan, request: GenerateRequest) -> str:
+        """Return what is wrong with an attempt, and with the words that it goes on from; nothing if it fits."""
+        tenant = request.tenant
         for name, *arguments in attempt.calls.values():
             schema = made.tools.get(name)
             faults = (
@@ -218,7 +219,8 @@ class Holding:
                 return f"in the arguments of {name!r}: {faults[0]}"
         if made.form is None or attempt.calls:
             return ""
-        faults = await self._checked("constraint.json_schema", made.form, ["".join(attempt.text)], tenant)
+        begun = text_of(request.messages[-1]) if request.continues else ""
+        faults = await self._checked("constraint.json_schema", made.form, [begun + "".join(attempt.text)], tenant)
         return faults[0] or ""
 
     async def _checked(self, field_name: str, schema: str, texts: Sequence[str], tenant: str) -> list[str | None]:

@@ -30,7 +30,14 @@ from models.content import (
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
 from models.language.openai.chunks import CHUNK, Fragment, Function, Logprobs, Usage, margin, written
-from models.ports.generate import PROCESSORS, GenerateRequest, JsonSchemaConstraint, Sampling, ToolConstraint
+from models.ports.generate import (
+    PROCESSORS,
+    Constraint,
+    GenerateRequest,
+    JsonSchemaConstraint,
+    Sampling,
+    ToolConstraint,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +78,7 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
     """Return the request as JSON's values.
 
     Raises:
-        Unsupported: a message has a part that is not text.
+        Unsupported: a message has a part that is not text, or an answer of a form is to be gone on with.
         BadInput: the schema of a tool or of the answer is no JSON.
     """
     fields: dict[str, Any] = {
@@ -82,6 +89,12 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         "max_tokens" if request.raw else dialect.max_tokens_field: request.sampling.max_output_tokens,
         **_sampling(request.sampling),
     }
+    if request.continues and _has_form(request.constraint):
+        raise Unsupported(
+            "A remote server holds what it adds to its form, not the whole that the assistant's words begin. Leave "
+            "'continue_final_message' or the form out, or choose a local model.",
+            field="continue_final_message",
+        )
     if request.continues:  # as vLLM and SGLang name it
         fields |= {"add_generation_prompt": False, "continue_final_message": True}
     for name in dialect.fixed:
@@ -103,6 +116,11 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
         case _:
             pass  # the engine refuses the others
     return fields
+
+
+def _has_form(constraint: Constraint | None) -> bool:
+    """Return whether an answer in words is of a form."""
+    return constraint is not None and (not isinstance(constraint, ToolConstraint) or constraint.form is not None)
 
 
 def _prompt(request: GenerateRequest) -> dict[str, Any]:

@@ -99,6 +99,12 @@ def _choose(admitted: list[int], chance: Random) -> int:
     return chance.choice(admitted)
 
 
+def _started(constrainer: Constrainer, constraint: Constraint, begun: str = "") -> Guide:
+    guide = constrainer.start(constraint, begun)
+    assert guide is not None
+    return guide
+
+
 def _walk(guide: Guide, chance: Random, most: int = 3000) -> list[int]:
     """Write an answer token by token."""
     tokens: list[int] = []
@@ -107,6 +113,43 @@ def _walk(guide: Guide, chance: Random, most: int = 3000) -> list[int]:
         tokens.append(_choose(_admitted(guide.masks()[0]), chance))
         guide.accept(tokens[-1:])
     return [token for token in tokens if token != _END]
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), cut=st.floats(0, 1))
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        _schema(_PERSON),
+        RegexConstraint(pattern="[a-cé]{2,9} (x|yz)+"),
+        GrammarConstraint(grammar='start: "yes" rest | "no"\nrest: " and" rest | "."'),
+        ToolConstraint(tools=(_CLOCK,), form=_schema(_PERSON)),
+    ],
+    ids=["schema", "expression", "grammar", "beside functions"],
+)
+def test_what_goes_on_from_the_beginning_of_an_answer_is_one_together_with_it(
+    seed: int, cut: float, constraint: Constraint, listed: Constrainer, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    form = constraint.form if isinstance(constraint, ToolConstraint) else constraint
+    assert form is not None
+    whole = tokenizer.decode(_walk(_started(listed, form), Random(seed)))
+    begun = whole[: round(cut * len(whole))]
+    if "\ufffd" in begun:  # cut within a character, which cannot be sent
+        return
+    if begun:  # else it might call
+        more = tokenizer.decode(_walk(_started(listed, constraint, begun), Random(seed + 1)))
+        matcher = _started(listed, form, begun + more) if "\ufffd" not in more else None
+        assert matcher is None or _END in _admitted(matcher.masks()[0]), "the whole may end"
+    with pytest.raises(BadInput, match=f"after {len(begun)} characters") as refused:
+        listed.start(constraint, f"{begun}\x01")
+    assert refused.value.code == "form_unsatisfiable"
+
+
+@pytest.mark.parametrize("begun", ["I look. <tool_call>", 'Well <tool_call>[{"name": "clock"', "See <tool"])
+def test_a_call_that_has_begun_in_words_is_not_gone_on_with(begun: str, listed: Constrainer) -> None:
+    with pytest.raises(BadInput, match="begin a call"):
+        listed.start(_TOOLS, begun)
+    assert listed.start(_TOOLS, "Well, ") is not None
 
 
 @settings(deadline=None, max_examples=60)

@@ -284,6 +284,33 @@ async def test_an_answer_keeps_to_its_form(engine: DecodingEngine, constraint: C
         assert deltas[-1] == FinishDelta(reason="stop")
 
 
+@pytest.mark.parametrize("speculation", ["auto", "off", "suffix"])
+async def test_what_goes_on_keeps_to_its_form_together_with_what_it_goes_on_from(
+    building: Building, speculation: str
+) -> None:
+    constraint = RegexConstraint(pattern="(abc ){12}[0-9]{2}")
+    answers: list[str] = []
+    async with building(speculation=speculation) as engine:
+        for begun in ("abc ", "abc abc ab", "abc " * 12 + "1", "abc " * 12 + "12"):
+            for temperature in (0.0, 5.0):
+                asked = asks(
+                    says("Hello"), says(begun, "assistant"), continues=True, limit=64, temperature=temperature, seed=1
+                )
+                deltas = await collect(engine, replace(asked, constraint=constraint))
+                answers.append(begun + text_of(deltas))
+                assert re.fullmatch(constraint.pattern, answers[-1])
+                assert deltas[-1] == FinishDelta(reason="stop")
+        with pytest.raises(BadInput, match="after 4 characters"):
+            await collect(
+                engine, replace(asks(says("Hi"), says("abc x", "assistant"), continues=True), constraint=constraint)
+            )
+    if speculation != "off":
+        async with building(speculation="off") as engine:
+            for begun, expected in zip(("abc ", "abc abc ab"), answers[1:4:2], strict=True):
+                asked = asks(says("Hello"), says(begun, "assistant"), continues=True, limit=64, temperature=5.0, seed=1)
+                assert begun + text_of(await collect(engine, replace(asked, constraint=constraint))) == expected
+
+
 async def test_what_cannot_be_served_is_said_before_anything_runs(engine: DecodingEngine) -> None:
     with pytest.raises(BadInput, match="regular expression"):
         await collect(engine, asks(constraint=RegexConstraint(pattern="(")))

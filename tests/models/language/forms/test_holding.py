@@ -4,10 +4,11 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.asking import asks, text_of
+from support.asking import asks, says, text_of
 from support.planning import PlanningHere
 
 from models.clock import SystemClock
@@ -151,6 +152,13 @@ async def test_an_answer_that_never_fits_fails_and_is_not_worth_asking_for_again
     assert (failed.value.code, failed.value.retryable) == ("form_not_held", False)
     assert failed.value.field == "constraint.json_schema"
     assert len(engine.requests) == ATTEMPTS
+
+
+async def test_what_goes_on_is_checked_together_with_what_it_goes_on_from(make: _Make) -> None:
+    engine = _Scripted("1]", "2]")
+    asked = asks(says("Hello"), says("[1, ", "assistant"), continues=True, limit=100)
+    deltas = [delta async for delta in make(engine).generate(replace(asked, constraint=_form(_SET)))]
+    assert (text_of(deltas), _report(deltas)) == ("2]", FormReport(attempts=2, valid=True))
 
 
 async def test_no_attempt_is_made_without_tokens_for_it(make: _Make) -> None:

@@ -8,7 +8,7 @@ from support.openai_server import refuse, sse, stream
 
 from models.content import BlobRef, Call, CallResult, FinishDelta, ImagePart, Message, TextDelta, TextPart, UsageDelta
 from models.errors import BadInput, NotFound, Unsupported
-from models.ports.generate import RegexConstraint, Sampling
+from models.ports.generate import JsonSchemaConstraint, RegexConstraint, Sampling, ToolConstraint
 
 
 async def test_the_conversation_is_sent_in_the_servers_format(engine, server):
@@ -190,6 +190,15 @@ async def test_a_query_of_the_base_url_is_kept(make, server):
 )
 async def test_what_cannot_be_honoured_is_refused_before_anything_is_sent(engine, server, field, value):
     assert isinstance(await fails(engine, asks(**{field: value})), Unsupported)
+    assert not server.exchanges
+
+
+async def test_no_remote_server_goes_on_with_an_answer_of_a_form(engine, server):
+    form = JsonSchemaConstraint(schema="{}")
+    for constraint in (form, ToolConstraint(tools=(), form=form)):
+        asked = asks(continues=True, constraint=constraint)
+        error = await fails(engine, asked)
+        assert (type(error), error.field) == (Unsupported, "continue_final_message")
     assert not server.exchanges
 
 
