@@ -24,9 +24,9 @@ from models.supply.store import Store
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completions
 from orchestrator.decide.decider import Decider
+from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.registry import Sessions
-from orchestrator.sessions.state import SessionLimits
 from orchestrator.settings import Settings
 
 _log = logging.getLogger(__name__)

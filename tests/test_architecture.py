@@ -14,16 +14,21 @@ import pytest
 _ROOT = Path(__file__).parent.parent
 _FLOORS = ("models", "memory", "agents", "orchestrator", "streaming")
 
-# One violation for each contract that was promised: the module it goes to, the import, and what must be reported.
+# At least one violation for each contract that was promised: the module it goes to, the import, and what must be reported.
 # What is imported need not be installed: the linter reads, it does not run.
 _VIOLATIONS = [
-    ("floors", "models/ids.py", "import orchestrator.sessions.handle", {"floors"}),
+    ("floors", "memory/backup.py", "import orchestrator.sessions.handle", {"floors"}),
     ("langgraph", "agents/writer.py", "import langgraph", {"langgraph"}),
     ("faiss", "memory/log.py", "import faiss", {"faiss"}),
     ("web", "orchestrator/route/choose.py", "import fastapi", {"web"}),
     # The gateway's contract forbids torch as well, and more: it also sees what is imported indirectly.
     ("torch", "streaming/__init__.py", "import torch", {"torch", "gateway"}),
     ("gateway", "agents/writer.py", "import models.language.scripted", {"gateway"}),
+    ("models", "models/language/stopping.py", "import models.placement.fleet", {"models"}),
+    ("models", "models/a_new_room.py", "import models.ids", {"models"}),  # nobody has said where it stands
+    ("orchestrator", "orchestrator/route/choose.py", "import orchestrator.decide.decision", {"orchestrator"}),
+    ("orchestrator", "orchestrator/decide/decision.py", "import orchestrator.sessions.state", {"orchestrator"}),
+    ("orchestrator", "orchestrator/a_new_room.py", "import orchestrator.events", {"orchestrator"}),
 ]
 
 

@@ -2,7 +2,7 @@
 
 The gateway counts with the card's own tokenizer where its weights lie here (`tokenizers`, which brings no torch). For a
 remote model it estimates. A byte is never more than one token of a byte-level vocabulary, so most questions ("does all
-of this fit?") are answered without counting; see `orchestrator.act.window`.
+of this fit?") are answered without counting; see `orchestrator.window`.
 """
 
 from functools import lru_cache

@@ -19,7 +19,9 @@ from models.ids import new_id
 from models.placement.fleet import Offer
 from models.ports.generate import Constraint, Sampling
 from models.shares import share_of
-from orchestrator.act.window import (
+from orchestrator.decide.decider import Decider
+from orchestrator.events import Decision, TurnInput
+from orchestrator.window import (
     ITEM_TOKENS,
     UNKNOWN_OUTCOME,
     costs_of,
@@ -36,8 +38,6 @@ from orchestrator.act.window import (
     unanswered,
     window_of,
 )
-from orchestrator.decide.decider import Decider
-from orchestrator.events import Decision, TurnInput
 
 _LIGHT_TOKENS = 16_000
 """What is surely no more than this is counted in a few milliseconds, so without a pause."""

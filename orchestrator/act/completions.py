@@ -12,9 +12,8 @@ from models.errors import Internal, too_long
 from models.ids import new_id
 from orchestrator.act.band import Band, Score
 from orchestrator.events import Decision, TurnEnded, TurnInput, Usage
+from orchestrator.limits import SessionLimits, check_lengths
 from orchestrator.meters import Meters, TurnWatch
-from orchestrator.sessions.conversation import check_lengths
-from orchestrator.sessions.state import SessionLimits
 
 _log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from typing import Any, NotRequired, TypedDict, cast
 from models.catalog import Card
 from models.content import Call, Item, text_of
 from models.placement.fleet import Offer
-from orchestrator.act.window import count_tokens, most_tokens, paired, places_since, said_now
 from orchestrator.events import TurnInput
 from orchestrator.route.choose import CardFacts, card_facts
+from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
 
 
 class Recalled(TypedDict):

@@ -10,8 +10,9 @@ from models.clock import Clock
 from models.ids import new_id
 from orchestrator.act.completions import Completion
 from orchestrator.events import Committed, LogEvent, SessionEvent, TurnInput
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 
 class Aside:

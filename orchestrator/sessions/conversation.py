@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from models.content import Call, CallResult, Item, Message, text_of
 from models.errors import BadInput, Conflict, NotFound, too_long
+from orchestrator.limits import check_lengths
 from orchestrator.sessions.left import Left, beginning, shown_of
 from orchestrator.sessions.order import FRONT, Order
 
@@ -250,14 +251,3 @@ def _count(item: Item, waiting: Counter[str], *, unless: Container[str] = ()) ->
         waiting[item.call_id] -= 1
     elif item.status == "completed":
         waiting[item.call_id] += 1
-
-
-def check_lengths(items: Sequence[Item], most: int) -> None:
-    """Check that no item has more than `most` characters.
-
-    Raises:
-        LimitExceeded: one has.
-    """
-    for item in items:
-        if (length := len(text_of(item))) > most:
-            raise too_long("an item", length, most, field="item")

@@ -3,9 +3,10 @@
 from itertools import dropwhile
 
 from orchestrator.events import Committed, TurnAccepted
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.journal import Journal
 from orchestrator.sessions.left import has_question, without_call
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 
 async def fold(journal: Journal, limits: SessionLimits, last_seq: int, now_s: float) -> SessionState:

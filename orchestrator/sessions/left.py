@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from models.content import Call, CallResult, Item, Message
-from orchestrator.act.window import kept_from, paired, places_now
+from orchestrator.window import kept_from, paired, places_now
 
 
 @dataclass(slots=True)

@@ -19,11 +19,12 @@ from models.ids import new_id
 from models.shares import share_of
 from orchestrator.act.band import Band
 from orchestrator.events import ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
+from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.folding import fold
 from orchestrator.sessions.handle import Session
 from orchestrator.sessions.journal import Journal
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 _log = logging.getLogger(__name__)
 

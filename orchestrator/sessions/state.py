@@ -9,7 +9,7 @@ The sink is `take`: what does not come from the current (turn, generation) is dr
 
 from collections import deque
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from typing import Literal, assert_never
 
@@ -32,34 +32,10 @@ from orchestrator.events import (
     TurnInput,
     title_of,
 )
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.sessions.open_turn import LiveTurn, Proposal, take_delta
 from orchestrator.sessions.order import Order
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionLimits:
-    """Bounds of one session, each with what happens at it.
-
-    Attributes:
-        candidates: proposals open at a time; the oldest is dropped.
-        item_characters: length of an item that is added; a longer one is refused.
-        items: items kept for the model's context; the oldest leave it, the log keeps them.
-        history_characters: length of all of them together, likewise; the newest item stays, whatever its length.
-        rows: rows kept for readers that lag; a reader further behind reads the database.
-        detach_grace_s: how long a turn runs on without a reader before it is cancelled; 0 is at once, infinity never.
-        proposal_s: how long a proposal waits to be committed before it is dropped.
-        idle_s: how long a session without reader or turn stays in memory.
-    """
-
-    candidates: int = 4
-    item_characters: int = 100_000
-    items: int = 256
-    history_characters: int = 400_000
-    rows: int = 64
-    detach_grace_s: float = 60.0
-    proposal_s: float = 60.0
-    idle_s: float = 300.0
 
 
 class SessionState:

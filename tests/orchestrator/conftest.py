@@ -34,10 +34,10 @@ from orchestrator.events import (
     TurnEnded,
     TurnInput,
 )
+from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.handle import Session
 from orchestrator.sessions.registry import Sessions
-from orchestrator.sessions.state import SessionLimits
 
 RULES = (
     {"pattern": r"^count to (\d{1,5})$", "reply": "{n} ", "times": r"\1"},

@@ -12,11 +12,12 @@ from agents.events import Origin, TaskFinished, TaskProgress
 from memory.keys import RequestDefaults
 from models.content import CallDelta, Item, Message, TextDelta, TextPart
 from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, decode
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import from_a_turn_on
 from orchestrator.sessions.order import FRONT
 from orchestrator.sessions.registry import _BOUNDLESS
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 

@@ -20,8 +20,9 @@ from orchestrator.events import (
     TurnEnded,
     TurnInput,
 )
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.handle import Session
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 WEATHER = ToolConstraint(tools=(ToolSpec(name="weather", description="", parameters="{}"),))
 

@@ -31,10 +31,10 @@ from models.language.tokens import PIECE_CHARACTERS, TokenCounter
 from models.placement.fleet import FixedOffer, Standing
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from orchestrator.act.band import Band, BandLimits, Score
-from orchestrator.act.window import count_tokens, said_now
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
 from orchestrator.events import SamplingOverrides, TurnInput
+from orchestrator.window import count_tokens, said_now
 
 TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="Adds two numbers.", parameters="{}"),))
 

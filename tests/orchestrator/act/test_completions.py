@@ -22,8 +22,8 @@ from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completion, Completions
 from orchestrator.decide.decider import Decider
 from orchestrator.events import TurnInput, Usage
+from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
-from orchestrator.sessions.state import SessionLimits
 
 
 class House:

@@ -13,9 +13,9 @@ from models.clock import ManualClock
 from models.errors import Conflict, NotFound
 from orchestrator.act.completions import Completions
 from orchestrator.events import Committed, ItemClosed, ItemSnapshot, TurnEnded, TurnInput
+from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.asides import Aside
-from orchestrator.sessions.state import SessionLimits
 
 
 @asynccontextmanager

@@ -8,8 +8,9 @@ import pytest
 from agents.events import Origin, TaskFinished, TaskProgress
 from models.content import CallDelta, Delta, Message, TextDelta, text_of
 from orchestrator.events import Committed, Decision, ItemClosed, ItemDelta, ItemSnapshot, LogEvent, TurnInput
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 ORIGIN = Origin(agent="writer", task_id="t", turn_id="turn_1", generation=1)
 

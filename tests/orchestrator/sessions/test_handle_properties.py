@@ -25,8 +25,8 @@ from models.errors import BatonError, NotFound
 from models.language.scripted import build
 from models.ports.generate import ToolConstraint, ToolSpec
 from orchestrator.events import ItemClosed, TurnAccepted, TurnEnded
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.registry import settings_of
-from orchestrator.sessions.state import SessionLimits
 
 LIMITS = SessionLimits(candidates=2, items=12, rows=4, detach_grace_s=40.0, proposal_s=30.0, idle_s=10_000.0)
 

@@ -43,10 +43,11 @@ from orchestrator.events import (
     TurnInput,
     Usage,
 )
+from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import from_a_turn_on
 from orchestrator.sessions.order import FRONT
-from orchestrator.sessions.state import SessionLimits, SessionState
+from orchestrator.sessions.state import SessionState
 
 # Small, so that a few steps pass every bound.
 LIMITS = SessionLimits(candidates=2, items=6, rows=4, detach_grace_s=20.0, proposal_s=30.0, idle_s=40.0)

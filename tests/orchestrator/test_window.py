@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from models.content import Call, CallResult, Item, Message, Role, TextPart
 from models.language.tokens import EstimatedTokens
 from models.ports.generate import ToolConstraint, ToolSpec
-from orchestrator.act.window import (
+from orchestrator.events import TurnInput
+from orchestrator.window import (
     ITEM_TOKENS,
     Window,
     costs_of,
@@ -22,7 +23,6 @@ from orchestrator.act.window import (
     shown,
     words_of,
 )
-from orchestrator.events import TurnInput
 
 TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="Adds.", parameters='{"type":"object"}'),))
 
