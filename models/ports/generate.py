@@ -12,6 +12,9 @@ from models.errors import BadInput, Unsupported
 
 Signal = Literal["token_ids", "logprobs", "entropies", "margins"]
 
+EffectKind = Literal["pure", "idempotent", "effectful"]
+"""What a call does to the world: nothing, the same however often it is made, or something each time."""
+
 Priority = Literal["interactive", "normal", "batch"]
 
 
@@ -103,6 +106,8 @@ class ToolSpec:
     parameters: str
     strict: bool = False
     held: str | None = None
+    runner: str = "client"
+    effect: EffectKind = "effectful"
 
 
 Form = JsonSchemaConstraint | RegexConstraint | GrammarConstraint

@@ -1,0 +1,1 @@
+"""What agents may call: functions of the client, of this server, of servers of tools."""
