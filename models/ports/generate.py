@@ -99,6 +99,8 @@ class ToolSpec:
         strict: what cannot be held while arguments are written is refused; else it is checked afterwards
             (`models.language.forms`). A remote server is told so, too.
         held: what a grammar holds of `parameters`, where that is not the whole; the model is never shown it.
+        runner: who runs it: `client`, `server`, or a server of tools, as `mcp:<name>`.
+        effect: what a call of it does. A client's function may do anything: until it says otherwise, it is effectful.
     """
 
     name: str
