@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, literal, null, sel
 
 from memory.schema import blob_uses, effects, events, items, sessions, settings, turns
 from memory.uses import drop_uses
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,5 +178,5 @@ def _found(connection: Connection, tenant: str, session_id: str) -> Row[tuple[ob
         )
     ).one_or_none()
     if found is None:
-        raise NotFound(f"There is no session {session_id!r}.", code="session_not_found")
+        raise NotFound(f"There is no session {quoted(session_id)}.", code="session_not_found")
     return found

@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from memory.schema import effects
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 
 EffectKind = Literal["pure", "idempotent", "effectful"]
 
@@ -63,7 +63,7 @@ def complete_effect(connection: Connection, tenant: str, session_id: str, key: s
     if changed:
         return True
     if connection.execute(select(effects.c.id).where(*_is(tenant, session_id, key))).first() is None:
-        raise NotFound(f"There is no call {key!r} in this session.")
+        raise NotFound(f"There is no call {quoted(key)} in this session.")
     return False
 
 

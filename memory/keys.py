@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from memory.schema import keys
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 from models.ids import new_id
 
 _PREFIX = "baton"
@@ -119,7 +119,7 @@ def revoke_key(connection: Connection, key_id: str, at_ms: int) -> None:
         update(keys).where(keys.c.id == key_id, keys.c.revoked_ms.is_(None)).values(revoked_ms=at_ms)
     ).rowcount
     if not changed:
-        raise NotFound(f"There is no key {key_id!r}, or it is revoked already. `baton keys list` shows them.")
+        raise NotFound(f"There is no key {quoted(key_id)}, or it is revoked already. `baton keys list` shows them.")
 
 
 def _good(key_id: str) -> Select[Any]:

@@ -14,7 +14,7 @@ from memory.branches import lineage
 from memory.prepared import Prepared
 from memory.schema import events, sessions, turns
 from memory.sessions import find_session
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 
 _NUMBER = Prepared(
     update(sessions)
@@ -127,7 +127,7 @@ def append(
     }
     last: int | None = _NUMBER.run(connection, parameters).scalar_one_or_none()
     if last is None:
-        raise NotFound(f"There is no session {session_id!r}.")
+        raise NotFound(f"There is no session {quoted(session_id)}.")
     rows = tuple(
         Row(seq=seq, turn_id=entry.turn_id, kind=entry.kind, v=entry.v, body=entry.body, at_ms=at_ms)
         for seq, entry in enumerate(entries, start=last - len(entries) + 1)

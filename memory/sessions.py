@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
 from memory.schema import sessions
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,4 +124,4 @@ def _record(row: Row[Any]) -> SessionRecord:
 
 
 def _not_found(session_id: str) -> NotFound:
-    return NotFound(f"There is no session {session_id!r}.", code="session_not_found")
+    return NotFound(f"There is no session {quoted(session_id)}.", code="session_not_found")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from models.content import Modality
-from models.errors import NotFound
+from models.errors import NotFound, quoted
 from models.ports.generate import FormKind
 from models.sources import Source
 
@@ -119,5 +119,7 @@ def unknown_model(name: str, known: Iterable[str]) -> NotFound:
     close = difflib.get_close_matches(name, names, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
     return NotFound(
-        f"There is no model {name!r}.{guess} Known models: {', '.join(names)}.", code="model_not_found", field="model"
+        f"There is no model {quoted(name)}.{guess} Known models: {', '.join(names)}.",
+        code="model_not_found",
+        field="model",
     )

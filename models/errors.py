@@ -45,6 +45,15 @@ NOT_INSTALLED = (
 """What to say where the libraries of an engine are missing."""
 
 
+_QUOTED_CHARACTERS = 64
+
+
+def quoted(value: str) -> str:
+    """Return a value of the caller's as an error quotes it: enough of it to be known again, whatever was sent."""
+    text = repr(value[: _QUOTED_CHARACTERS + 1])  # of one character it may make ten
+    return text if len(text) <= _QUOTED_CHARACTERS + 2 else f"{text[: _QUOTED_CHARACTERS + 1]}…{text[0]}"
+
+
 class BatonError(Exception):
     """Base of every error that may reach a caller.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from models.errors import BadInput
+from models.errors import BadInput, Unsupported, quoted
 
 Step = str | int
 
@@ -65,8 +65,20 @@ def complaint(errors: Sequence[ErrorDetails], sent: Any, *, code: str = "invalid
         return BadInput(
             f"Invalid value for '{field}': {_value(got)}. It has to be {_or(expected)}.", code=code, field=field
         )
+    if "a number" in expected and isinstance(got, int) and not isinstance(got, bool):
+        return BadInput(f"Invalid '{field}': it is larger than any number can be here.", code=code, field=field)
     came = _value(got) if isinstance(got, str) and any(word.startswith("'") for word in expected) else _kind(got)
     return BadInput(f"Invalid type for '{field}': expected {_or(expected)}, but got {came}.", code=code, field=field)
+
+
+def not_offered_choice(kind: str) -> str:
+    """Return what to say of a choice among tools whose type is not that of a function."""
+    if kind == "allowed_tools":
+        return (
+            "a choice of 'allowed_tools' is not offered. Send in 'tools' only those that may be called, and the mode as "
+            "'tool_choice'."
+        )
+    return f"of tools, only a function can be chosen by name, nothing of the type {quoted(kind)}."
 
 
 def written(path: Iterable[Step]) -> str:
@@ -76,7 +88,7 @@ def written(path: Iterable[Step]) -> str:
         if isinstance(step, int):
             field += f"[{step}]"
         else:
-            name = step or "''"  # a name may be empty
+            name = step[:_VALUE_CHARACTERS] or "''"  # a name may be empty, or of any length
             field += f".{name}" if field else name
     return field
 
@@ -103,6 +115,8 @@ def _said(field: str, error: ErrorDetails, code: str) -> BadInput:
                 code=code,
                 field=field,
             )
+        case "not_offered":  # ours; see `not_offered_choice`
+            return Unsupported(f"Invalid '{field}.type': {error['msg']}", field=f"{field}.type")
         case _:
             said = _SHOULD.sub("it has to", error["msg"].removeprefix("Value error, "))
             return BadInput(f"Invalid '{field}': {said}.", code=code, field=field)
@@ -128,6 +142,11 @@ def _value(value: Any) -> str:
     return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}…"
 
 
+def _number(value: int) -> str:
+    """Return an integer as it is quoted; Python writes none that is too long."""
+    return str(value) if value.bit_length() <= 200 else "one of more than 60 digits"
+
+
 def _kind(value: Any) -> str:
     match value:
         case None:
@@ -135,7 +154,7 @@ def _kind(value: Any) -> str:
         case bool():
             return f"a boolean ({str(value).lower()})"
         case int():
-            return f"an integer ({_value(value)})"
+            return f"an integer ({_number(value)})"
         case float():
             return f"a decimal number ({_value(value)})"
         case str():

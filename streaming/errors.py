@@ -135,7 +135,7 @@ def invalid_request(error: RequestValidationError) -> BadInput:
     """Return the error for a request that does not fit, naming its field as the caller wrote it."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return BadInput("The body is not the JSON object it has to be.")
+        return BadInput(f"The body is not the JSON object it has to be: {first['ctx']['error']}.")
     place, *steps = first["loc"]
     errors = [{**one, "loc": one["loc"][1:]} for one in error.errors() if one["loc"][0] == place]
     # In a query, a header or a path each has a name of its own.

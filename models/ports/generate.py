@@ -132,6 +132,10 @@ class ToolConstraint:
     parallel: bool = True
     form: Form | None = None
 
+    def place_of(self, name: str) -> str:
+        """Return the path of a function's parameters, as errors name it."""
+        return f"tools[{[tool.name for tool in self.tools].index(name)}].parameters"
+
 
 FormKind = Literal["json_schema", "regex", "grammar"]
 

@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models.content import Call, CallResult, Item, Message, text_of
-from models.errors import BadInput, Conflict, NotFound, too_long
+from models.errors import BadInput, Conflict, NotFound, quoted, too_long
 from orchestrator.limits import check_lengths
 from orchestrator.sessions.left import Left, beginning, shown_of
 from orchestrator.sessions.order import FRONT, Order
@@ -134,7 +134,7 @@ class Conversation:
             return
         if not left and after not in {FRONT, open_id, *self.order.ids}:
             raise NotFound(
-                f"There is no item {after!r} in this session to come after.",
+                f"There is no item {quoted(after)} in this session to come after.",
                 code="item_not_found",
                 field="previous_item_id",
             )
@@ -144,7 +144,7 @@ class Conversation:
         for item in items:
             if isinstance(item, CallResult) and item.call_id in later:
                 raise BadInput(
-                    f"The result of the call {item.call_id!r} would come before the call. Add it after that.",
+                    f"The result of the call {quoted(item.call_id)} would come before the call. Add it after that.",
                     field="previous_item_id",
                 )
 
@@ -163,16 +163,16 @@ class Conversation:
         check_lengths(items, self._max_item_characters)
         for item in items:
             if item.item_id in known:
-                raise Conflict(f"There is an item {item.item_id!r} in this session already.", code="item_exists")
+                raise Conflict(f"There is an item {quoted(item.item_id)} in this session already.", code="item_exists")
             known |= {item.item_id}
             # An id may serve again once its call has its result: there are servers that number the calls of each turn anew.
             if isinstance(item, Call) and waiting[item.call_id] > 0:
-                raise Conflict(f"There is a call {item.call_id!r} in this session already.", code="call_exists")
+                raise Conflict(f"There is a call {quoted(item.call_id)} in this session already.", code="call_exists")
             if isinstance(item, CallResult):
                 if item.call_id not in waiting:
-                    raise NotFound(f"There is no call {item.call_id!r} in this session.", field="call_id")
+                    raise NotFound(f"There is no call {quoted(item.call_id)} in this session.", field="call_id")
                 if waiting[item.call_id] <= 0:
-                    raise Conflict(f"The call {item.call_id!r} has its result already.", code="call_answered")
+                    raise Conflict(f"The call {quoted(item.call_id)} has its result already.", code="call_answered")
             _count(item, waiting)
 
     def check_known(self, item_ids: Sequence[str]) -> None:
@@ -184,7 +184,9 @@ class Conversation:
         known = {item.item_id for item in self.items}
         for item_id in item_ids:
             if item_id not in known:
-                raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
+                raise NotFound(
+                    f"There is no item {quoted(item_id)} in this session.", code="item_not_found", field="item_id"
+                )
 
     def sound_ms(self, item_id: str) -> int:
         """Return how long the sound of an item is.

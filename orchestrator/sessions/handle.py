@@ -17,7 +17,7 @@ from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
 from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
-from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable
+from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable, quoted
 from models.ids import new_id
 from orchestrator.act.band import Band
 from orchestrator.act.generation import Generation
@@ -255,7 +255,9 @@ class Session:
         if found is None:
             found = await self._journal.find(item_id)
         if found is None:
-            raise NotFound(f"There is no item {item_id!r} in this session.", code="item_not_found", field="item_id")
+            raise NotFound(
+                f"There is no item {quoted(item_id)} in this session.", code="item_not_found", field="item_id"
+            )
         return found, False
 
     async def context(self, given: Sequence[Item | str] | None = None) -> tuple[Item, ...]:

@@ -16,7 +16,7 @@ from typing import Literal, assert_never
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
 from memory.log import EndState
 from models.content import Item, ItemStatus
-from models.errors import Conflict, LimitExceeded
+from models.errors import Conflict, LimitExceeded, quoted
 from orchestrator.events import (
     Committed,
     Decision,
@@ -222,7 +222,7 @@ class SessionState:
         """
         turn = self.turn
         if turn is None or turn.turn_id != turn_id:
-            raise Conflict(f"The turn {turn_id!r} is not running.", code="turn_not_active")
+            raise Conflict(f"The turn {quoted(turn_id)} is not running.", code="turn_not_active")
         turn.current_generation = turn.last_generation + 1  # one that no candidate of this turn has had
         return self._plan_end(turn, "incomplete", now_s, state="interrupted", reason=reason)
 
@@ -291,7 +291,7 @@ class SessionState:
         audio_ms = self._sound_ms(item_id)
         if not 0 <= ms <= audio_ms:
             raise LimitExceeded(
-                f"The item {item_id!r} has {audio_ms} ms of sound; {ms} ms of it cannot have been heard.",
+                f"The item {quoted(item_id)} has {audio_ms} ms of sound; {ms} ms of it cannot have been heard.",
                 field="ms",
             )
         self._conversation.hear(item_id, ms)
@@ -437,7 +437,7 @@ class SessionState:
         running = self.turn or self._accepting
         if running is not None:
             raise Conflict(
-                f"The turn {running.turn_id!r} is running. Wait until it ends, or cancel it.", code="turn_active"
+                f"The turn {quoted(running.turn_id)} is running. Wait until it ends, or cancel it.", code="turn_active"
             )
 
     def _sound_ms(self, item_id: str) -> int:

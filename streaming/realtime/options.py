@@ -25,9 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-from models.errors import BadInput, BatonError, NotFound, Unsupported, too_long
+from models.errors import BadInput, BatonError, NotFound, Unsupported, quoted, too_long
 from models.ports.generate import ToolConstraint, ToolSpec
-from streaming.complaints import complaint
+from streaming.complaints import complaint, not_offered_choice
 
 ID = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -184,7 +184,7 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
                 _check_modalities(section, key, _valid(section, key, value))
             else:
                 if name == "tool_choice":
-                    _check_is_function(value, f"{section}.tool_choice.type")
+                    _check_is_function(value, f"{section}.tool_choice.type", not_offered_choice)
                 changes[name] = _possible(section, name, _valid(section, key, value), bounds)
         except BatonError as exc:
             refused.append(exc)
@@ -205,7 +205,7 @@ def check_choice(section: str, tools: tuple[FunctionTool, ...] | None, choice: T
         )
     if isinstance(choice, FunctionChoice) and choice.name not in {tool.name for tool in tools or ()}:
         raise BadInput(
-            f"Invalid '{section}.tool_choice': the function {choice.name!r} is not among the tools.",
+            f"Invalid '{section}.tool_choice': the function {quoted(choice.name)} is not among the tools.",
             code="invalid_value",
             field=f"{section}.tool_choice",
         )
@@ -285,6 +285,7 @@ def wire_session(options: Options) -> dict[str, Any]:
                 "name": tool.name,
                 "description": tool.description or "",
                 "parameters": tool.parameters or {},
+                **({} if tool.strict is None else {"strict": tool.strict}),
             }
             for tool in options.tools or ()
         ],
@@ -344,7 +345,7 @@ def _possible(section: str, name: str, value: Any, bounds: Bounds) -> Any:
         except NotFound as exc:
             raise NotFound(exc.message, code=exc.code, field=f"{section}.model") from None
     if name == "instructions" and value is not None and len(value) > bounds.characters:
-        raise too_long("the instructions", len(value), bounds.characters, field=f"{section}.instructions")
+        raise too_long("the text of the instructions", len(value), bounds.characters, field=f"{section}.instructions")
     return value
 
 
@@ -360,7 +361,7 @@ def _functions(section: str, sent: list[Any] | None) -> tuple[tuple[FunctionTool
             if tool.name in tools:
                 field = f"{section}.tools[{at}].name"
                 raise BadInput(
-                    f"Invalid '{field}': there is a function {tool.name!r} before it. Each needs a name of its own.",
+                    f"Invalid '{field}': there is a function {quoted(tool.name)} before it. Each needs a name of its own.",
                     code="invalid_value",
                     field=field,
                 )
@@ -386,7 +387,11 @@ def _function(section: str, at: int, sent: Any) -> FunctionTool:
     return tool
 
 
-def _check_is_function(sent: Any, field: str) -> None:
+def _not_offered(kind: str) -> str:
+    return f"tools of the type {quoted(kind)} are not offered."
+
+
+def _check_is_function(sent: Any, field: str, said: Callable[[str], str] = _not_offered) -> None:
     kind = sent.get("type") if isinstance(sent, dict) else None
     if isinstance(kind, str) and kind != "function":
-        raise Unsupported(f"Invalid '{field}': tools of the type {kind[:64]!r} are not offered.", field=field)
+        raise Unsupported(f"Invalid '{field}': {said(kind)}", field=field)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Item, ItemStatus, Message, TextPart
-from models.errors import BadInput, BatonError, Unsupported
+from models.errors import BadInput, BatonError, Unsupported, quoted
 from models.ids import new_id
 from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
 from orchestrator.sessions.order import Order
@@ -257,7 +257,7 @@ class RealtimeProtocol:
         own: ResponseOptions = validated(_RESPONSE, taken.rest, "response")
         if own.conversation not in {None, "auto", "none", self._session_id}:
             raise BadInput(
-                f"Invalid value for 'response.conversation': {own.conversation[:64]!r}. It has to be 'auto' or 'none'.",
+                f"Invalid value for 'response.conversation': {quoted(own.conversation)}. It has to be 'auto' or 'none'.",
                 code="invalid_value",
                 field="response.conversation",
             )
@@ -286,7 +286,7 @@ class RealtimeProtocol:
         elif kind not in SUPPORTED:
             known = ", ".join(SUPPORTED)
             error = BadInput(
-                f"Unknown event type {str(kind)[:64]!r}. Known: {known}.", code="unknown_event", field="type"
+                f"Unknown event type {quoted(str(kind))}. Known: {known}.", code="unknown_event", field="type"
             )
         else:
             error = complaint(exc.errors(include_url=False), sent, code="invalid_value")

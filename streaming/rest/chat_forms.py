@@ -5,11 +5,12 @@ Source: OpenAI's API reference, "Create chat completion".
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import BeforeValidator, Discriminator, Field
+from pydantic_core import PydanticCustomError
 
-from models.errors import BadInput
+from models.errors import BadInput, quoted
 from models.ports.generate import (
     Form,
     GrammarConstraint,
@@ -18,6 +19,7 @@ from models.ports.generate import (
     ToolConstraint,
     ToolSpec,
 )
+from streaming.complaints import not_offered_choice
 from streaming.realtime.options import JsonObject
 from streaming.rest.typed import Strict, Typed
 
@@ -53,7 +55,15 @@ class NamedTool(Strict):
     function: NamedFunction
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedTool
+def _of_function(sent: Any) -> Any:
+    """Refuse the choices that OpenAI has and this has not, by their type rather than by what else they lack."""
+    kind = sent.get("type") if isinstance(sent, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        raise PydanticCustomError("not_offered", "{said}", {"said": not_offered_choice(kind)})
+    return sent
+
+
+ToolChoice = Annotated[Literal["auto", "none", "required"] | NamedTool, BeforeValidator(_of_function)]
 
 
 def tools_of(
@@ -66,7 +76,7 @@ def tools_of(
     """
     named = choice.function.name if isinstance(choice, NamedTool) else None
     if named is not None and named not in {tool.function.name for tool in tools or ()}:
-        raise BadInput(f"The function {named!r} is not among the tools.", field="tool_choice")
+        raise BadInput(f"The function {quoted(named)} is not among the tools.", field="tool_choice")
     if not tools:
         if choice == "required":
             raise BadInput("A call is required, and there are no tools. Send 'tools' with it.", field="tool_choice")

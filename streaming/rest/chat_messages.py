@@ -4,6 +4,7 @@ Source: OpenAI's API reference, "Create chat completion".
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from models.content import Call, CallResult, Item, Message, TextPart
-from models.errors import BadInput, Unsupported
+from models.errors import BadInput, Conflict, Unsupported, quoted
 from models.ids import new_id
 from streaming.realtime.options import JsonObject
 from streaming.rest.typed import Strict, Typed
@@ -124,11 +125,50 @@ ChatMessage = Annotated[
 ]
 
 
+class _Calls:
+    """The calls so far: each has one result, as in a conversation that is kept."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._waiting: Counter[str] = Counter()
+
+    def add(self, call_id: str, name: str) -> None:
+        """Add a call. An id may serve again."""
+        self._names.pop(call_id, None)  # it is the latest from now on
+        self._names[call_id] = name
+        self._waiting[call_id] += 1
+
+    def last_of(self, name: str, field: str) -> str:
+        """Return the last call of a function, or rather the last that waits for its result.
+
+        Raises:
+            BadInput: there is none; `field` says so.
+        """
+        called = [call_id for call_id, each in reversed(self._names.items()) if each == name]
+        if not called:
+            raise BadInput(f"There is no call of {quoted(name)} before this result.", field=field)
+        return next((call_id for call_id in called if self._waiting[call_id] > 0), called[0])
+
+    def answer(self, call_id: str, field: str) -> None:
+        """Note the result of a call.
+
+        Raises:
+            BadInput: there is no such call; `field` says where.
+            Conflict: it has its result already.
+        """
+        if call_id not in self._names:
+            raise BadInput(f"There is no call {quoted(call_id)} before this result.", field=field)
+        if self._waiting[call_id] <= 0:
+            raise Conflict(f"The call {quoted(call_id)} has its result already.", code="call_answered", field=field)
+        self._waiting[call_id] -= 1
+
+
 def conversation_of(messages: Sequence[ChatMessage], *, kept: bool) -> tuple[str, list[Item]]:
     """Return the instructions that messages begin with, and the items of the others.
 
     Raises:
         BadInput: a result answers no call.
+        Conflict: a call has two results.
         Unsupported: there is something other than text in them.
     """
     leading = 0
@@ -140,7 +180,7 @@ def conversation_of(messages: Sequence[ChatMessage], *, kept: bool) -> tuple[str
         if isinstance(message, SystemMessage)
     )
     items: list[Item] = []
-    calls: dict[str, str] = {}
+    calls = _Calls()
     # What is kept has ids of its own for ever; what is not needs them only here, and a ULID is not cheap.
     ids = iter(lambda: new_id("item"), None) if kept else (f"item_{n}" for n in count())
     for at, message in enumerate(messages[leading:], start=leading):
@@ -148,8 +188,8 @@ def conversation_of(messages: Sequence[ChatMessage], *, kept: bool) -> tuple[str
     return instructions, items
 
 
-def _items(message: ChatMessage, field: str, calls: dict[str, str], ids: Iterator[str]) -> list[Item]:
-    """Return the items of a message; the calls it makes are added to `calls`, each with its name."""
+def _items(message: ChatMessage, field: str, calls: "_Calls", ids: Iterator[str]) -> list[Item]:
+    """Return the items of a message; the calls it makes are added to `calls`, and its result answers one."""
     match message:
         case SystemMessage():
             return [_message(next(ids), "system", _text(message.content, f"{field}.content"))]
@@ -158,19 +198,15 @@ def _items(message: ChatMessage, field: str, calls: dict[str, str], ids: Iterato
         case AssistantMessage():
             return _assistant(message, field, calls, ids)
         case ToolMessage():
-            if message.tool_call_id not in calls:
-                raise BadInput(
-                    f"There is no call {message.tool_call_id!r} before this result.", field=f"{field}.tool_call_id"
-                )
+            calls.answer(message.tool_call_id, f"{field}.tool_call_id")
             return [_result(next(ids), message.tool_call_id, message.content, field)]
         case FunctionMessage():
-            call_id = next((call_id for call_id, name in reversed(calls.items()) if name == message.name), None)
-            if call_id is None:
-                raise BadInput(f"There is no call of {message.name!r} before this result.", field=f"{field}.name")
+            call_id = calls.last_of(message.name, f"{field}.name")
+            calls.answer(call_id, f"{field}.name")
             return [_result(next(ids), call_id, message.content, field)]
 
 
-def _assistant(message: AssistantMessage, field: str, calls: dict[str, str], ids: Iterator[str]) -> list[Item]:
+def _assistant(message: AssistantMessage, field: str, calls: "_Calls", ids: Iterator[str]) -> list[Item]:
     made: list[Item] = []
     if words := _text(message.content, f"{field}.content", _THOUGHTS):
         made.append(_message(next(ids), "assistant", words))
@@ -178,7 +214,7 @@ def _assistant(message: AssistantMessage, field: str, calls: dict[str, str], ids
     if message.function_call is not None:
         named.append((f"call_{field}", message.function_call))
     for call_id, function in named:
-        calls[call_id] = function.name
+        calls.add(call_id, function.name)
         made.append(Call(item_id=next(ids), call_id=call_id, name=function.name, arguments=function.text))
     return made
 
@@ -208,7 +244,7 @@ def _text(content: History, field: str, passed_over: frozenset[str] = frozenset(
             case RefusalContent():
                 words.append(part.refusal)
             case OtherContent() if part.type not in passed_over:
-                message = f"Content of type {part.type[:40]!r} is not read here yet. Send text."
+                message = f"Content of type {quoted(part.type)} is not read here yet. Send text."
                 raise Unsupported(message, field=f"{field}[{at}]")
             case _:
                 pass

@@ -5,6 +5,7 @@ answered, why, and where the time went.
 """
 
 import json
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -247,9 +248,13 @@ _FIELDS = {
 }
 
 
+_PARAMETERS = re.compile(r"^(tools\[\d+\])\.parameters")
+
+
 def in_chats_words(error: BatonError) -> BatonError:
     """Return an error with its field named as this request has it, not as the conductor or an engine calls it."""
-    error.field = _FIELDS.get(error.field or "", error.field)
+    field = error.field or ""
+    error.field = _PARAMETERS.sub(r"\1.function.parameters", _FIELDS.get(field, field)) or None
     return error
 
 

@@ -1,5 +1,6 @@
 """The routes of REST: what they are sent has to be JSON that every parser takes, and what does not fit is named."""
 
+import codecs
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -19,9 +20,12 @@ class _RestRequest(Request):
     async def json(self) -> Any:
         """Return the body. Python's own parser would let half a surrogate pair through, which no text can be sent as."""
         try:
-            return _JSON.validate_json(await self.body())
+            return _JSON.validate_json((await self.body()).removeprefix(codecs.BOM_UTF8))  # as RFC 8259, 8.1, allows
         except ValidationError as exc:
-            raise json.JSONDecodeError("not JSON", "", 0) from exc  # what FastAPI makes its own error of
+            why = str(exc.errors(include_url=False)[0].get("ctx", {}).get("error", "it is no JSON"))
+            if "surrogate" in why or "hex escape" in why:
+                why += " (an escape of half a surrogate pair is no character)"
+            raise json.JSONDecodeError(why, "", 0) from exc  # what FastAPI makes its own error of
 
 
 class RestRoute(APIRoute):

@@ -114,7 +114,7 @@ def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None
         conductor.check_model(model)
     most, instructions = conductor.settings.max_input_characters, changes.get("instructions") or ""
     if len(instructions) > most:
-        raise too_long("the instructions", len(instructions), most, field="instructions")
+        raise too_long("the text of the instructions", len(instructions), most, field="instructions")
     return changes
 
 

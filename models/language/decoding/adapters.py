@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from models.errors import BadInput, Internal, NotFound
+from models.errors import BadInput, Internal, NotFound, quoted
 from models.language.decoding.decoder import Decoder, Shape
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Adapters:
             return self.names.index(name) + 1
         except ValueError:
             known = f"Known adapters: {', '.join(self.names)}." if self.names else "This model has none."
-            raise NotFound(f"There is no adapter {name!r}. {known}", field="adapter") from None
+            raise NotFound(f"There is no adapter {quoted(name)}. {known}", field="adapter") from None
 
     def mask(self, adapters: Tensor | None) -> Tensor | None:
         """Return what `apply` has to know of a batch: once for all its matrices. On a GPU it waits for nothing.

@@ -173,10 +173,11 @@ class Constrainer:
         """Raise an error that names the first function whose parameters cannot be enforced, or the form beside them."""
         for tool in offered(constraint):
             what = f"JSON schema of the function {tool.name!r}"
-            with _translated(what, "tools"):
+            field = constraint.place_of(tool.name)
+            with _translated(what, field):
                 error = self._matcher(_grammar_of(arguments_schema(tool))).get_error()
             if error:
-                raise _refusal(what, "tools", error)
+                raise _refusal(what, field, error)
         if constraint.form is not None:
             self.start(constraint.form)
 

@@ -47,7 +47,8 @@ def check_depth(constraint: Constraint) -> None:
                 )
         case ToolConstraint():
             for tool in offered(constraint):
-                _check_schema(tool.parameters, f"JSON schema of the function {tool.name!r}", "tools")
+                what = f"JSON schema of the function {tool.name!r}"
+                _check_schema(tool.parameters, what, constraint.place_of(tool.name))
             if constraint.form is not None:
                 check_depth(constraint.form)
 

@@ -184,7 +184,7 @@ class Holding:
             except BadInput as exc:
                 # It may be refused because of what makes it so only together. An answer that no grammar can derive is none.
                 lasting = isinstance(exc, Unsupported) or (exc.code == "form_unsatisfiable" and level != "narrow")
-                about_form = exc.field is not None and (exc.field == "tools" or exc.field.startswith("constraint."))
+                about_form = exc.field is not None and (exc.field.startswith(("tools", "constraint.")))
                 if begun or lasting or not about_form or level == levels[-1] or self._remote:
                     raise
 
@@ -204,8 +204,9 @@ class Holding:
         """
         if made.form is not None:
             await self._checked("constraint.json_schema", made.form, (), tenant)
-        for schema in made.tools.values():
-            await self._checked("tools", schema, (), tenant)
+        for name, schema in made.tools.items():
+            assert isinstance(made.constraint, ToolConstraint)
+            await self._checked(made.constraint.place_of(name), schema, (), tenant)
 
     async def _fault(self, attempt: _Attempt, made: Plan, request: GenerateRequest) -> str:
         """Return what is wrong with an attempt, and with the words that it goes on from; nothing if it fits."""

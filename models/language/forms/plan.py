@@ -86,7 +86,9 @@ def _of_tools(constraint: ToolConstraint, holds: Holds, level: Level, *, remote:
         is_offered = constraint.choice != "none" and constraint.function in {None, tool.name}
         if is_offered and not (remote and tool.strict):
             what = f"JSON schema of the function {tool.name!r}"
-            loosened = _loosened(tool.parameters, holds, level, strict=tool.strict, what=what, field="tools")
+            loosened = _loosened(
+                tool.parameters, holds, level, strict=tool.strict, what=what, field=constraint.place_of(tool.name)
+            )
             if loosened.dropped:
                 checks[tool.name] = tool.parameters
             if not remote:

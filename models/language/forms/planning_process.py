@@ -48,7 +48,7 @@ def check_schemas(constraint: Constraint) -> None:
             _check(text, "JSON schema", "constraint.json_schema")
         case ToolConstraint(tools=tools, form=form):
             for tool in tools:
-                _check(tool.parameters, f"JSON schema of the function {tool.name!r}", "tools")
+                _check(tool.parameters, f"JSON schema of the function {tool.name!r}", constraint.place_of(tool.name))
             if form is not None:
                 check_schemas(form)
         case _:
@@ -78,7 +78,7 @@ def check_some_fit(constraint: Constraint) -> None:
             for tool in tools:
                 if constraint.choice != "none" and constraint.function in {None, tool.name}:
                     what = f"JSON schema of the function {tool.name!r}"
-                    _check_some_fits(tool.parameters, what, "tools", is_object=True)
+                    _check_some_fits(tool.parameters, what, constraint.place_of(tool.name), is_object=True)
             if form is not None:
                 check_some_fit(form)
         case _:

@@ -394,7 +394,7 @@ def test_a_function_whose_parameters_cannot_be_enforced_is_named(listed: Constra
     bad = ToolSpec(name="guess", description="", parameters='{"type": "object", "if": {"required": ["a"]}}')
     with pytest.raises(BadInput, match=r"'guess' cannot be enforced: .*\[\"if\"\]") as refused:
         listed.start(ToolConstraint(tools=(_WEATHER, bad)))
-    assert refused.value.field == "tools"
+    assert refused.value.field == "tools[1].parameters"
 
 
 def test_what_takes_too_long_to_follow_is_given_up(listed: Constrainer, tokenizer: PreTrainedTokenizerFast) -> None:
