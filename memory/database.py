@@ -4,7 +4,9 @@ A *unit* is a function of a connection. Units that wait together are committed t
 savepoint of its own, so that a disk flush is shared and a failing unit takes only itself back. A unit's result is given
 out after the commit: whoever holds it may tell others.
 
-Policy of both queues, of units to write and to read: bounded; a caller waits for room.
+Policy of both queues, of units to write and to read: bounded; a caller waits for room and for its unit, but no longer than
+a deadline. A unit that has not begun by then is never run. One that has may yet be committed: until it has ended, nothing
+else is written or read, so that whoever reads afterwards sees what came of it.
 """
 
 import asyncio
@@ -12,9 +14,9 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from memory.home import private
 from memory.schema import REVISION
-from memory.trouble import LASTING, corrupt, trouble
+from memory.trouble import LASTING, corrupt, stalled, trouble
+from models.clock import Clock, SystemClock
 from models.errors import BatonError, Internal, Overloaded
 
 _log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ Unit = Callable[[Connection], T]
 _MAX_GROUP = 64
 _MAX_WAITING = 1024
 _READERS = 2
+_WAIT_S = 30.0
 _PROBE_BYTES = 256 * 1024
 
 
@@ -67,13 +71,18 @@ class _Job(Generic[T]):
 class Database:
     """The database of a home. Opened with its migrations applied; closed by `close`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
         """Open the database at `path`, and make it if it is not there.
+
+        Args:
+            path: of the file.
+            clock: of the deadlines; the host's by default.
 
         Raises:
             BatonError: it cannot be opened (see `memory.trouble`), or its revision is not known here.
         """
         self._path = path
+        self._clock = clock or SystemClock()
         self._trouble: BatonError | None = None
         self._probing = asyncio.Lock()
         self._writer = _engine(path, begin="BEGIN IMMEDIATE")
@@ -83,6 +92,11 @@ class Database:
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue()
         self._room = asyncio.Semaphore(_MAX_WAITING)
         self._reading = asyncio.Semaphore(_MAX_WAITING)
+        self._group: list[_Job[Any]] = []  # what the writer is at
+        self._reads: set[Future[Any]] = set()
+        # What had begun when somebody's time was out, and has not ended since.
+        self._stuck_writes: set[Future[Any]] = set()
+        self._stuck_reads: set[Future[Any]] = set()
         self._closed = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
         self._thread = threading.Thread(target=self._write_loop, name="database-writer", daemon=True)
@@ -100,19 +114,21 @@ class Database:
 
         Raises:
             Overloaded: the database is closed.
+            Unavailable: the disk stands still (`storage_stalled`). The unit may yet be kept; a later read tells.
             BatonError: the database refused the transaction, see `memory.trouble`; nothing of the unit is kept.
             BatonError: whatever the unit raised; nothing of it is kept.
         """
-        await self._room.acquire()
-        if self._closed:
-            self._room.release()
-            raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
         job = _Job(unit)
-        written = asyncio.wrap_future(job.done)
-        written.add_done_callback(lambda _: self._room.release())
-        self._jobs.put(job)
-        # Shielded: the cancellation of a caller must not take a unit that waits out of the queue.
-        result = await self._translated(asyncio.shield(written))
+        async with self._in_time(job.done):
+            await self._room.acquire()
+            if self._closed:
+                self._room.release()
+                raise Overloaded("The server is stopping. Try again in a moment.", code="server_stopping")
+            written = asyncio.wrap_future(job.done)
+            written.add_done_callback(lambda _: self._room.release())
+            self._jobs.put(job)
+            # Shielded: the cancellation of a caller must not take a unit that waits out of the queue.
+            result = await self._translated(asyncio.shield(written))
         if self._trouble is not None and self._trouble.code != corrupt().code and not self._probing.locked():
             self._trouble = None  # it can be written again; damage is not undone by that
         return result
@@ -121,11 +137,16 @@ class Database:
         """Run `unit` on a snapshot, beside the writer.
 
         Raises:
+            Unavailable: the disk stands still (`storage_stalled`).
             BatonError: the database could not be read; see `memory.trouble`.
         """
-        async with self._reading:
-            reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read_blocking, unit)
-            return await self._translated(reading)
+        async with self._in_time(), self._reading:
+            if len(self._stuck_reads) >= _READERS:
+                raise stalled()
+            reading = self._readers.submit(self.read_blocking, unit)
+            self._reads.add(reading)
+            reading.add_done_callback(self._reads.discard)
+            return await self._translated(asyncio.wrap_future(reading))
 
     async def trouble(self) -> BatonError | None:
         """Return what keeps the database from being read or written, if it failed and still does."""
@@ -140,7 +161,7 @@ class Database:
                     await self.write(_fill)
                     await self.write(_empty)
                 except BatonError as exc:
-                    self._trouble = exc
+                    self._trouble = found if exc.code == stalled().code else exc
                 else:
                     self._trouble = None
         return self._trouble
@@ -149,6 +170,24 @@ class Database:
         """Run `unit` on a snapshot, in the calling thread."""
         with self._reader.begin() as connection:
             return unit(connection)
+
+    @asynccontextmanager
+    async def _in_time(self, write: Future[Any] | None = None) -> AsyncIterator[None]:
+        """Bound the wait for a unit; `write` is what a unit to write will come to."""
+        if self._stuck_writes:
+            raise stalled()
+        try:
+            async with self._clock.timeout_at(self._clock.now_s() + _WAIT_S):
+                yield
+        except TimeoutError as exc:
+            if write is not None:
+                write.cancel()  # which does nothing to what has begun
+                _keep(self._stuck_writes, (write, *(job.done for job in self._group)))
+            else:
+                _keep(self._stuck_reads, (read for read in tuple(self._reads) if read.running()))
+            _log.error("the database has not answered for %g s", _WAIT_S)
+            self._trouble = self._trouble or stalled()
+            raise stalled() from exc
 
     async def _translated(self, result: asyncio.Future[T]) -> T:
         try:
@@ -163,17 +202,21 @@ class Database:
             raise error from exc
 
     def close(self) -> None:
-        """Write what waits, then close; a later write is refused."""
+        """Write what waits, then close; a later write is refused. A disk that stands still is not waited for."""
         self._closed = True
         self._jobs.put(None)
-        self._thread.join()
-        self._readers.shutdown()
+        self._thread.join(_WAIT_S)
+        if self._thread.is_alive():
+            _log.error("the database is left while it is being written: its disk stands still")
+        self._readers.shutdown(wait=not self._stuck_reads, cancel_futures=True)
         self._writer.dispose()
         self._reader.dispose()
 
     def _write_loop(self) -> None:
         while True:
             jobs, last = self._next_group()
+            self._group = jobs
+            jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             if jobs:
                 _commit(self._writer, jobs)
             if last:
@@ -191,6 +234,13 @@ class Database:
             except queue.Empty:
                 return jobs, False
         return jobs, True
+
+
+def _keep(stuck: set[Future[Any]], futures: Iterable[Future[Any]]) -> None:
+    """Keep each of the futures until it is done."""
+    for future in futures:
+        stuck.add(future)
+        future.add_done_callback(stuck.discard)  # at once, if it is done
 
 
 def _commit(engine: Engine, jobs: list[_Job[Any]]) -> None:

@@ -17,6 +17,7 @@ _CORRUPT: Final = "storage_corrupt"
 _READ_ONLY: Final = "storage_read_only"
 _FAILED: Final = "storage_failed"
 _BUSY: Final = "storage_busy"
+_STALLED: Final = "storage_stalled"
 
 LASTING: Final = frozenset({_FULL, _CORRUPT, _READ_ONLY, _FAILED})
 """The codes of what goes on until somebody does something about it."""
@@ -62,6 +63,14 @@ def full() -> Unavailable:
         "The server's disk is full, so nothing more can be kept. Whoever runs it has to make room.",
         code=_FULL,
         retryable=False,
+    )
+
+
+def stalled() -> Unavailable:
+    """Return the error for a disk that does not answer in time."""
+    return Unavailable(
+        "The server's storage does not answer. What was asked may have been kept: look before you ask again.",
+        code=_STALLED,
     )
 
 

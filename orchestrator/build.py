@@ -77,7 +77,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
     registry = CollectorRegistry()
     meters = Meters(registry)
     with Home(settings.home) as home, _unwrapped():
-        database = Database(home.database)
+        database = Database(home.database, clock)
         try:
             cards, aliases = served(settings)
             worker = Worker(

@@ -18,6 +18,7 @@ import memory.database
 from memory.database import _MAX_WAITING, Database, Unit, transaction
 from memory.schema import REVISION, events, metadata, sessions
 from memory.sessions import create_session
+from models.clock import ManualClock
 from models.errors import Conflict, Internal, Overloaded, Unavailable
 
 _TIMEOUT_S = 30
@@ -288,3 +289,81 @@ async def test_a_full_disk_loses_no_unit_that_was_told_to_be_kept(database):
 def test_the_revision_that_needs_no_migration_is_the_newest():
     scripts = ScriptDirectory(str(Path(memory.database.__file__).parent / "migrations"))
     assert scripts.get_heads() == [REVISION]
+
+
+# A disk that stands still
+
+
+async def _settled(database: Database) -> list[str]:
+    """Return the sessions that are read as soon as anything is."""
+    while True:
+        try:
+            return await database.read(_names)
+        except Unavailable:  # it stands still
+            await asyncio.sleep(0)
+
+
+async def test_a_write_that_hangs_is_waited_for_until_a_deadline_and_nothing_is_read_before_it_has_ended(tmp_path):
+    clock = ManualClock()
+    database = Database(tmp_path / "baton.sqlite3", clock)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(connection: Connection) -> None:
+        entered.set()
+        assert go_on.wait(_TIMEOUT_S)
+        _add("late")(connection)
+
+    try:
+        hanging = asyncio.create_task(database.write(hang))
+        assert await asyncio.to_thread(entered.wait, _TIMEOUT_S)
+        behind = asyncio.create_task(database.write(_add("never begun")))
+        await _queued(database, 1)
+        clock.advance(29)
+        await asyncio.sleep(0)
+        assert not hanging.done()
+        clock.advance(1)
+        failed = await asyncio.wait_for(asyncio.gather(hanging, behind, return_exceptions=True), _TIMEOUT_S)
+        for refused in (database.read(_names), database.write(_add("refused at once"))):
+            failed += await asyncio.gather(refused, return_exceptions=True)
+        for exc in failed:
+            assert isinstance(exc, Unavailable)
+            assert (exc.code, exc.retryable) == ("storage_stalled", True)
+        found = await database.trouble()
+        assert found is not None
+        assert found.code == "storage_stalled"
+        go_on.set()
+        assert await _settled(database) == ["late"], "whoever reads sees what came of it"
+        await database.write(_add("after"))
+        assert await database.trouble() is None
+        assert await database.read(_names) == ["after", "late"]
+    finally:
+        go_on.set()
+        database.close()
+
+
+async def test_reads_that_hang_are_waited_for_until_a_deadline_and_writes_go_on(tmp_path):
+    clock = ManualClock()
+    database = Database(tmp_path / "baton.sqlite3", clock)
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def hang(connection: Connection) -> list[str]:
+        entered.release()
+        assert go_on.wait(_TIMEOUT_S)
+        return _names(connection)
+
+    try:
+        reads = [asyncio.create_task(database.read(hang)) for _ in range(3)]  # one more than there are readers
+        for _ in range(2):
+            assert await asyncio.to_thread(entered.acquire, timeout=_TIMEOUT_S)
+        clock.advance(30)
+        for exc in await asyncio.wait_for(asyncio.gather(*reads, return_exceptions=True), _TIMEOUT_S):
+            assert isinstance(exc, Unavailable)
+            assert exc.code == "storage_stalled"
+        with pytest.raises(Unavailable, match="does not answer"):
+            await database.read(_names)
+        await database.write(_add("a"))
+        go_on.set()
+        assert await _settled(database) == ["a"]
+    finally:
+        go_on.set()
+        database.close()
