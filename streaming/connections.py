@@ -29,6 +29,11 @@ class Connections:
         """Return how many are open."""
         return len(self._open)
 
+    @property
+    def waiting(self) -> int:
+        """How many of them wait."""
+        return len(self._waiting)
+
     def admit(self, transport: asyncio.Transport) -> bool:
         """Count one more, which waits, and let one go for it if need be. Return whether there was room."""
         if len(self._open) >= self.most:

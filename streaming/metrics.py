@@ -6,6 +6,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from streaming.connections import Connections
+
 UNKNOWN: Final = ""
 """The tenant of callers who were turned away before it was known who they are. Everybody sees what is counted there."""
 
@@ -18,6 +20,13 @@ class SurfaceMeters:
             "baton_errors", "Errors that callers were given, by code.", ("tenant", "code"), registry=registry
         )
         self.sockets = Gauge("baton_websockets", "Websockets open now.", ("tenant",), registry=registry)
+
+
+def count_connections(registry: CollectorRegistry, connections: Connections) -> None:
+    """Show how many connections are open: on `waiting` ones no whole request has arrived, `answering` are the others."""
+    gauge = Gauge("baton_connections", "Connections open now, by state.", ("state",), registry=registry)
+    gauge.labels("waiting").set_function(lambda: connections.waiting)
+    gauge.labels("answering").set_function(lambda: len(connections) - connections.waiting)
 
 
 class _TenantView:

@@ -20,6 +20,7 @@ from orchestrator.settings import Settings
 from streaming.app import create_app
 from streaming.auth import is_loopback
 from streaming.limits import SurfaceLimits
+from streaming.metrics import count_connections
 from streaming.transport import ServerConfig, server_config
 
 _OTHER_FILES = 256
@@ -61,6 +62,7 @@ async def serve(
                 "`baton keys create --tenant NAME`, or serve on 127.0.0.1."
             )
         config = server_config(await create_app(conductor, limits, loopback=loopback), host, port, limits, tls=tls)
+        count_connections(conductor.registry, config.open)
         with _listener(host, port) as listener:
             async with asyncio.TaskGroup() as tasks:
                 watching = None if watch is None else tasks.create_task(_run(watch, conductor.fleet))
