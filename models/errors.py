@@ -16,7 +16,7 @@ BatonError
 └── Internal           a defect of ours; its details stay in our log
 ```
 
-A surface maps `kind`, `code`, `message` and `field` into its protocol's own shape, by one table (`streaming.errors`).
+A surface maps `kind`, `code`, `message` and `field` into its protocol's own shape, by one table (`streaming.wire.errors`).
 Third-party errors are translated where they enter, `from exc`.
 """
 

@@ -16,11 +16,11 @@ from starlette.types import Scope
 from models.errors import BatonError, Internal
 from orchestrator.build import Conductor
 from streaming.auth import Authenticator, Caller, KeyGate
-from streaming.errors import error_response, http_error_response, invalid_request, told
-from streaming.front import Front
-from streaming.hints import hint
+from streaming.edge.front import Front
+from streaming.edge.hints import hint
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
+from streaming.realtime.follow import follow_routes
 from streaming.realtime.socket import RealtimeEndpoint
 from streaming.rest.access import access_routes
 from streaming.rest.chat import chat_routes
@@ -28,6 +28,7 @@ from streaming.rest.models import model_routes
 from streaming.rest.operations import operation_routes
 from streaming.rest.sessions import session_routes
 from streaming.rest.texts import text_routes
+from streaming.wire.errors import error_response, http_error_response, invalid_request, told
 
 _WEB = Path(__file__).parent / "web"
 
@@ -80,7 +81,8 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(chat_routes(conductor))
     app.include_router(text_routes(conductor))
     app.include_router(model_routes(conductor))
-    app.include_router(session_routes(conductor, limits, authenticator))
+    app.include_router(session_routes(conductor))
+    app.include_router(follow_routes(conductor, limits, authenticator))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
     origins = conductor.settings.allowed_origins
     gate = KeyGate(app, authenticator=authenticator, rates=rates, limits=limits, meters=meters, origins=origins)

@@ -27,9 +27,9 @@ from memory.keys import Key
 from models.clock import Clock
 from models.errors import BatonError, LimitExceeded, Unauthorized
 from models.shares import Shares
-from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import UNKNOWN, SurfaceMeters
+from streaming.wire.errors import error_response, told
 
 PUBLIC: Final = frozenset({"/", "/healthz", "/v1/login"})
 """Paths that need no key: the page's shell, a bare sign of life, and the exchange of a key for a cookie."""

@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from streaming.connections import Connections
+from streaming.edge.connections import Connections
 
 UNKNOWN: Final = ""
 """The tenant of callers who were turned away before it was known who they are. Everybody sees what is counted there."""

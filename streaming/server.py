@@ -19,9 +19,9 @@ from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
 from streaming.auth import is_loopback
+from streaming.edge.transport import ServerConfig, server_config
 from streaming.limits import SurfaceLimits
 from streaming.metrics import count_connections
-from streaming.transport import ServerConfig, server_config
 
 _OTHER_FILES = 256
 """Files that may be open beside connections: the database's, weights', pipes."""

@@ -34,8 +34,8 @@ def serve(
 ) -> None:
     """Start the server and print the page's address."""
     # Imported here: the other commands need no web server.
+    from streaming.edge.tls import tls_context
     from streaming.server import serve as run
-    from streaming.tls import tls_context
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The event loop shares the interpreter with the database's thread: it should get it back within a millisecond.

@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 
-from models.content import Call, CallResult, Item, TextPart, text_of
-from models.content import Message as MessageItem
 from orchestrator.events import TurnEnded
-from streaming.errors import Told, failure, told
-from streaming.realtime.options import ID, Options, Strict, wire_session
+from streaming.realtime.options import Options, wire_session
+from streaming.wire.errors import Told, failure, told
+from streaming.wire.items import response_id
+from streaming.wire.shapes import ID, Metadata, Sparse
+from streaming.wire.usage import response_usage
 
 ServerEvent = dict[str, Any]
 """A server event without its `event_id`."""
 
 
-class _ClientEvent(Strict):
+class _ClientEvent(Sparse):
     event_id: Annotated[str | None, Field(max_length=512)] = None
 
 
@@ -30,21 +31,21 @@ class SessionUpdate(_ClientEvent):
     session: dict[str, Any]
 
 
-class InputText(Strict):
+class InputText(Sparse):
     """Words of the user or the system."""
 
     type: Literal["input_text"]
     text: str
 
 
-class OutputText(Strict):
+class OutputText(Sparse):
     """Words of the assistant."""
 
     type: Literal["output_text", "text"]
     text: str
 
 
-class _ItemBase(Strict):
+class _ItemBase(Sparse):
     id: Annotated[str | None, Field(pattern=ID)] = None
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
@@ -83,7 +84,7 @@ class FunctionOutputItem(_ItemBase):
     output: str
 
 
-class ItemReference(Strict):
+class ItemReference(Sparse):
     """An item of the session, by its id."""
 
     type: Literal["item_reference"]
@@ -134,12 +135,7 @@ class ItemCreate(_ClientEvent):
     item: ClientItem
 
 
-_MetadataKey = Annotated[str, Field(max_length=64)]
-_MetadataValue = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)]
-
-
-class ResponseOptions(Strict):
+class ResponseOptions(Sparse):
     """What `response.create` may say of one response beside `options.Options`."""
 
     metadata: Metadata | None = None
@@ -200,16 +196,6 @@ UNSUPPORTED = {
 """Client events of the Realtime API that are known here and not served, and what to do instead."""
 
 
-def response_id(turn_id: str) -> str:
-    """Return the response's id, which is the turn's under another prefix."""
-    return "resp_" + turn_id.removeprefix("turn_")
-
-
-def turn_id(response_id_: str) -> str:
-    """Return the turn's id of a response's."""
-    return "turn_" + response_id_.removeprefix("resp_")
-
-
 def session_event(kind: Literal["session.created", "session.updated"], options: Options) -> ServerEvent:
     """Build `session.created` or `session.updated`."""
     return {"type": kind, "session": wire_session(options)}
@@ -218,27 +204,6 @@ def session_event(kind: Literal["session.created", "session.updated"], options: 
 def error_event(error: Told, *, event_id: str | None) -> ServerEvent:
     """Build `error`; `event_id` is the client's, of the event that was at fault."""
     return {"type": "error", "error": {**error.body["error"], "event_id": event_id}}
-
-
-def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progress"]) -> dict[str, Any]:
-    """Build an item as the wire has it."""
-    base = {"id": item.item_id, "object": "realtime.item", "status": status}
-    match item:
-        case MessageItem():
-            part = "output_text" if item.role == "assistant" else "input_text"
-            texts = [p.text for p in item.parts if isinstance(p, TextPart)]
-            content = [{"type": part, "text": text} for text in texts]
-            return {**base, "type": "message", "role": item.role, "content": content}
-        case Call():
-            return {
-                **base,
-                "type": "function_call",
-                "call_id": item.call_id,
-                "name": item.name,
-                "arguments": item.arguments,
-            }
-        case CallResult():
-            return {**base, "type": "function_call_output", "call_id": item.call_id, "output": text_of(item)}
 
 
 def response_object(
@@ -262,17 +227,7 @@ def response_object(
 def ended_fields(ended: TurnEnded) -> dict[str, Any]:
     """Return `status`, `status_details` and `usage` of a response that has ended."""
     status, details = _status(ended)
-    usage = ended.usage
-    return {
-        "status": status,
-        "status_details": {"type": status, **details},
-        "usage": {
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "input_token_details": {"cached_tokens": usage.cached_tokens},
-        },
-    }
+    return {"status": status, "status_details": {"type": status, **details}, "usage": response_usage(ended.usage)}
 
 
 def _status(ended: TurnEnded) -> tuple[str, dict[str, Any]]:

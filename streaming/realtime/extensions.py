@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from orchestrator.events import Decision, SessionSettings
-from streaming.realtime.events import response_id
+from streaming.wire.items import response_id
 
 
 class BatonAttached(BaseModel):

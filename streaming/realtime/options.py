@@ -8,74 +8,41 @@ over another field; of `response.create` nothing does, since half a response hel
 Names of the API before it was generally available are understood (`modalities`, `max_response_output_tokens`, …).
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    JsonValue,
     TypeAdapter,
     ValidationError,
-    model_validator,
 )
 
 from models.errors import BadInput, BatonError, NotFound, Unsupported, quoted, too_long
-from models.ports.generate import ToolConstraint, ToolSpec
-from streaming.complaints import complaint, not_offered_choice
-
-ID = r"^[A-Za-z0-9_-]{1,64}$"
-
-
-class Strict(BaseModel):
-    """What has no field but its own, and no type is taken for another. A field that is null asks for nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, sent: Any) -> Any:
-        if not isinstance(sent, dict):
-            return sent
-        return {name: value for name, value in sent.items() if value is not None or name in cls.model_fields}
+from models.ports.generate import ToolConstraint
+from streaming.wire.complaints import complaint, not_offered_choice
+from streaming.wire.shapes import Sparse
+from streaming.wire.tools import Choice, Function, on_offer
 
 
-def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse the numbers that JSON has no words for, which parsers take in and strict ones choke on."""
-    json.dumps(value, allow_nan=False)
-    return value
-
-
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_plain_json)]
-"""A JSON object that every parser takes."""
-
-
-class FunctionTool(Strict):
-    """A function that the client runs."""
+class FunctionTool(Sparse, Function):
+    """A function on offer."""
 
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=ID)]
-    description: str | None = None
-    parameters: JsonObject | None = None
-    strict: bool | None = None
 
 
-class FunctionChoice(Strict):
+class FunctionChoice(Sparse):
     """One function by name."""
 
     type: Literal["function"]
     name: str
 
 
-ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+ToolChoice = Choice | FunctionChoice
 
 
-class BatonOptions(Strict):
+class BatonOptions(Sparse):
     """Baton's extensions, for clients that ask."""
 
     events: bool = False
@@ -255,19 +222,12 @@ def tool_constraint(options: Options) -> ToolConstraint | None:
     choice = options.tool_choice
     if not options.tools:
         return None
-    return ToolConstraint(
-        tools=tuple(
-            ToolSpec(
-                name=tool.name,
-                description=tool.description or "",
-                parameters=json.dumps(tool.parameters or {}),
-                strict=tool.strict or False,
-            )
-            for tool in options.tools
-        ),
-        choice="required" if isinstance(choice, FunctionChoice) else choice or "auto",
-        function=choice.name if isinstance(choice, FunctionChoice) else None,
-        parallel=options.parallel_tool_calls is not False,
+    named = choice.name if isinstance(choice, FunctionChoice) else None
+    return on_offer(
+        options.tools,
+        None if isinstance(choice, FunctionChoice) else choice,
+        named=named,
+        parallel=options.parallel_tool_calls,
     )
 
 

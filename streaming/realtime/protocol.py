@@ -15,8 +15,6 @@ from models.errors import BadInput, BatonError, Unsupported, quoted
 from models.ids import new_id
 from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
 from orchestrator.sessions.order import Order
-from streaming.complaints import complaint
-from streaming.errors import told
 from streaming.realtime.events import (
     CLIENT_EVENT,
     SUPPORTED,
@@ -39,8 +37,6 @@ from streaming.realtime.events import (
     UserItem,
     error_event,
     session_event,
-    turn_id,
-    wire_item,
 )
 from streaming.realtime.extensions import BatonAttached, BatonSession
 from streaming.realtime.options import (
@@ -56,6 +52,9 @@ from streaming.realtime.options import (
     with_changes,
 )
 from streaming.realtime.server_events import Narrator
+from streaming.wire.complaints import complaint
+from streaming.wire.errors import told
+from streaming.wire.items import turn_id, wire_item
 
 T = TypeVar("T")
 

@@ -27,8 +27,9 @@ from orchestrator.events import (
     title_of,
 )
 from orchestrator.sessions.order import FRONT, Order
-from streaming.realtime.events import ServerEvent, ended_fields, response_id, response_object, wire_item
+from streaming.realtime.events import ServerEvent, ended_fields, response_object
 from streaming.realtime.extensions import BatonRouted, BatonSequence, BatonSession, BatonTimed
+from streaming.wire.items import response_id, wire_item
 
 _REMEMBERED_ITEMS = 512
 """Items whose order a client's narrator remembers, to say what a new one comes after."""

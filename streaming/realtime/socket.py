@@ -27,7 +27,6 @@ from orchestrator.act.completions import Completions
 from orchestrator.build import Conductor
 from orchestrator.sessions.handle import Session
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
-from streaming.errors import error_response, told
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
 from streaming.realtime.asides import Asides, context_of
@@ -43,7 +42,8 @@ from streaming.realtime.protocol import (
     Respond,
     ShowItem,
 )
-from streaming.sse import Disconnected
+from streaming.wire.errors import error_response, told
+from streaming.wire.sse import Disconnected
 
 _log = logging.getLogger(__name__)
 

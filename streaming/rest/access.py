@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from streaming.auth import COOKIE, COOKIE_AGE_S, Authenticator
-from streaming.rest.route import RestRoute
+from streaming.wire.route import RestRoute
 
 
 class Login(BaseModel):

@@ -18,10 +18,10 @@ from streaming.auth import Caller
 from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completion, of_session
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.choices import Choices, for_choice
-from streaming.rest.route import RestRoute
 from streaming.rest.sampling import wants_usage
 from streaming.rest.whole import Whole
-from streaming.sse import EventStream
+from streaming.wire.route import RestRoute
+from streaming.wire.sse import EventStream
 
 
 def chat_routes(conductor: Conductor) -> APIRouter:

@@ -17,29 +17,17 @@ from models.ports.generate import (
     JsonSchemaConstraint,
     RegexConstraint,
     ToolConstraint,
-    ToolSpec,
 )
-from streaming.complaints import not_offered_choice
-from streaming.realtime.options import JsonObject
-from streaming.rest.typed import Strict, Typed
-
-FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-class FunctionDefinition(Typed):
-    """A function on offer."""
-
-    name: FunctionName
-    description: str | None = None
-    parameters: JsonObject | None = None
-    strict: bool | None = None
+from streaming.wire.complaints import not_offered_choice
+from streaming.wire.shapes import JsonObject, Strict, Typed
+from streaming.wire.tools import Choice, Function, on_offer
 
 
 class Tool(Typed):
     """A tool on offer."""
 
     type: Literal["function"]
-    function: FunctionDefinition
+    function: Function
 
 
 class NamedFunction(Strict):
@@ -63,7 +51,7 @@ def _of_function(sent: Any) -> Any:
     return sent
 
 
-ToolChoice = Annotated[Literal["auto", "none", "required"] | NamedTool, BeforeValidator(_of_function)]
+ToolChoice = Annotated[Choice | NamedTool, BeforeValidator(_of_function)]
 
 
 def tools_of(
@@ -81,19 +69,11 @@ def tools_of(
         if choice == "required":
             raise BadInput("A call is required, and there are no tools. Send 'tools' with it.", field="tool_choice")
         return None
-    return ToolConstraint(
-        tools=tuple(
-            ToolSpec(
-                name=tool.function.name,
-                description=tool.function.description or "",
-                parameters=json.dumps(tool.function.parameters or {}),
-                strict=tool.function.strict or False,
-            )
-            for tool in tools
-        ),
-        choice="required" if isinstance(choice, NamedTool) else choice or "auto",
-        function=named,
-        parallel=parallel is not False,
+    return on_offer(
+        (tool.function for tool in tools),
+        None if isinstance(choice, NamedTool) else choice,
+        named=named,
+        parallel=parallel,
     )
 
 

@@ -14,8 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 from models.content import Call, CallResult, Item, Message, TextPart
 from models.errors import BadInput, Conflict, Unsupported, quoted
 from models.ids import new_id
-from streaming.realtime.options import JsonObject
-from streaming.rest.typed import Strict, Typed
+from streaming.wire.shapes import JsonObject, Strict, Typed
 
 
 class TextContent(Typed):

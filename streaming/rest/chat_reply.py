@@ -17,8 +17,9 @@ from models.errors import BatonError, Internal
 from orchestrator.act.completions import Completion
 from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded, Usage
 from orchestrator.sessions.handle import Session
-from streaming.errors import failure
-from streaming.sse import event
+from streaming.wire.errors import failure
+from streaming.wire.sse import event
+from streaming.wire.usage import completion_usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +191,7 @@ class Reply:
             **self._head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": usage_fields(end.usage),
+            "usage": completion_usage(end.usage),
             "baton": self._baton(end),
         }
 
@@ -216,7 +217,7 @@ class Reply:
         baton = f',"baton":{json.dumps(self._baton(end), ensure_ascii=False)}'
         chunks = [self.last(end, baton)]
         if include_usage:
-            chunks.append(event(f'{self._chunk_head}],"usage":{json.dumps(usage_fields(total or end.usage))}}}'))
+            chunks.append(event(f'{self._chunk_head}],"usage":{json.dumps(completion_usage(total or end.usage))}}}'))
         return [*chunks, event("[DONE]")]
 
     def _baton(self, end: TurnEnded) -> dict[str, Any]:
@@ -298,21 +299,3 @@ def _scored(token: ScoredToken) -> dict[str, Any]:
 def finish_reason(end: TurnEnded) -> str:
     """Return why an answer ended, in OpenAI's words."""
     return {"calls": "tool_calls", "length": "length"}.get(end.reason or "", "stop")
-
-
-def usage_fields(usage: Usage) -> dict[str, Any]:
-    """Return what was used, in OpenAI's words and ours."""
-    fields: dict[str, Any] = {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-    if usage.drafts:
-        drafts: dict[str, dict[str, int]] = {}
-        for draft in usage.drafts:
-            sums = drafts.setdefault(draft.drafter, {"drafted_tokens": 0, "accepted_tokens": 0})
-            sums["drafted_tokens"] += draft.drafted
-            sums["accepted_tokens"] += draft.accepted
-        fields["baton_drafts"] = drafts
-    return fields

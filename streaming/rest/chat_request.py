@@ -12,7 +12,6 @@ from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BadInput, Unsupported
 from orchestrator.events import TurnInput
-from streaming.realtime.events import Metadata
 from streaming.rest.chat_forms import ResponseFormat, Tool, ToolChoice, tools_of
 from streaming.rest.chat_messages import AssistantMessage, ChatMessage, conversation_of
 from streaming.rest.sampling import (
@@ -29,7 +28,7 @@ from streaming.rest.sampling import (
     TopK,
     overrides_of,
 )
-from streaming.rest.typed import Strict
+from streaming.wire.shapes import Metadata, Strict
 
 
 class ChatRequest(Strict):

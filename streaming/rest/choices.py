@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from orchestrator.events import TurnEnded, TurnInput, Usage
-from streaming.rest.chat_reply import Answer, usage_fields
+from streaming.rest.chat_reply import Answer
+from streaming.wire.usage import completion_usage
 
 _PIECES = 64
 """Pieces of all answers that wait to be sent; then their models wait."""
@@ -88,7 +89,7 @@ class Choices:
         return {
             **completions[0],
             "choices": [choice for completion in completions for choice in completion["choices"]],
-            "usage": usage_fields(self._total(ends)),
+            "usage": completion_usage(self._total(ends)),
         }
 
     def _total(self, ends: Sequence[TurnEnded]) -> Usage:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from models.catalog import Card, unknown_model
 from orchestrator.build import Conductor
-from streaming.rest.route import RestRoute
+from streaming.wire.route import RestRoute
 
 
 def model_routes(conductor: Conductor) -> APIRouter:

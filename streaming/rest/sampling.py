@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 from pydantic import Field
 
 from orchestrator.events import SamplingOverrides
-from streaming.rest.typed import Strict
+from streaming.wire.shapes import Strict
 
 MOST_CHOICES = 16
 """As many as a local model writes at a time by default."""

@@ -1,10 +1,13 @@
-"""`/v1/sessions`: the conversations that are kept. List, make, read, change, delete, export, follow."""
+"""`/v1/sessions`: the conversations that are kept. List, make, read, change, delete, export.
+
+They are followed at `/v1/sessions/{id}/events`: `streaming.realtime.follow`.
+"""
 
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from memory.sessions import SessionRecord
@@ -12,13 +15,10 @@ from models.content import CallResult, Item
 from models.errors import too_long
 from orchestrator.build import Conductor
 from orchestrator.sessions.registry import Transcript
-from streaming.auth import Authenticator, Caller
-from streaming.limits import SurfaceLimits
-from streaming.realtime.events import response_id, wire_item
+from streaming.auth import Caller
 from streaming.rest.export import markdown
-from streaming.rest.route import RestRoute
-from streaming.rest.session_events import Followers, row_asked_for, session_events
-from streaming.sse import EventStream
+from streaming.wire.items import response_id, wire_item
+from streaming.wire.route import RestRoute
 
 
 class SessionChanges(BaseModel):
@@ -31,11 +31,10 @@ class SessionChanges(BaseModel):
     model: Annotated[str | None, Field(max_length=128)] = None
 
 
-def session_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: Authenticator) -> APIRouter:
+def session_routes(conductor: Conductor) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
     sessions = conductor.sessions
-    followers = Followers(limits, authenticator)
 
     @router.get("")
     async def list_sessions(
@@ -92,18 +91,6 @@ def session_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: A
             )
         text = json.dumps(_whole(record, told), ensure_ascii=False, indent=2)
         return _download(text, "application/json", f"{session_id}.json")
-
-    @router.get("/{session_id}/events")
-    async def follow_session(
-        session_id: str,
-        request: Request,
-        after: Annotated[int | None, Query(ge=0)] = None,
-        last_event_id: Annotated[str | None, Header()] = None,
-    ) -> Response:
-        """Send what has happened since a row, and then what happens."""
-        session = await sessions.open(_tenant(request), session_id)
-        events = session_events(session, row_asked_for(after, last_event_id))
-        return EventStream(followers.follow(events, request.state.caller), conductor.clock)
 
     return router
 

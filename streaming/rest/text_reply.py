@@ -12,9 +12,10 @@ from typing import Any, assert_never
 from models.content import ScoredToken, WrittenToken
 from models.errors import BatonError, Internal
 from orchestrator.events import Decision, TurnEnded, Usage
-from streaming.errors import failure
-from streaming.rest.chat_reply import Answer, CallPiece, Words, baton_fields, finish_reason, usage_fields
-from streaming.sse import event
+from streaming.rest.chat_reply import Answer, CallPiece, Words, baton_fields, finish_reason
+from streaming.wire.errors import failure
+from streaming.wire.sse import event
+from streaming.wire.usage import completion_usage
 
 
 class TextReply:
@@ -73,7 +74,7 @@ class TextReply:
         """Return the last chunks of all; `total` is what was used, if that is not the turn's own usage."""
         chunks = [self._chunk("", finish_reason(end), rest={"baton": baton_fields(self._decision, end)})]
         if include_usage:
-            chunks.append(_event({**self._head, "choices": [], "usage": usage_fields(total or end.usage)}))
+            chunks.append(_event({**self._head, "choices": [], "usage": completion_usage(total or end.usage)}))
         return [*chunks, event("[DONE]")]
 
     async def whole(self, answer: AsyncGenerator[Answer, None]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class TextReply:
                     case TurnEnded():
                         raise_fault(piece)
                         choice = self._choice("".join(words), finish_reason(piece), self._places.of(tokens))
-                        usage, baton = usage_fields(piece.usage), baton_fields(self._decision, piece)
+                        usage, baton = completion_usage(piece.usage), baton_fields(self._decision, piece)
                         return {**self._head, "choices": [choice], "usage": usage, "baton": baton}
                     case CallPiece():
                         raise Internal("The model called a function, and none was on offer.")

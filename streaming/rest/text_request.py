@@ -26,7 +26,7 @@ from streaming.rest.sampling import (
     TopK,
     overrides_of,
 )
-from streaming.rest.typed import Strict
+from streaming.wire.shapes import Strict
 
 MOST_ANSWERS = 64
 """Of one request: prompts times `n`. Each takes a place among the turns that run."""

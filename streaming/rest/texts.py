@@ -15,12 +15,12 @@ from orchestrator.events import TurnInput
 from streaming.auth import Caller
 from streaming.rest.chat_reply import of_completion
 from streaming.rest.choices import Choices, for_choice
-from streaming.rest.route import RestRoute
 from streaming.rest.sampling import wants_usage
 from streaming.rest.text_reply import TextReply, in_texts_words
 from streaming.rest.text_request import TextRequest
 from streaming.rest.whole import Whole
-from streaming.sse import EventStream
+from streaming.wire.route import RestRoute
+from streaming.wire.sse import EventStream
 
 
 def text_routes(conductor: Conductor) -> APIRouter:

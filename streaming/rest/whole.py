@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from models.errors import BatonError
-from streaming.sse import while_connected
+from streaming.wire.sse import while_connected
 
 
 class Whole(Response):

@@ -15,7 +15,7 @@ from memory import keys
 from memory.keys import RequestDefaults
 from models.clock import ManualClock
 from streaming.auth import COOKIE, PUBLIC, PUBLIC_PREFIX, KeyGate, is_loopback
-from streaming.front import Front
+from streaming.edge.front import Front
 
 pytestmark = pytest.mark.usefixtures("tmp_path")
 

@@ -21,12 +21,12 @@ from models.language.forms.planning_process import planned
 from orchestrator.events import SessionSettings
 from orchestrator.sessions.conversation import Conversation
 from orchestrator.sessions.order import Order
-from streaming.complaints import complaint
 from streaming.limits import SurfaceLimits
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.rest.chat_reply import in_chats_words
 from streaming.rest.chat_request import ChatRequest
+from streaming.wire.complaints import complaint
 
 _MOST_CHARACTERS = 700
 _LONG = st.text(min_size=1, max_size=8).map(lambda text: text * 2000)

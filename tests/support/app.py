@@ -18,7 +18,7 @@ from models.ports.generate import Engine, GenerateRequest
 from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
-from streaming.front import Front
+from streaming.edge.front import Front
 from streaming.limits import SurfaceLimits
 from streaming.server import server_config
 

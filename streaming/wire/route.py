@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
 from models.errors import BadInput
-from streaming.errors import invalid_request
+from streaming.wire.errors import invalid_request
 
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.clock import Clock, sleep_until
 from models.errors import BatonError
-from streaming.errors import error_body
+from streaming.wire.errors import error_body
 
 _PING_S = 15.0
 _HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}

@@ -26,9 +26,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from models.errors import BadInput, BatonError, LimitExceeded, Overloaded
-from streaming.connections import Connections, Deadline
-from streaming.errors import told
+from streaming.edge.connections import Connections, Deadline
 from streaming.limits import SurfaceLimits
+from streaming.wire.errors import told
 
 _LINGER_S = 2.0
 """How long a refused client is listened to: whoever closes at once on one that still sends takes the answer from it."""

@@ -13,8 +13,6 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streaming.auth import KeyGate
-
 _METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 
 _TOLD: Final = ("retry-after", "x-should-retry")
@@ -27,7 +25,7 @@ _LEFT_ALONE: Final = "/web/"
 class Front:
     """ASGI middleware before the gate."""
 
-    def __init__(self, gate: KeyGate, *, origins: Collection[str]) -> None:
+    def __init__(self, gate: ASGIApp, *, origins: Collection[str]) -> None:
         """Take what is behind it, and the origins that browsers may call from."""
         self.gate = gate
         self._origins = frozenset(origins)

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from uvicorn.server import ServerState
 
 from streaming.cli import app
+from streaming.edge.transport import server_config
 from streaming.limits import SurfaceLimits
-from streaming.transport import server_config
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from models.content import Delta, TextDelta
 from models.errors import CLASSES, BatonError, ErrorKind
 from models.ports.generate import GenerateRequest
 from orchestrator.events import TurnEnded, decode, encode
-from streaming.errors import OURS_TO_END, STATUS, STATUS_BY_CODE, WIRE_CODES, failure, told
 from streaming.limits import SurfaceLimits
+from streaming.wire.errors import OURS_TO_END, STATUS, STATUS_BY_CODE, WIRE_CODES, failure, told
 
 _PATH = "/v1/chat/completions"
 
@@ -118,7 +118,7 @@ def test_a_turn_cut_off_by_the_server_may_be_asked_again_and_one_that_was_stoppe
 
 # The documents
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _PACKAGES = ("models", "agents", "memory", "orchestrator", "streaming")
 # What the command line says before there is a server, or without one.
 _NOT_SERVED = ("memory/home.py", "memory/backup.py", "streaming/commands/", "streaming/terminal/")

@@ -14,7 +14,7 @@ from support.sse import Event, Parser, parse
 
 from models.clock import ManualClock
 from models.errors import Internal, NotFound
-from streaming.sse import EventStream, event
+from streaming.wire.sse import EventStream, event
 
 _CHUNKS = (event('{"n": 1}'), event('{"n": 2}'))
 

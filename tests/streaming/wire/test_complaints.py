@@ -16,11 +16,11 @@ from memory.keys import RequestDefaults
 from models.errors import BadInput
 from orchestrator.events import SessionSettings
 from orchestrator.sessions.order import Order
-from streaming.complaints import Step, complaint, written
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.sessions import SessionChanges
+from streaming.wire.complaints import Step, complaint, written
 
 _TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
 

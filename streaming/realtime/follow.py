@@ -1,19 +1,24 @@
-"""What `GET /v1/sessions/{id}/events` sends: the events of the websocket, each row's last one under the row's number."""
+"""`GET /v1/sessions/{id}/events` follows a session: the websocket's events, each row's last one under the row's number."""
 
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from memory.keys import RequestDefaults
 from models.errors import BadInput
 from models.shares import Shares
+from orchestrator.build import Conductor
 from orchestrator.events import Committed
 from orchestrator.sessions.handle import Session
 from streaming.auth import Authenticator, Caller
 from streaming.limits import SurfaceLimits
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
-from streaming.sse import event
+from streaming.wire.route import RestRoute
+from streaming.wire.sse import EventStream, event
 
 _HEARD_ROWS = 64
 """How far back a reader who returns is taken to have heard of a turn; a turn seldom has a tenth of it."""
@@ -52,6 +57,27 @@ async def session_events(session: Session, after: int | None) -> AsyncGenerator[
             for n, wire in enumerate(told, start=1):
                 is_end_of_row = isinstance(one, Committed) and n == len(told)
                 yield event(json.dumps(wire, ensure_ascii=False), kind=wire["type"], seq=at if is_end_of_row else None)
+
+
+def follow_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: Authenticator) -> APIRouter:
+    """Return the route."""
+    router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
+    followers = Followers(limits, authenticator)
+
+    @router.get("/{session_id}/events")
+    async def follow_session(
+        session_id: str,
+        request: Request,
+        after: Annotated[int | None, Query(ge=0)] = None,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Send what has happened since a row, and then what happens."""
+        caller: Caller = request.state.caller
+        session = await conductor.sessions.open(caller.tenant, session_id)
+        events = session_events(session, row_asked_for(after, last_event_id))
+        return EventStream(followers.follow(events, caller), conductor.clock)
+
+    return router
 
 
 class Followers:

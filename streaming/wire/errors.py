@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 
 from models.errors import BadInput, BatonError, Conflict, ErrorKind, Internal, Unavailable
 from orchestrator.events import TurnEnded
-from streaming.complaints import complaint
+from streaming.wire.complaints import complaint
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
