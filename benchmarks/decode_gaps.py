@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from itertools import count
+from typing import cast
 
 import typer
 
@@ -21,6 +22,7 @@ from models.catalog_file import load_catalog
 from models.clock import SystemClock
 from models.content import Message, TextDelta, TextPart, UsageDelta
 from models.placement.engines import build_engine
+from models.ports.context import EngineContext
 from models.ports.generate import Engine, GenerateRequest, Sampling
 from models.supply.store import Store
 from orchestrator.settings import Settings
@@ -89,7 +91,7 @@ async def _run(alone_s: float) -> list[Row]:
     folder = store.folder(card)
     options = jsons.dumps({**jsons.loads(card.engine.options), "threads": 2})
     spec = EngineSpec(name=card.engine.name, options=options, folder=str(folder))
-    engine = await asyncio.to_thread(build_engine, spec, SystemClock())
+    engine = cast("Engine", await asyncio.to_thread(build_engine, spec, EngineContext(clock=SystemClock())))
     try:
         return await _measure(engine, alone_s)
     finally:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,10 +50,12 @@ def _baton(speculation: str, folder: Path, threads: int) -> Run:
     from models.clock import SystemClock
     from models.content import Message, TextDelta, TextPart
     from models.placement.engines import build_engine
-    from models.ports.generate import GenerateRequest, Sampling
+    from models.ports.context import EngineContext
+    from models.ports.generate import Engine, GenerateRequest, Sampling
 
     options = json.dumps({"threads": threads, "device": "cpu", "speculation": speculation})
-    engine = build_engine(EngineSpec(name="transformers", options=options, folder=str(folder)), SystemClock())
+    spec = EngineSpec(name="transformers", options=options, folder=str(folder))
+    engine = cast("Engine", build_engine(spec, EngineContext(clock=SystemClock())))
 
     async def ask(text: str, new_tokens: int, watch: _Watch, prompt: int) -> None:
         request = GenerateRequest(

@@ -23,7 +23,8 @@ from models.catalog import EngineSpec
 from models.clock import SystemClock
 from models.content import Message, TextDelta, TextPart
 from models.placement.engines import build_engine
-from models.ports.generate import GenerateRequest
+from models.ports.context import EngineContext
+from models.ports.generate import Engine, GenerateRequest
 
 Surface = Literal["rest", "websocket", "engine"]
 
@@ -237,7 +238,8 @@ class _Engine:
     """The scripted engine alone."""
 
     def __init__(self, plan: Plan) -> None:
-        self._engine = build_engine(EngineSpec(name="scripted", options=plan.address), SystemClock())
+        spec = EngineSpec(name="scripted", options=plan.address)
+        self._engine = cast("Engine", build_engine(spec, EngineContext(clock=SystemClock())))
         said = Message(item_id="a", role="user", parts=(TextPart(text=plan.text),))
         self._request = GenerateRequest(messages=(said,), tenant="local")
 

@@ -20,6 +20,7 @@ from benchmarks.report import Json, Quick, Row, quantile, report, row
 from models.clock import SystemClock
 from models.content import Message, TextPart
 from models.language.scripted import Rule, ScriptedEngine, ScriptedOptions
+from models.ports.context import EngineContext
 from models.ports.generate import GenerateRequest
 
 _GAP_S = 0.05
@@ -62,7 +63,7 @@ async def _chat(url: str, turns: int, times: _Times) -> None:
 
 async def _floor(turns: int) -> _Times:
     rule = Rule(pattern="(?s).*", reply="{n} ", times=str(_TOKENS), gap_s=_GAP_S)
-    engine = ScriptedEngine(ScriptedOptions(rules=(rule,)), SystemClock())
+    engine = ScriptedEngine(ScriptedOptions(rules=(rule,)), EngineContext(clock=SystemClock()))
     request = GenerateRequest(
         messages=(Message(item_id="a", role="user", parts=(TextPart(text="go"),)),), tenant="local"
     )

@@ -21,7 +21,7 @@ from memory.schema import blobs
 from models.clock import Clock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
-from models.ports.media import BlobReader
+from models.ports.media import MediaGrant
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -62,12 +62,23 @@ class BlobStore:
         await self._database.write(lambda connection: _refer(connection, tenant, ref, created_ms))
         return ref
 
-    def reader(self, tenant: str) -> BlobReader:
-        """Return what opens the tenant's blobs, and no others."""
-        return _TenantReader(self, tenant)
+    async def grant(self, tenant: str, blob: BlobRef) -> MediaGrant:
+        """Return leave to read one of the tenant's blobs on this host.
+
+        Raises:
+            NotFound: there is no such blob, or the tenant has no reference to it.
+        """
+        content = await asyncio.to_thread(self.open, tenant, blob.sha256)
+        content.close()
+        path = str(self._path(blob.sha256))
+        return MediaGrant(tenant=tenant, sha256=blob.sha256, size_bytes=blob.size_bytes, path=path)
 
     def open(self, tenant: str, sha256: str) -> BinaryIO:
-        """Open one of the tenant's blobs; see `BlobReader.open`. Blocks; call it from a thread."""
+        """Open one of the tenant's blobs for reading. Blocks; call it from a thread.
+
+        Raises:
+            NotFound: there is no such blob, or the tenant has no reference to it.
+        """
         if _SHA256.fullmatch(sha256) is None or not self._database.read_blocking(
             lambda connection: _is_referred(connection, tenant, sha256)
         ):
@@ -76,17 +87,6 @@ class BlobStore:
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
-
-
-class _TenantReader:
-    """The `BlobReader` of one tenant."""
-
-    def __init__(self, store: BlobStore, tenant: str) -> None:
-        self._store = store
-        self._tenant = tenant
-
-    def open(self, sha256: str) -> BinaryIO:
-        return self._store.open(self._tenant, sha256)
 
 
 def _refer(connection: Connection, tenant: str, ref: BlobRef, created_ms: int) -> None:

@@ -42,7 +42,7 @@ class Card:
         writes: modalities that it gives out.
         calls_tools: whether it can be offered tools.
         forms: what its answers can be held to: a JSON schema, a regular expression, a grammar.
-        context_tokens: the window.
+        context_tokens: the window; 0 if it has none.
         cost_per_million_tokens: in one currency for all cards, US dollars; what "cheapest" is measured by.
         temperature: of requests that name none; 0 is greedy.
         top_p: likewise.

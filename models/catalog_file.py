@@ -9,7 +9,7 @@ reads = ["text"]                   # text, image, audio, video, file
 writes = ["text"]
 calls_tools = false
 forms = ["json_schema"]            # what answers can be held to: json_schema, regex, grammar; if left out, the engine's
-context_tokens = 8192
+context_tokens = 8192              # may be left out where there is no window, as for an ear
 parameters = 134515008
 licence = "Apache-2.0"
 cost_per_million_tokens = 0.0004   # US dollars; if left out, an ideal cost that follows from `parameters`
@@ -45,7 +45,7 @@ from pydantic import (
 from models.catalog import Card, Catalog, EngineSpec
 from models.content import Modality
 from models.errors import BadInput, BatonError
-from models.placement.engines import forms_of, runs_in_worker
+from models.placement.engines import forms_of, port_of
 from models.ports.generate import FormKind
 from models.sources import Source, SourceFile, parse_source
 
@@ -84,7 +84,7 @@ class _CardEntry(_Entry):
     writes: list[Modality] = ["text"]
     calls_tools: bool = False
     forms: list[FormKind] | None = None
-    context_tokens: PositiveInt
+    context_tokens: PositiveInt | None = None
     parameters: PositiveInt | None = None
     licence: str | None = None
     cost_per_million_tokens: NonNegativeFloat | None = None
@@ -119,7 +119,7 @@ def load_catalog(*paths: Path) -> Catalog:
     catalog = Catalog(
         cards={**built_in.cards, **own.cards},
         aliases={name: card for name, card in built_in.aliases.items() if name not in own.cards} | {**own.aliases},
-        profiles={**built_in.profiles, **own.profiles},
+        profiles={name: cards for name, cards in built_in.profiles.items() if name not in own.cards} | {**own.profiles},
         own=tuple(own.cards),
     )
     _check_names(catalog, " or ".join(map(str, paths or (_BUILT_IN,))))
@@ -157,13 +157,15 @@ def _parse(path: Path) -> Catalog:
 
 def _card(path: Path, name: str, entry: _CardEntry) -> Card:
     try:
-        runs_in_worker(entry.engine)  # knows the engine, or lists those there are
+        port_of(entry.engine)  # knows the engine, or lists those there are
         sources = tuple(_source(source, path.parent) for source in entry.sources)
         cost = entry.cost_per_million_tokens
         if cost is None:
             if entry.parameters is None:
                 raise BadInput("state cost_per_million_tokens, or parameters, from which it follows.")
             cost = ideal_cost(entry.parameters)
+        if entry.context_tokens is None and port_of(entry.engine) == "generate":
+            raise BadInput("state context_tokens, how many tokens its window holds.")
         if entry.engine == "transformers" and not sources:
             raise BadInput("the engine 'transformers' needs sources: where the weights come from.")
     except BatonError as exc:
@@ -175,7 +177,7 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         writes=frozenset(entry.writes),
         calls_tools=entry.calls_tools,
         forms=frozenset(forms_of(entry.engine) if entry.forms is None else entry.forms),
-        context_tokens=entry.context_tokens,
+        context_tokens=entry.context_tokens or 0,
         cost_per_million_tokens=cost,
         temperature=entry.temperature,
         top_p=entry.top_p,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,9 @@ from models.catalog import Card, unknown_model
 from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
 from models.errors import BadInput
+from models.placement.budget import available_threads, shares
 from models.placement.client import Worker
+from models.placement.engines import Place, place_of
 from models.placement.fleet import Fleet
 from models.shares import share_of
 from models.supply.store import Store
@@ -43,7 +45,7 @@ class Conductor:
     database: Database
     blobs: BlobStore
     fleet: Fleet
-    worker: Worker
+    workers: Mapping[Place, Worker]
     sessions: Sessions
     completions: Completions
     band: Band
@@ -80,10 +82,8 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
         database = Database(home.database, clock)
         try:
             cards, aliases = served(settings)
-            worker = Worker(
-                {}, clock, max_requests=settings.max_requests, max_tenant_requests=settings.max_tenant_requests
-            )
-            fleet = Fleet(cards, aliases, Store(settings.cache), worker, clock)
+            workers = _workers(cards, settings, clock)
+            fleet = Fleet(cards, aliases, Store(settings.cache), workers, clock)
             fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
             band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))
@@ -96,15 +96,18 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                 max_open=settings.max_sessions,
                 max_tenant_open=settings.max_tenant_sessions,
             )
-            meters.worker_restarts.set_function(lambda: worker.restarts)
-            meters.worker_requests.set_function(lambda: worker.requests)
+            meters.worker_restarts.set_function(lambda: sum(worker.restarts for worker in workers.values()))
+            meters.worker_requests.set_function(lambda: sum(worker.requests for worker in workers.values()))
             meters.writes_waiting.set_function(lambda: database.waiting)
             meters.turns.set_function(lambda: band.turns)
             try:
                 if recovered := await sessions.recover():
                     _log.warning("%d turns were cut off by the last stop; their logs say so now", recovered)
                 async with asyncio.TaskGroup() as tasks:
-                    running = [tasks.create_task(worker.run()), tasks.create_task(fleet.run())]
+                    running = [
+                        *(tasks.create_task(worker.run()) for worker in workers.values()),
+                        tasks.create_task(fleet.run()),
+                    ]
                     started = asyncio.Event()
                     tasks.create_task(sessions.run(started))
                     await started.wait()
@@ -117,7 +120,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             database=database,
                             blobs=BlobStore(home.blobs, database, clock),
                             fleet=fleet,
-                            worker=worker,
+                            workers=workers,
                             sessions=sessions,
                             completions=Completions(band, meters, _session_limits(settings)),
                             band=band,
@@ -160,6 +163,27 @@ def served(settings: Settings) -> tuple[tuple[Card, ...], Mapping[str, str]]:
             for card in cards
         )
     return cards, catalog.aliases
+
+
+def _workers(cards: Sequence[Card], settings: Settings, clock: Clock) -> Mapping[Place, Worker]:
+    """Return the worker processes that the cards need; the one that answers is started in any case, at once."""
+    places: frozenset[Place] = frozenset(
+        ("decoding", *(place for card in cards if (place := place_of(card.engine.name)) is not None))
+    )
+    all_threads = settings.threads or available_threads()
+    return {
+        place: Worker(
+            {},
+            clock,
+            place=place,
+            # All of the machine is what libraries take by themselves, who know its cores better than their number.
+            threads=None if settings.threads is None and threads == all_threads else threads,
+            lazy=place != "decoding",
+            max_requests=settings.max_requests,
+            max_tenant_requests=settings.max_tenant_requests,
+        )
+        for place, threads in shares(all_threads, places).items()
+    }
 
 
 def _band_limits(settings: Settings) -> BandLimits:

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         PositiveInt | None,
         Field(description="turns of one tenant that run at a time; by default 256, and nine tenths of all at most"),
     ] = None
+    threads: Annotated[
+        PositiveInt | None, Field(description="threads of all worker processes together; by default, one a core")
+    ] = None
     max_requests: Annotated[PositiveInt, Field(description="requests that a worker process takes at a time")] = 512
     max_tenant_requests: Annotated[
         PositiveInt | None, Field(description="of these, one tenant's; by default nine tenths of all")

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import EngineSpec
-from models.clock import Clock, sleep_until
-from models.content import CallDelta, Delta, FinishDelta, Message, TextDelta, UsageDelta, text_of
+from models.clock import sleep_until
+from models.content import CallDelta, Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta, text_of
 from models.errors import BadInput, DeadlineExceeded, Internal
 from models.ids import new_id
+from models.ports.context import EngineContext
 from models.ports.generate import GenerateRequest, ToolConstraint, refuse_unsupported
 
 _TOKEN = re.compile(r"\S+\s*|\s+")
@@ -61,14 +62,14 @@ class ScriptedOptions:
 _OPTIONS = TypeAdapter(ScriptedOptions)
 
 
-def build(spec: EngineSpec, clock: Clock) -> "ScriptedEngine":
+def build(spec: EngineSpec, context: EngineContext) -> "ScriptedEngine":
     """Build the engine; its options have the fields of `ScriptedOptions`.
 
     Raises:
         BadInput: the text does not fit.
     """
     try:
-        return ScriptedEngine(_OPTIONS.validate_json(spec.options), clock)
+        return ScriptedEngine(_OPTIONS.validate_json(spec.options), context)
     except ValidationError as exc:
         raise BadInput(f"The options of the scripted engine do not fit: {exc}") from exc
 
@@ -76,15 +77,16 @@ def build(spec: EngineSpec, clock: Clock) -> "ScriptedEngine":
 class ScriptedEngine:
     """Answers from rules; see the module."""
 
-    def __init__(self, options: ScriptedOptions, clock: Clock) -> None:
+    def __init__(self, options: ScriptedOptions, context: EngineContext) -> None:
         self._options = options
-        self._clock = clock
+        self._clock = context.clock
+        self._media = context.media
         self._patterns = tuple((re.compile(rule.pattern), rule) for rule in options.rules)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield the answer of the first rule that matches, one token a delta."""
         refuse_unsupported(request, frozenset({"constraint.tools", "raw"}), "scripted")
-        prompt = _last_words(request)
+        prompt = _last_words(request) + "".join(self._seen(request))
         match, rule = self._choose(prompt, request)
         yield UsageDelta(input_tokens=sum(len(_TOKEN.findall(text_of(m))) for m in request.messages), output_tokens=0)
         gap_s = self._options.gap_s if rule.gap_s is None else rule.gap_s
@@ -111,6 +113,15 @@ class ScriptedEngine:
 
     async def aclose(self) -> None:
         """Do nothing: the engine holds nothing."""
+
+    def _seen(self, request: GenerateRequest) -> Iterator[str]:
+        """Say what there is to see of the media that the request grants: how long they are."""
+        granted = {grant.sha256 for grant in request.media}
+        for item in request.messages:
+            for part in item.parts if isinstance(item, Message) else ():
+                if not isinstance(part, TextPart) and part.blob.sha256 in granted:
+                    with self._media.open(part.blob, request.media, request.tenant) as content:
+                        yield f" [{part.kind}, {len(content.read())} bytes]"
 
     def _choose(self, prompt: str, request: GenerateRequest) -> tuple[re.Match[str], Rule]:
         offered = _offered(request)

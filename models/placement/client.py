@@ -1,7 +1,7 @@
-"""The gateway's side of a worker process: an `Engine` for each card, and the supervisor that keeps it alive.
+"""The gateway's side of a worker process: a door for each card, and the supervisor that keeps it alive.
 
-Policies: at most `max_requests` run at a time, and `max_tenant_requests` of one tenant, the next is refused (`Overloaded`,
-may be retried); a request holds at most `WINDOW` deltas here. A process that dies, is not ready in time, is not understood or
+Each placement (decoding, senses) is one of these; they differ in what they are told and in nothing else. Policies: at most `max_requests` run at a time, and `max_tenant_requests` of one tenant, the next is refused (`Overloaded`,
+may be retried); a request holds at most `WINDOW` outputs here. A process that dies, is not ready in time, is not understood or
 does not answer (`models.placement.heartbeat`) is ended: its requests fail with `WorkerDied`, which may be retried, and another is
 started, after a delay that doubles up to `_MAX_DELAY_S` while they keep dying young. A card that keeps ending the process rests
 and is tried again, for ever (`models.placement.cards`).
@@ -9,9 +9,9 @@ and is tried again, for ever (`models.placement.cards`).
 
 import asyncio
 import logging
+import os
 import socket
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from copy import copy
@@ -20,32 +20,45 @@ from typing import assert_never
 
 from models.catalog import EngineSpec
 from models.clock import Clock, sleep_until, wait_for_event
-from models.content import Delta
 from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, WorkerDied
+from models.placement.budget import environment
 from models.placement.cards import WorkerCard
+from models.placement.doors import Arrivals, Door, Inputs
+from models.placement.engines import Place
 from models.placement.frames import (
     WINDOW,
     Ended,
+    EndOfInput,
+    Feed,
+    Forget,
+    Forgotten,
     FrameError,
     FrameReader,
     Grant,
     Load,
     Loaded,
+    Output,
     Ping,
     Pong,
     Progress,
     Ready,
+    Request,
     Stop,
     Submit,
+    Taken,
     ToChild,
     ToClient,
     encode,
 )
 from models.placement.heartbeat import BEAT_S, UNSURE_S, Heartbeat
-from models.ports.generate import Engine, GenerateRequest
+from models.placement.port import PlacementStatus
 from models.shares import Shares
+from models.urgency import Urgency
 
 _log = logging.getLogger(__name__)
+
+_URGENCY: Mapping[Place, Urgency] = {"decoding": "answer", "senses": "voice"}
+"""How a process begins; what in it is less urgent becomes nicer by itself."""
 
 _MIN_DELAY_S = 0.1
 _MAX_DELAY_S = 5.0
@@ -56,27 +69,8 @@ _HELD_BYTES = 64 * 1024
 """What may be on its way to a process before a request waits until it has taken that."""
 
 
-class _Stream:
-    """What has arrived of one request and was not yet taken. Bounded by the credit that the child has."""
-
-    def __init__(self) -> None:
-        self.deltas: deque[Delta] = deque()
-        self.ended = False
-        self.error: BatonError | None = None
-        self.arrived = asyncio.Event()
-
-    def end(self, error: BatonError | None) -> None:
-        self.ended = True
-        self.error = error
-        self.arrived.set()
-
-    def expire(self) -> None:
-        if not self.ended:
-            self.end(DeadlineExceeded("The deadline passed before the answer was whole."))
-
-
 class Worker:
-    """One worker process, supervised.
+    """One worker process, supervised; a `Placement` and a `Keeper`.
 
     `run` owns the process and has to be running, in a task of the caller's, for requests to be served.
     """
@@ -86,10 +80,30 @@ class Worker:
         engines: Mapping[str, EngineSpec],
         clock: Clock,
         *,
+        place: Place = "decoding",
+        threads: int | None = None,
+        lazy: bool = False,
         max_requests: int = 512,
         max_tenant_requests: int | None = None,
         ready_timeout_s: float = 60.0,
     ) -> None:
+        """Describe a process.
+
+        Args:
+            engines: what it builds from the first on, by card.
+            clock: for deadlines, and for the supervisor's own.
+            place: which of the worker processes it is.
+            threads: its share of the machine's threads; None leaves it to the libraries.
+            lazy: whether it is only started when a card is to be loaded.
+            max_requests: how many requests run at a time.
+            max_tenant_requests: and of one tenant; by default nine tenths.
+            ready_timeout_s: how long a process may take to say that it is there.
+        """
+        self.place = place
+        self._threads = threads
+        self._wanted = asyncio.Event()
+        if engines or not lazy:
+            self._wanted.set()
         self._cards = {name: WorkerCard(spec) for name, spec in engines.items()}
         self._clock = clock
         self._shares = Shares(
@@ -100,7 +114,9 @@ class Worker:
         )
         self._ready_timeout_s = ready_timeout_s
         self._ids = count(1)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Arrivals] = {}
+        self._inputs: dict[int, Inputs] = {}
+        self._forgetting: dict[int, asyncio.Event] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._heartbeat: Heartbeat | None = None
         self.pid: int | None = None
@@ -111,44 +127,49 @@ class Worker:
         """How many requests run now."""
         return len(self._streams)
 
-    def engine(self, card: str) -> Engine:
-        """Return the engine of `card`, which runs in this worker."""
-        return _WorkerEngine(self, card)
-
-    def expect(self, card: str) -> None:
-        """Have requests for a card wait until `load` or `refuse` says how it stands."""
+    def door(self, card: str) -> Door:
+        """Return the engine of `card`, which runs in this worker; see `Placement.door`."""
         self._cards.setdefault(card, WorkerCard(None))
+        return Door(self, card)
 
-    def load(self, card: str, spec: EngineSpec) -> None:
-        """Have the engine of a card built, now and in every process that comes after this one."""
-        known = self._cards.setdefault(card, WorkerCard(spec))
-        known.begin(spec)
-        if self._writer is not None:
-            self._writer.write(encode(Load(card=card, spec=spec)))
+    async def settle(self, card: str, with_: EngineSpec | BatonError) -> None:
+        """Have the engine of a card built, or have its requests fail; see `Placement.settle`."""
+        if isinstance(with_, BatonError):
+            self._cards.setdefault(card, WorkerCard(None)).refuse(with_)
+            return
+        self.load(card, with_)
+        await self.until_settled(card)
 
-    def refuse(self, card: str, error: BatonError) -> None:
-        """Have every request for a card fail: it cannot be brought up."""
-        self._cards.setdefault(card, WorkerCard(None)).refuse(error)
-
-    def loaded(self, card: str) -> bool:
-        """Return whether a request for `card` would be worked on at once."""
+    def status(self, card: str) -> PlacementStatus:
+        """Return how a card stands; see `Placement.status`."""
         known = self._cards.get(card)
-        return known is not None and known.settled.is_set() and known.failure is None and self.silent_s < UNSURE_S
+        if known is None:
+            return PlacementStatus(state="loading")
+        if known.failure is not None:
+            return PlacementStatus(state="failed", message=known.failure.message)
+        if not known.settled.is_set():
+            return PlacementStatus(state="loading", message=known.trouble)
+        if self.silent_s >= UNSURE_S:
+            why = "Its process does not answer. It is replaced if it goes on so."
+            return PlacementStatus(state="loading", message=why)
+        return PlacementStatus(state="ready")
+
+    async def forget(self, tenant: str, subject: str | None = None) -> None:
+        """Have the process let go of what it keeps of a tenant; see `Keeper.forget`."""
+        if self._writer is None:
+            return
+        forget_id = next(self._ids)
+        done = self._forgetting[forget_id] = asyncio.Event()
+        try:
+            self._send(Forget(forget_id=forget_id, tenant=tenant, subject=subject))
+            await done.wait()
+        finally:
+            del self._forgetting[forget_id]
 
     @property
     def silent_s(self) -> float:
         """For how long the process has said nothing; 0 if there is none."""
         return 0.0 if self._heartbeat is None else self._heartbeat.silent_s
-
-    def failure(self, card: str) -> BatonError | None:
-        """Return why every request for `card` fails, if it does."""
-        known = self._cards.get(card)
-        return None if known is None else known.failure
-
-    def trouble(self, card: str) -> str | None:
-        """Return why a card failed last, if its engine has not been built since."""
-        known = self._cards.get(card)
-        return None if known is None else known.trouble
 
     async def until_settled(self, card: str) -> None:
         """Wait until the engine of a card is built.
@@ -161,16 +182,24 @@ class Worker:
         if known.failure is not None:
             raise copy(known.failure)
 
+    def load(self, card: str, spec: EngineSpec) -> None:
+        """Have the engine of a card built, without waiting for it; see `settle`."""
+        self._cards.setdefault(card, WorkerCard(spec)).begin(spec)
+        self._wanted.set()
+        if self._writer is not None:
+            self._writer.write(encode(Load(card=card, spec=spec)))
+
     async def run(self) -> None:
         """Keep the process running until cancelled, then end it."""
         delay_s = _MIN_DELAY_S
+        await self._wanted.wait()
         while True:
             started_s = self._clock.now_s()
             try:
                 await self._run_process()
             except OSError:
-                _log.exception("the worker process could not be started")
-            _log.error("the worker process ended; it is being restarted")
+                _log.exception("the worker process (%s) could not be started", self.place)
+            _log.error("the worker process (%s) ended; it is being restarted", self.place)
             self.restarts += 1
             old = self._clock.now_s() - started_s > _YOUNG_S
             delay_s = _MIN_DELAY_S if old else min(delay_s * 2, _MAX_DELAY_S)
@@ -185,7 +214,9 @@ class Worker:
                 process = await asyncio.create_subprocess_exec(
                     # -P: a module is the environment's, never one that happens to lie in the working directory.
                     *(sys.executable, "-P", "-m", "models.placement.child", str(theirs.fileno())),
+                    *(_URGENCY[self.place], str(self._threads or 0)),
                     pass_fds=(theirs.fileno(),),
+                    env={**(environment(self._threads) if self._threads else {}), **os.environ},
                 )
             except BaseException:  # cancelled while it starts: asyncio ends the process, the socket is ours
                 writer.close()
@@ -218,6 +249,8 @@ class Worker:
             for stream in self._streams.values():
                 stream.end(WorkerDied("The process that ran this model ended. It is being restarted; try again."))
             self._streams.clear()
+            for forgotten in self._forgetting.values():
+                forgotten.set()  # with all that it kept
             await self._end(process)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
@@ -261,22 +294,36 @@ class Worker:
         while (frame := await self._next_frame(frames)) is not None:
             heartbeat.heard(frame.stalled_s if isinstance(frame, Pong) else None)
             match frame:
-                case Progress():
-                    if (stream := self._streams.get(frame.request_id)) is not None and not stream.ended:
-                        stream.deltas.append(frame.delta)
-                        stream.arrived.set()
-                case Ended():
-                    if (stream := self._streams.pop(frame.request_id, None)) is not None:
-                        stream.end(frame.error)
+                case Progress() | Taken() | Ended():
+                    self._hear_of(frame)
                 case Loaded():
                     self._loaded(frame)
+                case Forgotten():
+                    if (forgotten := self._forgetting.get(frame.forget_id)) is not None:
+                        forgotten.set()
                 case Pong():
                     pass
-                case Ready() | Load() | Submit() | Grant() | Stop() | Ping():
+                case Ready() | Load() | Submit() | Feed() | EndOfInput() | Grant() | Stop() | Forget() | Ping():
                     _log.error("the worker process is not understood: a %s frame came from it", type(frame).__name__)
                     return
                 case _:
                     assert_never(frame)
+
+    def _hear_of(self, frame: Progress | Taken | Ended) -> None:
+        stream = self._streams.get(frame.request_id)
+        if stream is None:
+            return  # nobody wants to know any more
+        match frame:
+            case Progress():
+                stream.take_in(frame.output)
+            case Taken():
+                if (inputs := self._inputs.get(frame.request_id)) is not None:
+                    inputs.grant(frame.credit)
+            case Ended():
+                del self._streams[frame.request_id]
+                stream.end(frame.error)
+            case _:
+                assert_never(frame)
 
     @staticmethod
     async def _next_frame(frames: FrameReader) -> ToChild | ToClient | None:
@@ -295,45 +342,38 @@ class Worker:
             _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
             card.failed(frame.error, self._clock.now_s(), beside=self._serves_beside(frame.card))
 
-    async def submit(self, card: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Run `request` on the engine of `card`; see `Engine.generate`."""
+    async def submit(self, card: str, request: Request, inputs: Inputs | None = None) -> AsyncGenerator[Output, None]:
+        """Run `request` on the engine of `card`; see `Submitting.submit`, and the port for what it raises."""
         self._shares.enter(request.tenant)
         request_id = next(self._ids)
-        stream = self._streams[request_id] = _Stream()
-        # One timer a request: a timeout around each wait would cost as much as the delta that it waits for.
+        stream = self._streams[request_id] = Arrivals()
+        # One timer a request: a timeout around each wait would cost as much as the output that it waits for.
         timer = None if request.deadline is None else self._clock.call_at(request.deadline, stream.expire)
         try:
             await self._until_ready(card, request.deadline)
             await self._until_writable(stream)
             if not stream.ended:  # else a process died meanwhile; the next one must not run what has failed
                 self._send(Submit(request_id=request_id, card=card, request=request))
+                if inputs is not None:
+                    self._inputs[request_id] = inputs
+                    inputs.flow(request_id, self._send)
             taken = 0
-            while (delta := await self._next(stream)) is not None:
+            while (output := await stream.next()) is not None:
                 taken += 1
                 if taken == WINDOW // 2:
                     self._send(Grant(request_id=request_id, credit=taken))
                     taken = 0
-                yield delta
+                yield output
         except FrameError as exc:
             raise LimitExceeded("The request is too large for the model's process. Send less.") from exc
         finally:
             self._shares.leave(request.tenant)
+            self._inputs.pop(request_id, None)
             if timer is not None:
                 timer.cancel()
             if self._streams.pop(request_id, None) is not None and self._writer is not None:
                 # Not awaited: a closing generator may be under cancellation, and the frame is small.
                 self._writer.write(encode(Stop(request_id=request_id)))
-
-    async def _next(self, stream: _Stream) -> Delta | None:
-        """Return the next delta, or None after the last."""
-        while not stream.deltas:
-            if stream.error is not None:
-                raise stream.error
-            if stream.ended:
-                return None
-            stream.arrived.clear()
-            await stream.arrived.wait()
-        return stream.deltas.popleft()
 
     async def _until_ready(self, name: str, deadline_s: float | None) -> None:
         card = self._cards.get(name)
@@ -348,7 +388,7 @@ class Worker:
         if card.failure is not None:
             raise copy(card.failure)
 
-    async def _until_writable(self, stream: _Stream) -> None:
+    async def _until_writable(self, stream: Arrivals) -> None:
         """Wait until the process has taken what it was sent before, or until the request has ended."""
         if (writer := self._writer) is None or writer.transport.get_write_buffer_size() <= _HELD_BYTES:
             return
@@ -369,17 +409,3 @@ class Worker:
 async def _drained(writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):  # the reading side sees the end and tells every stream
         await writer.drain()
-
-
-class _WorkerEngine:
-    """One card's engine within a worker; owns nothing, the worker does."""
-
-    def __init__(self, worker: Worker, card: str) -> None:
-        self._worker = worker
-        self._card = card
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        return self._worker.submit(self._card, request)
-
-    async def aclose(self) -> None:
-        return

@@ -1,7 +1,7 @@
 """The cards that are served: fetched, loaded, and asked for; and how each stands.
 
-`run` brings them up one after another: weights from the store (fetched if they are not there), then an engine in the
-worker. What needs neither is ready at once. A card that cannot be brought up says why, holds up no other, and is tried again,
+`run` brings them up one after another, those that answer before the senses: weights from the store (fetched if they are not
+there), then an engine in its place. What needs neither is ready at once. A card that cannot be brought up says why, holds up no other, and is tried again,
 for ever and ever more seldom; but not what was configured wrongly, which no waiting puts right.
 """
 
@@ -12,15 +12,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
-from models.catalog import Card
+from models.catalog import Card, unknown_model
 from models.clock import Clock, sleep_until
 from models.errors import BadInput, BatonError, Internal, NotFound, Unavailable
 from models.language.tokens import EstimatedTokens, TokenCounter, counter
-from models.placement.client import Worker
-from models.placement.engines import build_engine, runs_in_worker
-from models.placement.heartbeat import UNSURE_S
+from models.placement.doors import Door
+from models.placement.engines import Place, Port, build_engine, place_of, port_of
+from models.placement.port import Keeper, Placement
+from models.ports.activity import ActivityDetector
+from models.ports.context import EngineContext
+from models.ports.embed import Embedder
 from models.ports.generate import Engine
 from models.supply.store import Store
 
@@ -91,83 +94,126 @@ class FixedOffer:
         return _ESTIMATED
 
 
+class Served(Placement, Keeper, Protocol):
+    """What a fleet is given of each place."""
+
+
 class Fleet:
-    """The served cards. `run` brings them up, and has to run for them to stand anywhere but where they began."""
+    """The served cards. `run` brings them up, and has to run for them to stand anywhere but where they began.
+
+    As an `Offer` it is of the cards that answer, which turns are routed to; `others` are asked for by name.
+    """
 
     def __init__(
-        self, cards: Sequence[Card], aliases: Mapping[str, str], store: Store, worker: Worker, clock: Clock
+        self,
+        cards: Sequence[Card],
+        aliases: Mapping[str, str],
+        store: Store,
+        places: Mapping[Place, Served],
+        clock: Clock,
     ) -> None:
-        self._cards = {card.name: card for card in cards}
-        self._aliases = {name: card for name, card in aliases.items() if card in self._cards}
+        """Serve `cards`, each in the place of `places` that its engine runs in."""
+        self._all = {card.name: card for card in cards}
+        self._cards = {name: card for name, card in self._all.items() if _port(card) == "generate"}
+        self._aliases = {name: card for name, card in aliases.items() if card in self._all}
         self._store = store
-        self._worker = worker
+        self._places = places
+        self._context = EngineContext(clock=clock)
         self._clock = clock
-        self._standings = {name: Standing(state="waiting") for name in self._cards}
+        self._standings = {name: Standing(state="waiting") for name in self._all}
         self._engines: dict[str, Engine] = {}
+        self._senses: dict[str, Door] = {}
         self._counters: dict[str, TokenCounter] = {}
 
     @property
     def cards(self) -> Sequence[Card]:
-        """The cards that are served."""
+        """The cards that answer."""
         return tuple(self._cards.values())
 
     @property
+    def others(self) -> Sequence[Card]:
+        """The cards that are served through other ports."""
+        return tuple(card for name, card in self._all.items() if name not in self._cards)
+
+    @property
     def aliases(self) -> Mapping[str, str]:
-        """Further names of them."""
-        return self._aliases
+        """Further names of the cards that answer."""
+        return {name: card for name, card in self._aliases.items() if card in self._cards}
 
     @property
     def names(self) -> frozenset[str]:
-        """Every name that a card is served under."""
-        return frozenset((*self._cards, *self._aliases))
+        """Every name that a card that answers is served under."""
+        return frozenset((*self._cards, *self.aliases))
+
+    def names_of(self, port: Port) -> Mapping[str, str]:
+        """Return every name that a card of `port` is served under, and the card's own."""
+        own = {name: name for name, card in self._all.items() if _port(card) == port}
+        return own | {alias: card for alias, card in self._aliases.items() if card in own}
 
     @property
     def engines(self) -> Mapping[str, Engine]:
-        """An engine for each card; one that is not up yet makes its requests wait until their deadline."""
+        """An engine for each card that answers; one that is not up yet makes its requests wait until their deadline."""
         return self._engines
+
+    def embedder(self, name: str) -> Embedder:
+        """Return what embeds, by the name of a card or an alias.
+
+        Raises:
+            NotFound: there is none of that name; the message lists those there are.
+        """
+        return self._sense(name, "embed")
+
+    def detector(self, name: str) -> ActivityDetector:
+        """Return what hears whether somebody speaks, by the name of a card or an alias; raises as `embedder` does."""
+        return self._sense(name, "activity")
+
+    async def forget(self, tenant: str, subject: str | None = None) -> None:
+        """Have every place let go of what it keeps of a tenant, or of one subject of it. Returns once nothing is kept."""
+        async with asyncio.TaskGroup() as tasks:
+            for place in self._places.values():
+                tasks.create_task(place.forget(tenant, subject))
+
+    def _sense(self, name: str, port: Port) -> Door:
+        names = self.names_of(port)
+        if name not in names:
+            raise unknown_model(name, names)
+        return self._senses[names[name]]
 
     def standing(self, card: str) -> Standing:
         """Return how a card stands."""
-        standing = self._stands(card)
-        if standing.state in {"ready", "failed"} or standing.message is not None:
-            return standing
-        return replace(standing, message=self._worker.trouble(card))
-
-    def _stands(self, card: str) -> Standing:
         standing = self._standings[card]
-        if standing.state == "ready" and runs_in_worker(self._cards[card].engine.name):
-            # The worker may have been restarted since, and may hang.
-            if (failure := self._worker.failure(card)) is not None:
-                return Standing(state="failed", message=failure.message)
-            if self._worker.silent_s >= UNSURE_S:
-                return Standing(
-                    state="loading", message="Its process does not answer. It is replaced if it goes on so."
-                )
-            return standing if self._worker.loaded(card) else Standing(state="loading")
-        return standing
+        place = place_of(self._all[card].engine.name)
+        if place is None or standing.state == "failed":
+            return standing
+        status = self._places[place].status(card)
+        if standing.state == "ready":  # which it was; its process may have been restarted since, and may hang
+            return standing if status.state == "ready" else Standing(state=status.state, message=status.message)
+        return standing if standing.message is not None else replace(standing, message=status.message)
 
     def counter(self, card: str) -> TokenCounter:
         """Return what counts a card's tokens."""
         return self._counters.get(card, _ESTIMATED)
 
     def build(self) -> None:
-        """Build the engines that run in this process, and the doors to those that run in the worker.
+        """Build the engines that run in this process, and the doors to those that run elsewhere.
 
         Raises:
             BadInput: an engine's options do not fit.
         """
-        for name, card in self._cards.items():
-            if runs_in_worker(card.engine.name):
-                self._worker.expect(name)
-                self._engines[name] = self._worker.engine(name)
-            else:
-                self._engines[name] = build_engine(card.engine, self._clock)
+        for name, card in self._all.items():
+            if (place := place_of(card.engine.name)) is None:
+                self._engines[name] = cast("Engine", build_engine(card.engine, self._context))
                 self._standings[name] = Standing(state="ready")
+            elif _port(card) == "generate":
+                self._engines[name] = self._places[place].door(name)
+            else:
+                self._senses[name] = self._places[place].door(name)
 
     async def run(self) -> None:
         """Bring every card up that is not, one after another: they share the disk, the network and the processors."""
         pause_s = _MIN_PAUSE_S
-        waiting = [card for card in self._cards.values() if self._standings[card.name].state != "ready"]
+        order = (*self.cards, *self.others)
+        waiting = [card for card in order if self._standings[card.name].state != "ready"]
         while True:
             waiting = [card for card in waiting if not await self._is_done_with(card)]
             if not waiting:
@@ -180,11 +226,11 @@ class Fleet:
         try:
             await self._bring_up(card)
         except BatonError as exc:
-            self._fail(card.name, exc)
+            await self._fail(card, exc)
             return isinstance(exc, BadInput | NotFound)
         except Exception:  # noqa: BLE001  # a defect in bringing one up must not keep the others down
             _log.exception("the model %s could not be brought up", card.name)
-            self._fail(card.name, Internal(f"{card.name} could not be brought up. The server's log has the cause."))
+            await self._fail(card, Internal(f"{card.name} could not be brought up. The server's log has the cause."))
             return False
         return True
 
@@ -196,12 +242,18 @@ class Fleet:
     async def _bring_up(self, card: Card) -> None:
         folder = await self._weights(card) if card.sources else None
         self._standings[card.name] = Standing(state="loading")
-        self._counters[card.name] = await asyncio.to_thread(counter, folder)
+        if card.name in self._cards:
+            self._counters[card.name] = await asyncio.to_thread(counter, folder)
         spec = card.engine if folder is None else replace(card.engine, folder=str(folder))
-        self._worker.load(card.name, spec)
-        with suppress(Unavailable):  # it is the worker's from here on, which tries it again; `standing` says so
-            await self._worker.until_settled(card.name)
+        with suppress(Unavailable):  # it is its place's from here on, which tries it again; `standing` says so
+            await self._place(card).settle(card.name, spec)
         self._standings[card.name] = Standing(state="ready")
+
+    def _place(self, card: Card) -> Served:
+        place = place_of(card.engine.name)
+        if place is None:
+            raise Internal(f"{card.name} runs in no place.")
+        return self._places[place]
 
     async def _weights(self, card: Card) -> Path:
         """Return where the weights of `card` lie, having fetched them if need be."""
@@ -228,9 +280,13 @@ class Fleet:
             raise Internal(f"Fetching {card.name} was stopped. It begins anew when the server does.")
         return folder
 
-    def _fail(self, card: str, error: BatonError) -> None:
-        _log.error("the model %s is not served: %s", card, error.message)
+    async def _fail(self, card: Card, error: BatonError) -> None:
+        _log.error("the model %s is not served: %s", card.name, error.message)
         # Whatever it is, it is ours: no caller can do anything about it but wait.
         down = error if isinstance(error, Unavailable) else Unavailable(error.message)
-        self._worker.refuse(card, down)
-        self._standings[card] = Standing(state="failed", message=error.message)
+        await self._place(card).settle(card.name, down)
+        self._standings[card.name] = Standing(state="failed", message=error.message)
+
+
+def _port(card: Card) -> Port:
+    return port_of(card.engine.name)

@@ -2,8 +2,9 @@
 
 Frames are length-prefixed pickles: both ends are one installation, and the socket has no other door.
 
-Flow control is by credit, as in HTTP/2: a child may have `WINDOW` deltas of a request under way, and the client
-grants more as its reader takes them. A reader that stops so stops its engine, and nothing piles up between.
+Flow control is by credit, as in HTTP/2: a child may have `WINDOW` outputs of a request under way, and the client
+grants more as its reader takes them. A reader that stops so stops its engine, and nothing piles up between. What is fed to a
+request that takes input goes by credit, too: `UNREAD_INPUTS` pieces, and as many more as the engine is said to have taken.
 """
 
 import asyncio
@@ -16,12 +17,29 @@ from operator import attrgetter
 from typing import Any
 
 from models.catalog import EngineSpec
-from models.content import Call, CallResult, Delta, Message, ScoredToken, TextDelta, TextPart, WrittenToken
+from models.content import AudioDelta, Call, CallResult, Delta, Message, ScoredToken, TextDelta, TextPart, WrittenToken
 from models.errors import BatonError
+from models.ports.activity import ActivityRequest, Verdict
+from models.ports.embed import Embeddings, EmbedRequest
 from models.ports.generate import GenerateRequest, Sampling
+from models.ports.streams import Flush, Sound
+from models.ports.synthesize import SpeechEvent, Spoken, SynthesizeRequest
+from models.ports.transcribe import TranscribeRequest, TranscriptEvent
+
+StreamRequest = ActivityRequest | TranscribeRequest | SynthesizeRequest
+"""What opens a stream."""
+
+Request = GenerateRequest | EmbedRequest | StreamRequest
+"""What an engine can be asked, through whichever port."""
+
+Input = Sound | Flush | str
+"""What can be fed to a request while it runs."""
+
+Output = Delta | Embeddings | Verdict | TranscriptEvent | SpeechEvent
+"""What comes of a request."""
 
 WINDOW = 64
-"""Deltas of one request that may be under way."""
+"""Outputs of one request that may be under way."""
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
@@ -48,12 +66,27 @@ class Submit:
 
     request_id: int
     card: str
-    request: GenerateRequest
+    request: Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """Client: a piece of input for a request that takes some. It has the credit for it."""
+
+    request_id: int
+    value: Input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOfInput:
+    """Client: nothing more will be fed to this request."""
+
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Client: so many more deltas of this request may be sent."""
+    """Client: so many more outputs of this request may be sent."""
 
     request_id: int
     credit: int
@@ -94,11 +127,35 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Client: let go of all that is kept of a tenant, or of one subject of it; `Forgotten` says when that is done."""
+
+    forget_id: int
+    tenant: str
+    subject: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """Child: what was to be forgotten is in none of its engines any more."""
+
+    forget_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Child: one delta of a request."""
+    """Child: one output of a request."""
 
     request_id: int
-    delta: Delta
+    output: Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Child: so many pieces of input were taken, and as many more may be fed."""
+
+    request_id: int
+    credit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +166,8 @@ class Ended:
     error: BatonError | None
 
 
-ToChild = Load | Submit | Grant | Stop | Ping
-ToClient = Ready | Loaded | Progress | Ended | Pong
+ToChild = Load | Submit | Feed | EndOfInput | Grant | Stop | Forget | Ping
+ToClient = Ready | Loaded | Progress | Taken | Ended | Forgotten | Pong
 
 
 def encode(frame: ToChild | ToClient) -> bytes:
@@ -188,7 +245,13 @@ _FIELDS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
     kind: attrgetter(*kind.__slots__)
     for kind in (
         Submit,
+        Feed,
         Progress,
+        Taken,
+        Sound,
+        Verdict,
+        Spoken,
+        AudioDelta,
         GenerateRequest,
         Sampling,
         Message,

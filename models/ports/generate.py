@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from models.content import Delta, Item, Message
 from models.errors import BadInput, Unsupported
+from models.ports.media import MediaGrant
 
 Signal = Literal["token_ids", "logprobs", "entropies", "margins"]
 
@@ -165,6 +166,7 @@ class GenerateRequest:
         continues: the answer goes on where the last message stops, which is the assistant's.
         raw: `messages` are one message, and its words are the prompt as it is: no chat template, no roles. Words that are
             spelled like a special token are that token. Neither tools nor `continues` nor `reads_ahead` goes with it.
+        media: leave to read the media that `messages` refer to.
         fork: requests of a tenant that carry the same and ask the same are answers to one prompt, which an engine may read
             once. It changes nothing of what is written.
     """
@@ -183,6 +185,7 @@ class GenerateRequest:
     continues: bool = False
     raw: bool = False
     fork: str | None = None
+    media: tuple[MediaGrant, ...] = ()
 
 
 class Engine(Protocol):
@@ -214,7 +217,7 @@ class Watched(Protocol):
         ...
 
 
-def stalled_s(engine: Engine) -> float:
+def stalled_s(engine: object) -> float:
     """Return for how long an engine has been at the same step, as far as that can be known."""
     return engine.stalled_s() if isinstance(engine, Watched) else 0.0
 

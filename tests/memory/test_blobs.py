@@ -33,7 +33,7 @@ async def _put(store: BlobStore, *chunks: bytes, tenant: str = "local", max_byte
 
 
 def _read(store: BlobStore, sha256: str, tenant: str = "local") -> bytes:
-    with store.reader(tenant).open(sha256) as file:
+    with store.open(tenant, sha256) as file:
         return file.read()
 
 

@@ -15,6 +15,7 @@ from models.catalog import EngineSpec
 from models.catalog_file import load_catalog
 from models.clock import Clock
 from models.placement.engines import EngineFactory, build_engine
+from models.ports.context import EngineContext
 from models.ports.generate import Engine
 from models.supply.fetch import FetchFailed
 from models.supply.store import Store
@@ -63,7 +64,7 @@ def weights(tmp_path: Path) -> Path:
 def _running(spec: EngineSpec, build: EngineFactory = build_engine) -> Running:
     @asynccontextmanager
     async def run(clock: Clock) -> AsyncGenerator[Engine, None]:
-        engine = build(spec, clock)
+        engine = build(spec, EngineContext(clock=clock))
         try:
             yield engine
         finally:

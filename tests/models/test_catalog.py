@@ -69,7 +69,9 @@ def test_every_built_in_card_says_what_people_choose_by() -> None:
 
 
 def test_a_model_that_is_not_there_is_answered_with_those_that_are_and_the_one_that_was_meant() -> None:
-    with pytest.raises(NotFound, match=r"Did you mean 'smollm2'\?.*scripted, smollm2, smollm2-135m") as caught:
+    with pytest.raises(
+        NotFound, match=r"Did you mean 'smollm2'\?.*scripted, silero-vad, smollm2, smollm2-135m"
+    ) as caught:
         load_catalog().card("smolm2")
     assert (caught.value.code, caught.value.field) == ("model_not_found", "model")
 
@@ -81,16 +83,20 @@ def test_no_guess_is_made_where_nothing_is_close() -> None:
 
 
 def test_by_default_the_embedded_model_and_all_of_ones_own_are_served(load) -> None:
-    assert [card.name for card in load(_MINE).select()] == ["smollm2-135m", "mine"]
+    assert [card.name for card in load(_MINE).select()] == ["smollm2-135m", "all-minilm-l6-v2", "silero-vad", "mine"]
 
 
 def test_profiles_cards_and_aliases_may_be_asked_for_together_and_each_card_is_served_once(load) -> None:
-    names = [card.name for card in load(_MINE).select(["mine", "default", "embedded", "scripted", "mine"])]
+    names = [card.name for card in load(_MINE).select(["mine", "default", "tiny", "scripted", "mine"])]
     assert names == ["mine", "smollm2-135m", "scripted"]
 
 
+def test_a_card_of_ones_own_is_found_by_its_name_also_where_a_built_in_profile_is_called_so(load) -> None:
+    assert [card.name for card in load(_MINE.replace("mine", "tiny")).select(["tiny"])] == ["tiny"]
+
+
 def test_a_profile_that_is_not_there_is_answered_with_those_that_are(load) -> None:
-    with pytest.raises(NotFound, match="embedded, gpu"):
+    with pytest.raises(NotFound, match="embedded, embedding, gpu"):
         load(_MINE).select(["embeded"])
 
 
@@ -164,8 +170,11 @@ def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
         (_MINE + "temperature = inf", r"cards\.mine\.temperature: Input should be a finite number"),
         (_MINE + "top_p = 0", r"cards\.mine\.top_p: Input should be greater than 0"),
         (_MINE.replace("100", "0"), r"cards\.mine\.context_tokens: Input should be greater than 0"),
-        (_MINE.replace("context_tokens = 100", ""), r"cards\.mine\.context_tokens: Field required"),
-        (_MINE.replace("scripted", "magic"), r"cards\.mine: There is no engine 'magic'\. Known engines: openai"),
+        (_MINE.replace("context_tokens = 100", ""), r"cards\.mine: state context_tokens"),
+        (
+            _MINE.replace("scripted", "magic"),
+            r"cards\.mine: There is no engine 'magic'\. Known engines: minilm, openai",
+        ),
         (_MINE.replace("scripted", "transformers"), r"cards\.mine: the engine 'transformers' needs sources"),
         (
             _MINE.replace("cost_per_million_tokens = 3", ""),

@@ -20,6 +20,7 @@ from models.clock import ManualClock
 from models.content import Item, Message, TextPart, text_of
 from models.language.scripted import ScriptedEngine, build
 from models.placement.fleet import FixedOffer
+from models.ports.context import EngineContext
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.events import (
@@ -211,7 +212,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def engine(clock: ManualClock) -> ScriptedEngine:
     """The scripted engine, which answers at once, except to "wait"."""
-    return build(EngineSpec(name="scripted", options=json.dumps({"rules": RULES})), clock)
+    return build(EngineSpec(name="scripted", options=json.dumps({"rules": RULES})), EngineContext(clock=clock))
 
 
 @pytest.fixture

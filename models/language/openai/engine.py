@@ -56,6 +56,7 @@ from models.language.openai.wire import (
     parse_error,
 )
 from models.language.priority_semaphore import PrioritySemaphore
+from models.ports.context import EngineContext
 from models.ports.generate import PROCESSORS, GenerateRequest, Priority, refuse_unsupported
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class OpenAIOptions:
 _OPTIONS = TypeAdapter(OpenAIOptions)
 
 
-def build(spec: EngineSpec, clock: Clock) -> "OpenAIEngine":
+def build(spec: EngineSpec, context: EngineContext) -> "OpenAIEngine":
     """Build the engine; its options have the fields of `OpenAIOptions`.
 
     Raises:
@@ -131,7 +132,7 @@ def build(spec: EngineSpec, clock: Clock) -> "OpenAIEngine":
     except ValidationError as exc:
         raise BadInput(f"The options of the openai engine do not fit: {exc}") from exc
     return OpenAIEngine(
-        options, clock, headers=_headers(options), proxy=_proxy(options.base_url), chance=random.Random()
+        options, context.clock, headers=_headers(options), proxy=_proxy(options.base_url), chance=random.Random()
     )
 
 

@@ -13,6 +13,7 @@ from models.clock import ManualClock
 from models.content import Call, CallDelta, CallResult, Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
 from models.errors import BadInput, DeadlineExceeded, Internal, Unsupported
 from models.language.scripted import ScriptedEngine, build
+from models.ports.context import EngineContext
 from models.ports.generate import GenerateRequest, RegexConstraint, Sampling, ToolConstraint, ToolSpec
 
 _WEATHER = ToolSpec(name="weather", description="tells the weather", parameters="{}")
@@ -23,7 +24,7 @@ _CALL_WEATHER = {"pattern": "weather", "reply": '{"city": "Bern"}', "call": "wea
 
 def _engine(*rules: dict[str, object], clock: ManualClock | None = None, **options: object) -> ScriptedEngine:
     given = json.dumps({**({"rules": rules} if rules else {}), **options})
-    return build(EngineSpec(name="scripted", options=given), clock or ManualClock())
+    return build(EngineSpec(name="scripted", options=given), EngineContext(clock=clock or ManualClock()))
 
 
 def _says(text: str, role: str = "user") -> Message:
@@ -121,7 +122,7 @@ async def test_it_answers_a_result_that_came_after_the_user_spoke():
 @pytest.mark.parametrize("options", ["", "[]", '{"rules": [{"pattern": "x"}]}', '{"gap_s": "soon"}'])
 def test_options_that_do_not_fit_are_refused(options):
     with pytest.raises(BadInput, match="do not fit"):
-        build(EngineSpec(name="scripted", options=options), ManualClock())
+        build(EngineSpec(name="scripted", options=options), EngineContext(clock=ManualClock()))
 
 
 # Pace and deadline

@@ -32,6 +32,7 @@ from models.language.decoding.engine import DecodingEngine
 from models.language.prompts import PromptWriter
 from models.language.sequential import SequentialEngine
 from models.language.transformers import build
+from models.ports.context import EngineContext
 from models.ports.generate import Engine, ToolConstraint
 
 Building = Callable[..., AbstractAsyncContextManager[Engine]]
@@ -305,7 +306,7 @@ async def test_a_template_is_given_what_the_card_says(building, tokenizer, tiny_
 @pytest.mark.parametrize(("change", "kind"), [({}, DecodingEngine), ({"hidden_act": "gelu"}, SequentialEngine)])
 async def test_the_decoding_engine_runs_what_it_knows_and_the_other_one_the_rest(tiny_llama, tmp_path, change, kind):
     folder = _changed(tiny_llama, tmp_path / "changed", change)
-    engine = build(EngineSpec(name="transformers", folder=str(folder)), ManualClock())
+    engine = build(EngineSpec(name="transformers", folder=str(folder)), EngineContext(clock=ManualClock()))
     try:
         assert isinstance(engine, kind)
         assert isinstance((await collect(engine, asks()))[-1], FinishDelta)
@@ -318,12 +319,15 @@ async def test_the_decoding_engine_runs_what_it_knows_and_the_other_one_the_rest
 )
 def test_options_that_do_not_fit_are_refused(tiny_llama, options):
     with pytest.raises(BadInput, match="options"):
-        build(EngineSpec(name="transformers", options=json.dumps(options), folder=str(tiny_llama)), ManualClock())
+        build(
+            EngineSpec(name="transformers", options=json.dumps(options), folder=str(tiny_llama)),
+            EngineContext(clock=ManualClock()),
+        )
 
 
 def test_a_card_without_weights_is_refused():
     with pytest.raises(BadInput, match="weights"):
-        build(EngineSpec(name="transformers"), ManualClock())
+        build(EngineSpec(name="transformers"), EngineContext(clock=ManualClock()))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -333,21 +337,21 @@ def test_weights_that_are_not_whole_name_their_folder(tiny_llama, tmp_path, name
     folder = _changed(tiny_llama, tmp_path / "broken", change)
     damage(folder / name)
     with pytest.raises(Internal, match="broken"):
-        build(EngineSpec(name="transformers", folder=str(folder)), ManualClock())
+        build(EngineSpec(name="transformers", folder=str(folder)), EngineContext(clock=ManualClock()))
 
 
 def test_a_pickle_is_not_loaded(tiny_llama, tmp_path):
     folder = shutil.copytree(tiny_llama, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(Internal, match="pickled"):
-        build(EngineSpec(name="transformers", folder=str(folder)), ManualClock())
+        build(EngineSpec(name="transformers", folder=str(folder)), EngineContext(clock=ManualClock()))
 
 
 def test_a_model_without_a_chat_template_is_refused(tiny_llama, tmp_path):
     folder = shutil.copytree(tiny_llama, tmp_path / "base")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(BadInput, match="chat template"):
-        build(EngineSpec(name="transformers", folder=str(folder)), ManualClock())
+        build(EngineSpec(name="transformers", folder=str(folder)), EngineContext(clock=ManualClock()))
 
 
 # The embedded model

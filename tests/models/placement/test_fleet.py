@@ -74,7 +74,7 @@ class House:
     def __init__(self, cards: Sequence[Card], store: Any, **aliases: str) -> None:
         self.clock: Clock = SystemClock()
         self.worker = Worker({}, self.clock)
-        self.fleet = Fleet(cards, aliases, store, self.worker, self.clock)
+        self.fleet = Fleet(cards, aliases, store, {"decoding": self.worker}, self.clock)
         self.fleet.build()
         self.bringing_up: asyncio.Task[None] | None = None
 
@@ -338,7 +338,6 @@ async def test_a_card_that_is_not_up_fails_its_requests_as_an_outage_of_ours(sto
 async def test_a_card_whose_process_does_not_answer_is_not_ready(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.placement.client.BEAT_S", 0.05)
     monkeypatch.setattr("models.placement.client.UNSURE_S", 0.2)
-    monkeypatch.setattr("models.placement.fleet.UNSURE_S", 0.2)
     async with House([new_card("one")], store).running() as house:
         await house.until_state("one", "ready")
         assert house.worker.pid is not None

@@ -28,6 +28,7 @@ from models.errors import (
 )
 from models.placement import heartbeat
 from models.placement.client import Worker
+from models.placement.doors import Door
 from models.placement.frames import WINDOW
 from models.ports.generate import GenerateRequest, Sampling
 
@@ -60,7 +61,7 @@ def _ask(
     request = GenerateRequest(
         messages=(message,), sampling=Sampling(max_output_tokens=10_000), tenant="local", deadline=deadline
     )
-    return worker.engine(card).generate(request)
+    return Door(worker, card).generate(request)
 
 
 async def _collect(deltas: AsyncGenerator[Delta, None], into: list[Delta]) -> None:
@@ -107,10 +108,10 @@ async def test_a_reader_that_stops_stops_the_engine_and_nothing_piles_up():
         (stream,) = worker._streams.values()
         # The child serves both in turn, one token each: while it writes these, the first could have written as many.
         await _answer(worker, f"count to {10 * WINDOW}")
-        assert len(taken) + len(stream.deltas) == WINDOW
+        assert len(taken) + len(stream.outputs) == WINDOW
         async for delta in deltas:
             taken.append(delta)
-            assert len(stream.deltas) <= WINDOW
+            assert len(stream.outputs) <= WINDOW
     assert "".join(delta.text for delta in taken if isinstance(delta, TextDelta)) == _count_to(5000)
 
 
@@ -258,10 +259,10 @@ async def test_a_card_may_be_loaded_while_another_is_served():
         neighbour = _ask(worker, "count to 2000")
         counted = [await anext(neighbour)]
         pid = worker.pid
-        assert not worker.loaded("late")
+        assert worker.status("late").state != "ready"
         worker.load("late", _script("better late"))
         await worker.until_settled("late")
-        assert worker.loaded("late")
+        assert worker.status("late").state == "ready"
         assert await _answer(worker, "well?", card="late") == "better late"
         counted += [delta async for delta in neighbour]
         assert "".join(delta.text for delta in counted if isinstance(delta, TextDelta)) == _count_to(2000)
@@ -280,7 +281,7 @@ async def test_a_card_that_was_loaded_late_is_there_after_a_restart_too():
 
 async def test_a_request_for_a_card_that_is_expected_waits_for_it():
     async with _running(_worker()) as worker:
-        worker.expect("late")
+        worker.door("late")
         asking = asyncio.create_task(_answer(worker, "well?", card="late"))
         assert await _answer(worker, "count to 3") == _count_to(3)
         assert not asking.done()
@@ -290,15 +291,15 @@ async def test_a_request_for_a_card_that_is_expected_waits_for_it():
 
 async def test_a_request_for_a_card_that_is_given_up_fails_as_all_later_ones_do():
     async with _running(_worker()) as worker:
-        worker.expect("late")
+        worker.door("late")
         asking = asyncio.create_task(_answer(worker, "well?", card="late"))
         await _answer(worker, "count to 1")
-        worker.refuse("late", BadInput("There are no weights."))
+        await worker.settle("late", BadInput("There are no weights."))
         for request in (asking, _answer(worker, "well?", card="late"), worker.until_settled("late")):
             with pytest.raises(BadInput, match="no weights"):
                 await request
-        assert worker.failure("late") is not None
-        assert not worker.loaded("late")
+        assert worker.status("late").state == "failed"
+        assert worker.status("late").state != "ready"
         assert worker.requests == 0
 
 
@@ -306,7 +307,7 @@ async def test_a_card_that_was_given_up_is_not_loaded_by_the_next_process():
     async with _running(_worker()) as worker:
         worker.load("late", _script("better late"))
         await worker.until_settled("late")
-        worker.refuse("late", BadInput("Its weights were removed."))
+        await worker.settle("late", BadInput("Its weights were removed."))
         with pytest.raises(WorkerDied):
             await _answer(worker, "exit")
         await _answer(worker, "count to 1")
@@ -328,14 +329,14 @@ async def test_a_card_that_cannot_be_loaded_leaves_the_process_and_the_other_car
         # And a card that is put right is loaded.
         worker.load("broken", _script("mended"))
         assert await _answer(worker, "well?", card="broken") == "mended"
-        assert worker.failure("broken") is None
+        assert worker.status("broken").state == "ready"
     assert "the model broken cannot be loaded" in caplog.text
 
 
 async def test_each_caller_gets_an_error_of_its_own():
     # One that is raised twice would gather the frames of both.
     async with _running(_worker()) as worker:
-        worker.refuse("late", BadInput("There are no weights."))
+        await worker.settle("late", BadInput("There are no weights."))
         caught = []
         for _ in range(2):
             with pytest.raises(BadInput) as refused:
@@ -346,17 +347,17 @@ async def test_each_caller_gets_an_error_of_its_own():
 
 async def test_a_card_is_loaded_only_while_there_is_a_process_that_has_it():
     worker = _worker()
-    assert not worker.loaded("script")
-    assert not worker.loaded("no-such-card")
+    assert worker.status("script").state != "ready"
+    assert worker.status("no-such-card").state == "loading"
     async with _running(worker):
         await worker.until_settled("script")
-        assert worker.loaded("script")
-        assert worker.failure("script") is None
+        assert worker.status("script").state == "ready"
+        assert worker.status("script").state != "failed"
         with pytest.raises(WorkerDied):
             await _answer(worker, "exit")
-        assert not worker.loaded("script")
+        assert worker.status("script").state != "ready"
         await worker.until_settled("script")
-        assert worker.loaded("script")
+        assert worker.status("script").state == "ready"
 
 
 # The process
@@ -432,13 +433,14 @@ from models.placement.engines import EngineSpec
 from models.ports.generate import GenerateRequest
 from models.placement import heartbeat
 from models.placement.client import Worker
+from models.placement.doors import Door
 
 async def main():
     worker = Worker({"script": EngineSpec(name="scripted", options=sys.argv[1])}, SystemClock())
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run())
         message = Message(item_id="item_1", role="user", parts=(TextPart(text="hang"),))
-        async for _ in worker.engine("script").generate(GenerateRequest(messages=(message,), tenant="local")):
+        async for _ in worker.door("script").generate(GenerateRequest(messages=(message,), tenant="local")):
             print(worker.pid, flush=True)
 
 asyncio.run(main())
@@ -534,6 +536,6 @@ async def test_a_card_that_ends_its_process_each_time_rests_and_is_tried_again_f
         while worker.restarts < 5:  # noqa: ASYNC110  # a supervisor tells nobody that it has restarted
             await asyncio.sleep(0)
         (tmp_path / "mended").touch()
-        while not worker.loaded("script"):  # noqa: ASYNC110
+        while worker.status("script").state != "ready":  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert await _answer(worker, "count to 2") == "1 2 "

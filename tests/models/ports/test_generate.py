@@ -22,7 +22,8 @@ from models.ports.generate import (
 _USER = Message(item_id="item_0", role="user", parts=(TextPart(text="Go"),))
 _PLAIN = GenerateRequest(messages=(_USER,), tenant="local")
 
-_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork"}
+# Leave to read media asks for nothing: the messages do.
+_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork", "media"}
 
 # What a request may ask besides, by the name under which an engine declares that it honours it.
 _CONSTRAINTS = {

@@ -23,6 +23,7 @@ from models.clock import ManualClock
 from models.content import Call, TextPart, text_of
 from models.errors import BatonError, NotFound
 from models.language.scripted import build
+from models.ports.context import EngineContext
 from models.ports.generate import ToolConstraint, ToolSpec
 from orchestrator.events import ItemClosed, TurnAccepted, TurnEnded
 from orchestrator.limits import SessionLimits
@@ -241,7 +242,11 @@ def test_every_reader_gets_every_character_once_from_the_real_session(
 ) -> None:
     async def play(database: Database, steps: list[int]) -> None:
         clock = ManualClock()
-        agents = {"writer": Writer({"scripted": build(EngineSpec(name="scripted", options=SCRIPT), clock)})}
+        agents = {
+            "writer": Writer(
+                {"scripted": build(EngineSpec(name="scripted", options=SCRIPT), EngineContext(clock=clock))}
+            )
+        }
         async with new_house(database, clock, agents, LIMITS).running() as house:
             play = Play(house, clock, await house.sessions.create("local"), new_transcript)
             for number in steps:

@@ -15,6 +15,7 @@ from support.tiny_llama import make_tokenizer, save_tiny_llama
 from models.catalog import EngineSpec
 from models.clock import SystemClock
 from models.language.transformers import build
+from models.ports.context import EngineContext
 from streaming.limits import SurfaceLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,7 +27,10 @@ _MESSAGES: Any = [{"role": "user", "content": "Who goes there? " * 12}]
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     folder = tmp_path_factory.mktemp("choices")
     options = json.dumps({"threads": 1, "cache_tokens": 8192})
-    engine = build(EngineSpec(name="transformers", options=options, folder=str(save_tiny_llama(folder))), SystemClock())
+    engine = build(
+        EngineSpec(name="transformers", options=options, folder=str(save_tiny_llama(folder))),
+        EngineContext(clock=SystemClock()),
+    )
     try:
         async with serving_app(folder, limits=SurfaceLimits(drain_s=1), rules=RULES) as running:
             engines: Any = running.conductor.fleet.engines

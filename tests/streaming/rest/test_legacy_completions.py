@@ -15,6 +15,7 @@ from memory.keys import RequestDefaults
 from models.catalog import EngineSpec
 from models.clock import SystemClock
 from models.language.transformers import build
+from models.ports.context import EngineContext
 from streaming.limits import SurfaceLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,7 +28,10 @@ _LEFT_OUT: Any = object()
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     folder = tmp_path_factory.mktemp("texts")
     options = json.dumps({"threads": 1, "cache_tokens": 8192})
-    engine = build(EngineSpec(name="transformers", options=options, folder=str(save_tiny_llama(folder))), SystemClock())
+    engine = build(
+        EngineSpec(name="transformers", options=options, folder=str(save_tiny_llama(folder))),
+        EngineContext(clock=SystemClock()),
+    )
     try:
         async with serving_app(folder, limits=SurfaceLimits(drain_s=1), rules=RULES) as running:
             engines: Any = running.conductor.fleet.engines

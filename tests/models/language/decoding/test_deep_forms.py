@@ -14,6 +14,7 @@ from models.content import FinishDelta
 from models.errors import BadInput
 from models.language.decoding.engine import DecodingEngine
 from models.language.transformers import build
+from models.ports.context import EngineContext
 from models.ports.generate import Constraint, GrammarConstraint
 
 _DEPTHS = (1, 30, 90, 160, 170, 300, 500, 900, 2_400, 3_000)
@@ -30,7 +31,9 @@ _FIELDS = {
 @pytest.fixture
 async def engine(tiny_llama: Path) -> AsyncIterator[DecodingEngine]:
     options = json.dumps({"threads": 1, "cache_tokens": 4096})
-    engine = build(EngineSpec(name="transformers", options=options, folder=str(tiny_llama)), SystemClock())
+    engine = build(
+        EngineSpec(name="transformers", options=options, folder=str(tiny_llama)), EngineContext(clock=SystemClock())
+    )
     assert isinstance(engine, DecodingEngine)
     yield engine
     await engine.aclose()

@@ -22,6 +22,7 @@ from models.errors import BadInput, DeadlineExceeded, Internal, NotFound
 from models.language.decoding.engine import DecodingEngine
 from models.language.decoding.loop import Loop
 from models.language.transformers import build
+from models.ports.context import EngineContext
 from models.ports.generate import (
     Constraint,
     GrammarConstraint,
@@ -44,7 +45,9 @@ def building(tiny_llama: Path, clock: ManualClock) -> Building:
     @asynccontextmanager
     async def run(**options: object) -> AsyncIterator[DecodingEngine]:
         told = json.dumps({"threads": 1, "cache_tokens": 4096, **options})
-        engine = build(EngineSpec(name="transformers", options=told, folder=str(tiny_llama)), clock)
+        engine = build(
+            EngineSpec(name="transformers", options=told, folder=str(tiny_llama)), EngineContext(clock=clock)
+        )
         assert isinstance(engine, DecodingEngine)
         try:
             yield engine

@@ -9,6 +9,7 @@ from support.openai_server import OpenAIServer, openai_server
 from models.catalog import EngineSpec
 from models.clock import ManualClock
 from models.language.openai.engine import OpenAIEngine, build
+from models.ports.context import EngineContext
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ async def make(server: OpenAIServer, clock: ManualClock) -> AsyncIterator[Callab
 
     def make(**options: object) -> OpenAIEngine:
         options = {"base_url": server.base_url, "model": "fake", **options}
-        made.append(build(EngineSpec(name="openai", options=json.dumps(options)), clock))
+        made.append(build(EngineSpec(name="openai", options=json.dumps(options)), EngineContext(clock=clock)))
         return made[-1]
 
     yield make

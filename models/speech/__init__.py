@@ -1,0 +1,1 @@
+"""Sound: who speaks when, and later what is said."""
