@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from models.content import Delta
+from models.content import Delta, Item, OutputRole, Part
 from models.errors import CLASSES, BadInput, BatonError, ErrorKind, Internal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where an event comes from."""
+    """Where an event comes from, and what its output is to the turn: it answers, comments, or is work for other tasks."""
 
     agent: str
     task_id: str
     turn_id: str
     generation: int
+    role: OutputRole = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStarted:
-    """The task's work has begun."""
+    """The task's work has begun; `output` is the name that what it writes has for the tasks that read it."""
 
     kind: Literal["task_started"] = "task_started"
     origin: Origin
     card: str
+    output: str = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +76,27 @@ class TaskProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOutput:
+    """A whole output of the task under a name of its own, beside what it writes: a number, a table, a picture."""
+
+    kind: Literal["task_output"] = "task_output"
+    origin: Origin
+    name: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskItem:
+    """A whole item of the task: the result of a tool that was run here, an approval that is asked for, a hosted call."""
+
+    kind: Literal["task_item"] = "task_item"
+    origin: Origin
+    item: Item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFinished:
-    """The task is done; `reason` is the engine's."""
+    """The task is done, which ends no turn; `reason` is the engine's."""
 
     kind: Literal["task_finished"] = "task_finished"
     origin: Origin
@@ -84,11 +105,11 @@ class TaskFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed:
-    """The task ended in an error. What it yielded before stands."""
+    """The task ended in an error, which ends no turn. What it yielded before stands."""
 
     kind: Literal["task_failed"] = "task_failed"
     origin: Origin
     fault: Fault
 
 
-AgentEvent = TaskStarted | TaskProgress | TaskFinished | TaskFailed
+AgentEvent = TaskStarted | TaskProgress | TaskOutput | TaskItem | TaskFinished | TaskFailed

@@ -24,7 +24,7 @@ class Writer:
         """Yield the reply as it is written; see `Agent.run`."""
         # An engine's call ids are unique within its answer; the ledger's have to be unique within the session.
         call_ids: defaultdict[str, str] = defaultdict(lambda: new_id("call"))
-        yield TaskStarted(origin=task.origin, card=task.card)
+        yield TaskStarted(origin=task.origin, card=task.card, output=task.output)
         try:
             engine = self._engines.get(task.card)
             if engine is None:

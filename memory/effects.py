@@ -5,14 +5,12 @@ Effects so happen at least once and are counted once. A row still open after a r
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from memory.schema import effects
 from models.errors import NotFound, quoted
-
-EffectKind = Literal["pure", "idempotent", "effectful"]
+from models.ports.generate import EffectKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +30,14 @@ class Effect:
 
 
 def open_effect(connection: Connection, tenant: str, session_id: str, effect: Effect, at_ms: int) -> None:
-    """Write the row of a call that is about to be made; `effect.result` is None."""
+    """Write the row of a call that is about to be made; `effect.result` is None.
+
+    One that is there already was made before, by a run that was cut off: what it is known to have done stands, and the
+    result of the call that is made again completes it.
+    """
+    again = update(effects).where(*_is(tenant, session_id, effect.key)).values(call_id=effect.call_id or effect.key)
+    if connection.execute(again).rowcount:
+        return
     connection.execute(
         insert(effects).values(
             tenant=tenant,
@@ -65,6 +70,16 @@ def complete_effect(connection: Connection, tenant: str, session_id: str, key: s
     if connection.execute(select(effects.c.id).where(*_is(tenant, session_id, key))).first() is None:
         raise NotFound(f"There is no call {quoted(key)} in this session.")
     return False
+
+
+def complete_call(connection: Connection, tenant: str, session_id: str, call_id: str, result: str, at_ms: int) -> bool:
+    """Complete the row of a call by the call's id; return False, and change nothing, if none of that id is open.
+
+    The id of a call may serve again once it has its result; a key never does.
+    """
+    its = (effects.c.tenant == tenant, effects.c.session_id == session_id, effects.c.call_id == call_id)
+    completed = update(effects).where(*its, effects.c.state == "open")
+    return bool(connection.execute(completed.values(state="completed", result=result, completed_ms=at_ms)).rowcount)
 
 
 def open_effects(connection: Connection, tenant: str, session_id: str) -> tuple[Effect, ...]:

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Select, bindparam, insert, or_, select, updat
 from memory.prepared import Prepared
 from memory.schema import items, sessions
 
-ItemKind = Literal["system", "user", "assistant", "call", "cut_call", "call_result"]
-"""A message by its role; a `cut_call` got no further than its beginning, and is not answered."""
+ItemKind = Literal["system", "user", "assistant", "call", "cut_call", "call_result", "other", "beside"]
+"""A message by its role; a `cut_call` got no further than its beginning, and is not answered; what no model is shown is `other`,
+and what is `beside` the conversation no part of it."""
 
 _COLUMNS = ("session_id", "id", "seq", "kind", "call_id")
 _NOTE = Prepared(insert(items).prefix_with("OR REPLACE"), columns=_COLUMNS)

@@ -5,7 +5,7 @@ frozen dataclass with a `kind`, so that each union here is closed and matched ex
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never
 
 Modality = Literal["text", "image", "audio", "video", "file"]
 
@@ -15,6 +15,10 @@ Source = Literal["typed", "spoken", "seen", "retrieved", "tool", "generated"]
 Role = Literal["system", "user", "assistant"]
 
 ItemStatus = Literal["completed", "incomplete"]
+
+OutputRole = Literal["answer", "commentary", "work"]
+"""What an item of a reply is to its turn: the answer; what is said while it is worked on; work for other tasks, which no client
+takes for an answer. Of what a user says it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,30 @@ class FilePart:
     name: str
 
 
-Part = TextPart | ImagePart | AudioPart | VideoPart | FilePart
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidencePart:
+    """What the words before it rest on: a place in something that was found. It is shown to people; no model reads it.
+
+    Attributes:
+        source: what was found, as its owner knows it: a record's id, a file's, an address.
+        title: what people call it.
+        url: where it may be looked up, if anywhere.
+        quote: the words that are meant, if they are words.
+        start, end: characters of the source from `start` to before `end`, if they are known.
+        at_ms: when in a recording it is.
+    """
+
+    kind: Literal["evidence"] = "evidence"
+    source: str
+    title: str = ""
+    url: str | None = None
+    quote: str = ""
+    start: int | None = None
+    end: int | None = None
+    at_ms: int | None = None
+
+
+Part = TextPart | ImagePart | AudioPart | VideoPart | FilePart | EvidencePart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +120,7 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
     status: ItemStatus = "completed"
+    output: OutputRole = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +133,7 @@ class Call:
     name: str
     arguments: str
     status: ItemStatus = "completed"
+    output: OutputRole = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,19 +144,135 @@ class CallResult:
     item_id: str
     call_id: str
     parts: tuple[Part, ...]
+    output: OutputRole = "answer"
 
 
-Item = Message | Call | CallResult
-"""One message, call or result within a session; its id is unique in the session."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reasoning:
+    """What a model thought before it answered. People may read it; it is never shown to a model as words that were said."""
+
+    kind: Literal["reasoning"] = "reasoning"
+    item_id: str
+    text: str
+    status: ItemStatus = "completed"
+    output: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequest:
+    """A call that waits until somebody allows it. `call_id` is the call's; `server` is who would run it, if not Baton."""
+
+    kind: Literal["approval_request"] = "approval_request"
+    item_id: str
+    call_id: str
+    name: str
+    arguments: str
+    server: str | None = None
+    output: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalResponse:
+    """Whether the call was allowed that the item `request_id` asks for, and why."""
+
+    kind: Literal["approval_response"] = "approval_response"
+    item_id: str
+    request_id: str
+    approve: bool
+    reason: str | None = None
+    output: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolListing:
+    """What a server of tools has on offer; `tools` is JSON text, an array of their names, descriptions and schemas."""
+
+    kind: Literal["tool_listing"] = "tool_listing"
+    item_id: str
+    server: str
+    tools: str
+    output: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedCall:
+    """A call that a server of tools has run, and what came of it: `result`, or `error`."""
+
+    kind: Literal["hosted_call"] = "hosted_call"
+    item_id: str
+    server: str
+    name: str
+    arguments: str
+    result: str | None = None
+    error: str | None = None
+    output: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherItem:
+    """An item of a kind that is not known here: kept and shown as it came. `body` is its fields as a JSON object."""
+
+    kind: Literal["other"] = "other"
+    item_id: str
+    type: str
+    body: str
+    output: OutputRole = "answer"
+
+
+Item = (
+    Message | Call | CallResult | Reasoning | ApprovalRequest | ApprovalResponse | ToolListing | HostedCall | OtherItem
+)
+"""One item of a session; its id is unique in the session."""
+
+Said = Message | Call | CallResult
+"""What a model may be shown."""
 
 
 def text_of(item: Item) -> str:
-    """Return the words of `item`: a message's or a result's text parts joined, a call's arguments."""
+    """Return the words of `item`: its text parts joined, or a call's arguments; what is for programs alone has none."""
     match item:
-        case Call():
-            return item.arguments
         case Message() | CallResult():
             return "".join(part.text for part in item.parts if isinstance(part, TextPart))
+        case Call():
+            return item.arguments
+        case Reasoning():
+            return item.text
+        case ApprovalRequest() | ApprovalResponse() | ToolListing() | HostedCall() | OtherItem():
+            return ""
+        case _:
+            assert_never(item)
+
+
+def length_of(item: Item) -> int:
+    """Return how many characters an item has to be kept by."""
+    match item:
+        case ApprovalRequest():
+            return len(item.arguments)
+        case ApprovalResponse():
+            return len(item.reason or "")
+        case ToolListing():
+            return len(item.tools)
+        case HostedCall():
+            return len(item.arguments) + len(item.result or "") + len(item.error or "")
+        case OtherItem():
+            return len(item.body)
+        case _:
+            return len(text_of(item))
+
+
+def parts_of(item: Item) -> tuple[Part, ...]:
+    """Return the parts of an item that has any."""
+    return item.parts if isinstance(item, Message | CallResult) else ()
+
+
+def status_of(item: Item) -> ItemStatus:
+    """Return whether an item is whole; what is never written piece by piece always is."""
+    return item.status if isinstance(item, Message | Call | Reasoning) else "completed"
+
+
+def is_beside(item: Item) -> bool:
+    """Return whether an item of a reply is beside the conversation: it is logged and shown, but no part of what is said."""
+    return item.output == "work" or isinstance(item, Reasoning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +349,23 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDelta:
+    """What a model thinks, as it thinks it. `written` is as in `TextDelta`."""
+
+    kind: Literal["reasoning"] = "reasoning"
+    text: str
+    written: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDelta:
+    """A part that comes as a whole, such as a picture or what words rest on: its place is behind what was said before it."""
+
+    kind: Literal["part"] = "part"
+    part: Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DraftUsage:
     """What one drafter did for an answer.
 
@@ -259,4 +421,4 @@ class FinishDelta:
     reason: Literal["stop", "length", "calls"]
 
 
-Delta = TextDelta | AudioDelta | CallDelta | UsageDelta | FinishDelta
+Delta = TextDelta | AudioDelta | CallDelta | ReasoningDelta | PartDelta | UsageDelta | FinishDelta

@@ -1,8 +1,11 @@
 """What a session's readers see.
 
 *Committed* events are rows of the session's log: they have a `seq`, and are sent only after their transaction. *Live*
-events show an item that is still open; they are not rows, and each character of an item reaches a reader once, as
-`ItemSnapshot`, then `ItemDelta`s that go on from it, then the closing row, which holds the whole item.
+events show the items that are still open; they are not rows, and each character and each part of an item reaches a reader
+once, as `ItemSnapshot`, then `ItemDelta`s and `PartAdded` that go on from it, then the closing row, which holds the whole item.
+
+A turn is the work of tasks. What a generation yields is what its agents yield, and what the conductor adds: the plan, and
+`TurnDone`, which alone ends the turn.
 """
 
 import json
@@ -11,10 +14,13 @@ from typing import Any, Literal, assert_never
 
 from pydantic import TypeAdapter
 
-from agents.events import Fault
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from memory.log import EndState
-from models.content import DraftUsage, FormReport, Item, Message, UsageDelta, text_of
-from models.ports.generate import Form, ToolConstraint
+from models.content import DraftUsage, FormReport, Item, Message, OutputRole, Part, UsageDelta, text_of
+from models.ports.generate import EffectKind, Form, ToolConstraint
+
+OnLeave = Literal["cancel", "grace", "background"]
+"""What becomes of a turn that nobody follows any more: it is cancelled at once, after a while, or runs to its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class TurnInput:
         raw: the words of the one item are the prompt as it is; see `GenerateRequest`.
         logprobs: a `GenerateRequest`'s; what a session keeps of an answer are its words alone.
         metadata: the client's own pairs, given back with the turn.
+        on_leave: what becomes of it when nobody follows it any more; the grace is the session's `detach_grace_s`.
     """
 
     items: tuple[Item, ...] = ()
@@ -62,6 +69,7 @@ class TurnInput:
     continues: bool = False
     raw: bool = False
     metadata: dict[str, str] | None = None
+    on_leave: OnLeave = "grace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +135,13 @@ class Usage:
         """Return it for an answer of which so many tokens were taken, and that told no usage of its own any more."""
         return self if self.output_tokens else replace(self, output_tokens=written)
 
-    def plus(self, used: UsageDelta) -> "Usage":
-        """Return it with what was used since."""
+    def plus(self, used: "UsageDelta | Usage") -> "Usage":
+        """Return it with what was used since, or by another task."""
         return Usage(
             input_tokens=self.input_tokens + used.input_tokens,
             output_tokens=self.output_tokens + used.output_tokens,
             cached_tokens=self.cached_tokens + used.cached_tokens,
-            drafts=self.drafts + used.drafts,
+            drafts=_merged(self.drafts, used.drafts),
             form=used.form or self.form,
         )
 
@@ -146,12 +154,52 @@ class ItemsAdded:
         items: the items.
         after: what they come after: an item, `order.FRONT`, or the last one of all (None).
         after_open: whether `after` was being written at the time.
+        after_index: which item of the reply that was, if it was; None in rows of when only one was written at a time.
     """
 
     kind: Literal["items_added"] = "items_added"
     items: tuple[Item, ...]
     after: str | None = None
     after_open: bool = False
+    after_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInput:
+    """What a task of a plan works from: the output of that name of another one, under a name of its own."""
+
+    name: str
+    task_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTask:
+    """A task of a plan: who does it, on which card, from what, and what its output is to the turn."""
+
+    task_id: str
+    agent: str
+    card: str
+    inputs: tuple[TaskInput, ...] = ()
+    output: str = "answer"
+    role: OutputRole = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """An output of a task: its name, and the item of the log that holds it."""
+
+    name: str
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEffect:
+    """What a call does to the world, and under which key: of turn, task and ordinal, so that one made again is recognised."""
+
+    key: str
+    effect: EffectKind
+    runner: str = "client"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +215,86 @@ class TurnAccepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemClosed:
-    """An item of the reply is whole, or will get no more (`incomplete`); `audio_ms` is how long its sound is."""
+    """An item of the reply is whole, or will get no more (`incomplete`).
+
+    Attributes:
+        item: the item.
+        audio_ms: how long its sound is.
+        task_id: the task that wrote it; empty in rows of when a turn was one task.
+        index: its place among the items of the reply that are part of the conversation, in the order in which they were
+            begun; None if it is none of them, and in rows of when only one was written at a time.
+        output: the name that it has for tasks that read it, if it is an output.
+        effect: if it is a whole call, what that does.
+    """
 
     kind: Literal["item_closed"] = "item_closed"
     turn_id: str
     generation: int
     item: Item
     audio_ms: int = 0
+    task_id: str = ""
+    index: int | None = None
+    output: str | None = None
+    effect: CallEffect | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMade:
+    """Which tasks a turn consists of. A turn of one task, which its decision names, has no plan."""
+
+    kind: Literal["plan_made"] = "plan_made"
+    turn_id: str
+    generation: int
+    tasks: tuple[PlannedTask, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRevised:
+    """A plan was changed: why, which tasks came, and which are not going to be done. `revision` counts from 1."""
+
+    kind: Literal["plan_revised"] = "plan_revised"
+    turn_id: str
+    generation: int
+    revision: int
+    reason: str
+    added: tuple[PlannedTask, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+TaskState = Literal["finished", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnded:
+    """The end of a task, which ends no turn.
+
+    Attributes:
+        agent: who did it.
+        card: on which model; empty if it had not begun.
+        role: what its output was to the turn.
+        state: `finished`, `failed`, or `cancelled` by the end of the turn.
+        reason: the engine's, if finished.
+        fault: if failed.
+        outputs: what it has put out; the contents are in the items.
+        usage: what it has spent.
+        started_ms: from when the turn was asked for to its start; None if it had not begun.
+        ended_ms: from when the turn was asked for to its end.
+    """
+
+    kind: Literal["task_ended"] = "task_ended"
+    turn_id: str
+    generation: int
+    task_id: str
+    agent: str
+    card: str
+    role: OutputRole = "answer"
+    state: TaskState
+    reason: str | None = None
+    fault: Fault | None = None
+    outputs: tuple[TaskResult, ...] = ()
+    usage: Usage = Usage()
+    started_ms: int | None = None
+    ended_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +330,7 @@ class TurnEnded:
         state: `finished` by itself, `interrupted` by somebody, or `failed`.
         reason: the engine's, if finished (`stop`, `length`, `calls`); who interrupted, if interrupted.
         fault: if failed.
-        usage: tokens spent, also on what was not finished.
+        usage: tokens spent by all its tasks, also on what was not finished.
         decided_ms: from when the turn was asked for to its acceptance, which the decision precedes.
         first_delta_ms: from when the turn was asked for to its first delta; None if there was none.
         duration_ms: from when the turn was asked for to its end; None if it was cut off by the end of the process.
@@ -227,7 +348,58 @@ class TurnEnded:
     duration_ms: int | None = None
 
 
-LogEvent = ItemsAdded | ItemsRemoved | SettingsChanged | TurnAccepted | ItemClosed | PlaybackHeard | TurnEnded
+LogEvent = (
+    ItemsAdded
+    | ItemsRemoved
+    | SettingsChanged
+    | TurnAccepted
+    | PlanMade
+    | PlanRevised
+    | ItemClosed
+    | TaskEnded
+    | PlaybackHeard
+    | TurnEnded
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnDone:
+    """The conductor's word that a turn is over: nothing else ends it.
+
+    Attributes:
+        origin: of the conductor.
+        state: how.
+        reason: if finished, the one of the task that answered.
+        fault: if failed.
+        ends: ends of tasks that were not told before: they are logged with the turn's, in one transaction. Tasks that still
+            run are cancelled.
+    """
+
+    kind: Literal["turn_done"] = "turn_done"
+    origin: Origin
+    state: Literal["finished", "failed"]
+    reason: str | None = None
+    fault: Fault | None = None
+    ends: tuple[TaskFinished | TaskFailed, ...] = ()
+
+
+GenerationEvent = AgentEvent | PlanMade | PlanRevised | TurnDone
+"""What a generation yields; the last is `TurnDone`."""
+
+
+def failed(turn_id: str, generation: int, fault: Fault) -> TurnDone:
+    """Return the end of a generation that failed as a whole."""
+    origin = Origin(agent="conductor", task_id=turn_id, turn_id=turn_id, generation=generation)
+    return TurnDone(origin=origin, state="failed", fault=fault)
+
+
+def done_with(end: TaskFinished | TaskFailed) -> TurnDone:
+    """Return the end of a generation that is over with one of its tasks."""
+    at = end.origin
+    origin = Origin(agent="conductor", task_id=at.turn_id, turn_id=at.turn_id, generation=at.generation)
+    if isinstance(end, TaskFailed):
+        return TurnDone(origin=origin, state="failed", fault=end.fault, ends=(end,))
+    return TurnDone(origin=origin, state="finished", reason=end.reason, ends=(end,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +414,14 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemSnapshot:
-    """An item as it stands, for a reader who has seen nothing of it yet."""
+    """An item as it stands, for a reader who has seen nothing of it yet; `task_id` and `index` are as in `ItemClosed`."""
 
     kind: Literal["item_snapshot"] = "item_snapshot"
     turn_id: str
     generation: int
     item: Item
+    task_id: str = ""
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +436,20 @@ class ItemDelta:
     text: str
 
 
-SessionEvent = Committed | ItemSnapshot | ItemDelta
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartAdded:
+    """A part that an item has grown by: the `number`-th (from 0) that is not words, behind `offset` characters."""
+
+    kind: Literal["part_added"] = "part_added"
+    turn_id: str
+    generation: int
+    item_id: str
+    offset: int
+    number: int
+    part: Part
+
+
+SessionEvent = Committed | ItemSnapshot | ItemDelta | PartAdded
 
 _TITLE_CHARACTERS = 60
 
@@ -278,7 +465,15 @@ def items_of(event: LogEvent) -> tuple[Item, ...]:
             return event.input.items
         case ItemClosed():
             return (event.item,)
-        case PlaybackHeard() | TurnEnded() | ItemsRemoved() | SettingsChanged():
+        case (
+            PlaybackHeard()
+            | TurnEnded()
+            | TaskEnded()
+            | PlanMade()
+            | PlanRevised()
+            | ItemsRemoved()
+            | SettingsChanged()
+        ):
             return ()
         case _:
             assert_never(event)
@@ -290,6 +485,21 @@ def title_of(event: LogEvent) -> str | None:
         if isinstance(item, Message) and item.role == "user" and (words := " ".join(text_of(item).split())):
             return words if len(words) <= _TITLE_CHARACTERS else words[: _TITLE_CHARACTERS - 1].rstrip() + "…"
     return None
+
+
+def _merged(drafts: tuple[DraftUsage, ...], more: tuple[DraftUsage, ...]) -> tuple[DraftUsage, ...]:
+    """Return what each drafter did, all together, in the order in which they began."""
+    if not more:
+        return drafts
+    sums: dict[str, DraftUsage] = {}
+    for one in (*drafts, *more):
+        before = sums.get(one.drafter)
+        sums[one.drafter] = (
+            one
+            if before is None
+            else replace(one, drafted=before.drafted + one.drafted, accepted=before.accepted + one.accepted)
+        )
+    return tuple(sums.values())
 
 
 def encode(event: LogEvent) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.content import Item, text_of
+from models.content import Item, length_of
 from models.errors import too_long
 
 
@@ -39,5 +39,5 @@ def check_lengths(items: Sequence[Item], most: int) -> None:
         LimitExceeded: one has.
     """
     for item in items:
-        if (length := len(text_of(item))) > most:
+        if (length := length_of(item)) > most:
             raise too_long("an item", length, most, field="item")

@@ -21,13 +21,16 @@ from models.content import (
     AudioPart,
     Call,
     CallResult,
+    EvidencePart,
     FilePart,
     ImagePart,
     Item,
     Message,
     Part,
+    Said,
     TextPart,
     VideoPart,
+    is_beside,
     text_of,
 )
 from models.language.tokens import PIECE_CHARACTERS, TokenCounter
@@ -88,22 +91,26 @@ def window_of(tokens: int, turn_input: TurnInput, answer_tokens: int, counter: T
     )
 
 
-def paired(items: Sequence[Item]) -> list[Item]:
-    """Return the items that a model may be shown: without calls that were cut short, and results of calls not there."""
-    kept: list[Item] = []
+def paired(items: Sequence[Item]) -> list[Said]:
+    """Return the items that a model may be shown: without calls that were cut short, and results of calls not there.
+
+    What is no part of what is said is left out: work for other tasks, thoughts, and what only programs read.
+    """
+    kept: list[Said] = []
     called: set[str] = set()
     for item in items:
+        if is_beside(item):
+            continue
         match item:
-            case Call():
-                if item.status == "incomplete":
-                    continue
+            case Call(status="completed"):
                 called.add(item.call_id)
-            case CallResult():
-                if item.call_id not in called:
-                    continue
+                kept.append(item)
+            case CallResult() if item.call_id in called:
+                kept.append(item)
             case Message():
+                kept.append(item)
+            case _:
                 pass
-        kept.append(item)
     return kept
 
 
@@ -153,16 +160,21 @@ def places_since(items: Sequence[Item]) -> frozenset[int]:
     return places_now(items) | frozenset(range(written + 1, len(items)))
 
 
-def readable(items: Sequence[Item], reads: Collection[str]) -> Sequence[Item]:
-    """Return the items with what a model cannot read as words that say what it was."""
+def readable(items: Sequence[Said], reads: Collection[str]) -> Sequence[Said]:
+    """Return the items with what a model cannot read as words that say what it was; evidence is for people alone."""
     if all(isinstance(item, Call) or all(part.kind in reads for part in item.parts) for item in items):
         return items
     return [
-        item
-        if isinstance(item, Call)
-        else replace(item, parts=tuple(part if part.kind in reads else in_words(part) for part in item.parts))
-        for item in items
+        item if isinstance(item, Call) else replace(item, parts=tuple(_readable(item.parts, reads))) for item in items
     ]
+
+
+def _readable(parts: Sequence[Part], reads: Collection[str]) -> Iterator[Part]:
+    for part in parts:
+        if part.kind in reads:
+            yield part
+        elif not isinstance(part, EvidencePart):
+            yield in_words(part)
 
 
 def in_words(part: Part) -> TextPart:
@@ -178,6 +190,8 @@ def in_words(part: Part) -> TextPart:
             known = f"video, {part.duration_ms / 1000:.1f} s"
         case FilePart():
             known = f"file, {part.name}"
+        case EvidencePart():
+            known = f"from {part.title or part.source}"
         case _:
             assert_never(part)
     return TextPart(text=f"[{known}: not shown here]", source="tool")

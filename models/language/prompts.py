@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from models.content import Call, CallResult, Item, Message, TextPart, text_of
+from models.content import Call, CallResult, EvidencePart, Message, Said, TextPart, text_of
 from models.errors import BadInput, Unsupported
 from models.language.tool_format import CallFormat, format_of, offer_in_words, tools_for_template
 from models.ports.generate import Constraint, ToolConstraint
@@ -46,7 +46,7 @@ class PromptWriter:
 
     def tokens(
         self,
-        items: tuple[Item, ...],
+        items: tuple[Said, ...],
         constraint: Constraint | None = None,
         *,
         asks: bool = True,
@@ -86,7 +86,7 @@ class PromptWriter:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def raw(self, items: tuple[Item, ...]) -> list[int]:
+    def raw(self, items: tuple[Said, ...]) -> list[int]:
         """Return the words of the one item as they are, as token ids: no template, and special tokens where they are spelled.
 
         The tokenizer adds what it was made to add, such as a token that begins every text.
@@ -104,7 +104,7 @@ class PromptWriter:
         return ids
 
     @staticmethod
-    def _check_continues(last: Item) -> None:
+    def _check_continues(last: Said) -> None:
         if not isinstance(last, Message) or last.role != "assistant" or not text_of(last).strip():
             raise BadInput(
                 "Only words of the assistant can be gone on with: the last message is not the assistant's, or has none.",
@@ -116,7 +116,7 @@ class PromptWriter:
         ids: list[int] = self.tokenizer(self._plain(text), add_special_tokens=False)["input_ids"]
         return ids
 
-    def _entry(self, item: Item) -> dict[str, Any]:
+    def _entry(self, item: Said) -> dict[str, Any]:
         text = text_of(item)
         match item:
             case Message():
@@ -156,7 +156,7 @@ class PromptWriter:
 
     @staticmethod
     def _refuse_media(item: Message | CallResult) -> None:
-        other = sorted({part.kind for part in item.parts if not isinstance(part, TextPart)})
+        other = sorted({part.kind for part in item.parts if not isinstance(part, TextPart | EvidencePart)})
         if other:
             raise Unsupported(
                 f"This model reads text only, and the conversation has {' and '.join(other)} content. Leave it out or "

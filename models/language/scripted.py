@@ -14,7 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.catalog import EngineSpec
 from models.clock import sleep_until
-from models.content import CallDelta, Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta, text_of
+from models.content import (
+    CallDelta,
+    Delta,
+    EvidencePart,
+    FinishDelta,
+    Message,
+    TextDelta,
+    TextPart,
+    UsageDelta,
+    text_of,
+)
 from models.errors import BadInput, DeadlineExceeded, Internal
 from models.ids import new_id
 from models.ports.context import EngineContext
@@ -119,7 +129,7 @@ class ScriptedEngine:
         granted = {grant.sha256 for grant in request.media}
         for item in request.messages:
             for part in item.parts if isinstance(item, Message) else ():
-                if not isinstance(part, TextPart) and part.blob.sha256 in granted:
+                if not isinstance(part, TextPart | EvidencePart) and part.blob.sha256 in granted:
                     with self._media.open(part.blob, request.media, request.tenant) as content:
                         yield f" [{part.kind}, {len(content.read())} bytes]"
 

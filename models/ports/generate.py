@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from models.content import Delta, Item, Message
+from models.content import Delta, Message, Said
 from models.errors import BadInput, Unsupported
 from models.ports.media import MediaGrant
 
@@ -171,7 +171,7 @@ class GenerateRequest:
             once. It changes nothing of what is written.
     """
 
-    messages: tuple[Item, ...]
+    messages: tuple[Said, ...]
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     adapter: str | None = None

@@ -9,18 +9,18 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
-from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskProgress
+from agents.events import Fault, Origin, TaskFailed, TaskFinished, TaskProgress
 from agents.port import Agent, Budget, Task
 from models.catalog import Card
 from models.clock import Clock, wait_for_event
-from models.content import Call, CallResult, Item, Message, TextPart, UsageDelta
+from models.content import Call, CallResult, Item, Message, Said, TextPart, UsageDelta
 from models.errors import Internal, Overloaded
 from models.ids import new_id
 from models.placement.fleet import Offer
 from models.ports.generate import Constraint, Sampling
 from models.shares import share_of
 from orchestrator.decide.decider import Decider
-from orchestrator.events import Decision, TurnInput
+from orchestrator.events import Decision, GenerationEvent, TurnInput, done_with
 from orchestrator.window import (
     ITEM_TOKENS,
     UNKNOWN_OUTCOME,
@@ -192,15 +192,19 @@ class Band:
         )
         return Score(decision=decision, task=task)
 
-    async def play(self, score: Score) -> AsyncGenerator[AgentEvent, None]:
-        """Yield what the agent does; the last event is `TaskFinished` or `TaskFailed`."""
-        event: AgentEvent | None = None
+    async def play(self, score: Score) -> AsyncGenerator[GenerationEvent, None]:
+        """Yield what the agent does, and last `TurnDone`: the turn is one task, so it is over with that."""
+        end: TaskFinished | TaskFailed | None = None
         async with aclosing(self._agents[score.decision.agent].run(score.task)) as events:
             async for event in events:
+                if isinstance(event, TaskFinished | TaskFailed):
+                    end = event
+                    break
                 yield event
-        if not isinstance(event, TaskFinished | TaskFailed):
+        if end is None:
             error = Internal(f"The {score.decision.agent} stopped without an end. Try again.")
-            yield TaskFailed(origin=score.task.origin, fault=Fault.of(error))
+            end = TaskFailed(origin=score.task.origin, fault=Fault.of(error))
+        yield done_with(end)
 
     async def read_ahead(
         self, last: Task, turn_input: TurnInput, history: Sequence[Item], *, coming: int | None = None
@@ -316,17 +320,17 @@ def _constraint(turn_input: TurnInput) -> Constraint | None:
     return replace(tools, form=form)
 
 
-def messages(turn_input: TurnInput, items: Sequence[Item]) -> tuple[Item, ...]:
+def messages(turn_input: TurnInput, items: Sequence[Item]) -> tuple[Said, ...]:
     """Return what a model is shown: the instructions, and of `items` what it may be shown.
 
     A call whose outcome is not known is said to be so, since it may have happened.
     """
-    told: list[Item] = []
+    told: list[Said] = []
     if turn_input.instructions:
         told.append(Message(item_id=new_id("item"), role="system", parts=(TextPart(text=turn_input.instructions),)))
-    items = paired(items)
-    open_calls = unanswered(items)
-    for at, item in enumerate(items):
+    said = paired(items)
+    open_calls = unanswered(said)
+    for at, item in enumerate(said):
         told.append(item)
         if isinstance(item, Call) and at in open_calls:
             unknown = TextPart(text=UNKNOWN_OUTCOME, source="tool")

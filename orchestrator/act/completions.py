@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress
+from agents.events import Fault, TaskProgress
 from memory.log import EndState
-from models.content import CallDelta, Item, TextDelta, UsageDelta, text_of
+from models.content import CallDelta, Item, ReasoningDelta, TextDelta, UsageDelta, length_of
 from models.errors import Internal, too_long
 from models.ids import new_id
 from orchestrator.act.band import Band, Score
-from orchestrator.events import Decision, TurnEnded, TurnInput, Usage
+from orchestrator.events import Decision, GenerationEvent, TurnDone, TurnEnded, TurnInput, Usage, failed
 from orchestrator.limits import SessionLimits, check_lengths
 from orchestrator.meters import Meters, TurnWatch
 
@@ -42,8 +42,8 @@ class Completion:
         """Who answers, and why."""
         return self._score.decision
 
-    async def events(self) -> AsyncGenerator[AgentEvent, None]:
-        """Yield the answer; the last event is `TaskFinished` or `TaskFailed`. Closing it stops the work."""
+    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
+        """Yield the answer; the last event is `TurnDone`. Closing it stops the work."""
         try:
             async with aclosing(self._band.play(self._score)) as events:
                 async for event in events:
@@ -52,9 +52,9 @@ class Completion:
         except Exception:  # noqa: BLE001  # a defect fails its turn, and the log says so
             _log.exception("turn %s failed", self.turn_id)
             error = Internal("The turn failed on our side. Try again; the server's log has the cause.")
-            failed = TaskFailed(origin=self._score.task.origin, fault=Fault.of(error))
-            self._note(failed)
-            yield failed
+            done = failed(self.turn_id, 1, Fault.of(error))
+            self._note(done)
+            yield done
 
     def ended(self) -> TurnEnded:
         """Return how it ended, or how it would have if it were left now."""
@@ -72,21 +72,19 @@ class Completion:
             duration_ms=round((now_s - self._began_s) * 1000),
         )
 
-    def _note(self, event: AgentEvent) -> None:
+    def _note(self, event: GenerationEvent) -> None:
         match event:
             case TaskProgress(delta=UsageDelta() as delta):
                 self._usage = self._usage.plus(delta)
             case TaskProgress(delta=delta):
-                if isinstance(delta, TextDelta | CallDelta):
+                if isinstance(delta, TextDelta | CallDelta | ReasoningDelta):
                     self._written = max(self._written, delta.written)
                 now_s = self._band.clock.now_s()
                 self._watch.delta(now_s)
                 if self._first_s is None:
                     self._first_s = now_s
-            case TaskFinished():
-                self._end = ("finished", event.reason, None)
-            case TaskFailed():
-                self._end = ("failed", None, event.fault)
+            case TurnDone():
+                self._end = (event.state, event.reason, event.fault)
             case _:
                 pass
 
@@ -111,7 +109,7 @@ class Completions:
             BatonError: the turn is refused; see `Band.decide`, `Band.seat`.
         """
         check_lengths(history, self._limits.item_characters)
-        if (length := sum(len(text_of(item)) for item in history)) > self._limits.history_characters:
+        if (length := sum(length_of(item) for item in history)) > self._limits.history_characters:
             raise too_long("the conversation", length, self._limits.history_characters)
         began_s = self._band.clock.now_s()
         with self._band.seat(tenant):

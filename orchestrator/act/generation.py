@@ -11,19 +11,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
-from agents.events import AgentEvent, Fault, Origin, TaskFailed
+from agents.events import Fault
 from agents.port import Task
 from models.content import Item
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
 from orchestrator.act.band import Band, Score
-from orchestrator.events import Decision, TurnInput
+from orchestrator.events import Decision, GenerationEvent, TurnInput, failed
 
 _log = logging.getLogger(__name__)
 
 _HELD_EVENTS = 256
 """Events that wait for a commit; then the engine waits."""
 
-Take = Callable[[AgentEvent], Awaitable[bool]]
+Take = Callable[[GenerationEvent], Awaitable[bool]]
 """Takes an event; returns False if no more are wanted."""
 
 
@@ -56,7 +56,7 @@ class Generation:
         self._history = tuple(history)
         self._deadline_s = band.clock.now_s() + band.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._held: deque[AgentEvent] = deque()
+        self._held: deque[GenerationEvent] = deque()
         self._take: Take | None = None
         self._taken_over = asyncio.Event()
 
@@ -122,12 +122,9 @@ class Generation:
 
     async def _fail(self, error: BatonError) -> None:
         self._refuse(error)
-        origin = Origin(
-            agent="conductor", task_id=f"{self.turn_id}.1", turn_id=self.turn_id, generation=self.generation
-        )
-        await self._hand(TaskFailed(origin=origin, fault=Fault.of(error)))
+        await self._hand(failed(self.turn_id, self.generation, Fault.of(error)))
 
-    async def _hand(self, event: AgentEvent) -> bool:
+    async def _hand(self, event: GenerationEvent) -> bool:
         if self._take is None and len(self._held) >= _HELD_EVENTS:
             await self._taken_over.wait()
         if self._take is not None:

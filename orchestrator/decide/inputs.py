@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
 from models.catalog import Card
-from models.content import Call, Item, text_of
+from models.content import EvidencePart, Item, parts_of, text_of
 from models.placement.fleet import Offer
 from orchestrator.events import TurnInput
 from orchestrator.route.choose import CardFacts, card_facts
@@ -133,4 +133,4 @@ def lifted(inputs: Mapping[str, Any]) -> Inputs:
 
 
 def _kinds(items: Iterable[Item]) -> list[str]:
-    return sorted({part.kind for item in items if not isinstance(item, Call) for part in item.parts})
+    return sorted({part.kind for item in items for part in parts_of(item) if not isinstance(part, EvidencePart)})

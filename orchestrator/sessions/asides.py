@@ -42,7 +42,7 @@ class Aside:
                 now_s = self._clock.now_s()
                 item_id = new_id("item")
                 if not self._state.take(event, item_id, now_s):
-                    self._apply(self._state.plan(event, now_s))
+                    self._apply(self._state.plan(event, item_id, now_s))
                     self._state.take(event, item_id, now_s)
                 for told in self._told():
                     yield told

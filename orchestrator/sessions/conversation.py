@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from models.content import Call, CallResult, Item, Message, text_of
+from models.content import Call, CallResult, Item, length_of
 from models.errors import BadInput, Conflict, NotFound, quoted, too_long
 from orchestrator.limits import check_lengths
 from orchestrator.sessions.left import Left, beginning, shown_of
@@ -73,19 +73,22 @@ class Conversation:
         """Take what has left memory and is needed by what is in it: calls, or what the user has said last."""
         self._left.recall(items)
 
-    def add(self, items: Sequence[Item], after: str | None = None, *, is_open: bool = False) -> None:
+    def add(
+        self, items: Sequence[Item], after: str | None = None, *, is_open: bool = False, index: int | None = None
+    ) -> None:
         """Put items at their place; see `Order.add`. Those whose place is among what has left do not come."""
-        if (at := self.order.add([item.item_id for item in items], after, is_open=is_open)) is not None:
+        at = self.order.add([item.item_id for item in items], after, is_open=is_open, index=index)
+        if at is not None:
             self._insert(at, items)
 
-    def take(self, item: Item, *, audio_ms: int = 0) -> None:
-        """Give an item of the response its place; `audio_ms` is how long its sound is."""
-        self._insert(self.order.take(item.item_id), (item,), audio_ms)
+    def take(self, item: Item, index: int | None = None, *, audio_ms: int = 0) -> None:
+        """Give an item of the response its place, by its index; `audio_ms` is how long its sound is."""
+        self._insert(self.order.take(item.item_id, index), (item,), audio_ms)
 
     def _insert(self, at: int, items: Sequence[Item], audio_ms: int = 0) -> None:
         self.items[at:at] = items
         for item in items:
-            self._characters += len(text_of(item))
+            self._characters += length_of(item)
             if audio_ms:
                 self._audio_ms[item.item_id] = audio_ms
 
@@ -117,14 +120,16 @@ class Conversation:
         self.full = self.full or excess > 0 or len(self.items) == self._max_items
         return excess
 
-    def check_place(self, items: Sequence[Item], after: str | None, *, left: bool, open_id: str | None) -> None:
+    def check_place(
+        self, items: Sequence[Item], after: str | None, *, left: bool, open_indexes: Mapping[str, int]
+    ) -> None:
         """Check that there is a place for items, and that results come after their calls there.
 
         Args:
             items: the items.
             after: what they are to come after; see `Order.add`.
             left: whether that is an item which has left.
-            open_id: the item that is being written.
+            open_indexes: the items that are being written, by id: which of the response's each is.
 
         Raises:
             BadInput: a result would come before its call.
@@ -132,14 +137,16 @@ class Conversation:
         """
         if after is None:
             return
-        if not left and after not in {FRONT, open_id, *self.order.ids}:
+        if not left and after not in {FRONT, *open_indexes, *self.order.ids}:
             raise NotFound(
                 f"There is no item {quoted(after)} in this session to come after.",
                 code="item_not_found",
                 field="previous_item_id",
             )
         ids = self.order.ids
-        at = ids.index(after) + 1 if after in ids else len(ids) if after == open_id and not left else 0
+        at = ids.index(after) + 1 if after in ids else 0
+        if after in open_indexes and not left:
+            at = self.order.place(open_indexes[after])
         later = {item.call_id for item in self.items[at:] if isinstance(item, Call)}
         for item in items:
             if isinstance(item, CallResult) and item.call_id in later:
@@ -219,14 +226,14 @@ class Conversation:
         older = max(0, len(self.items) - max(self._max_items // 2, 1))
         if self._characters > self._max_characters // 2:
             left, at = self._characters, 0
-            while at < len(self.items) - 1 and left - len(text_of(self.items[at])) >= self._max_characters // 2:
-                left -= len(text_of(self.items[at]))
+            while at < len(self.items) - 1 and left - length_of(self.items[at]) >= self._max_characters // 2:
+                left -= length_of(self.items[at])
                 at += 1
             older = max(older, at)
         return older
 
     def _forget(self, item: Item) -> None:
-        self._characters -= len(text_of(item))
+        self._characters -= length_of(item)
         self._audio_ms.pop(item.item_id, None)
         self.heard_ms.pop(item.item_id, None)
         self.unlogged_heard.discard(item.item_id)
@@ -241,13 +248,13 @@ def check_context(items: Sequence[Item], item_characters: int, characters: int) 
         NotFound: a result answers no call before it.
     """
     Conversation(items=len(items), characters=characters, item_characters=item_characters).check_new(items)
-    if (length := sum(len(text_of(item)) for item in items)) > characters:
+    if (length := sum(length_of(item) for item in items)) > characters:
         raise too_long("the conversation", length, characters)
 
 
 def _count(item: Item, waiting: Counter[str], *, unless: Container[str] = ()) -> None:
     """Count a call that waits for its result in, and with its result out, but for those whose ids are counted elsewhere."""
-    if isinstance(item, Message) or item.call_id in unless:
+    if not isinstance(item, Call | CallResult) or item.call_id in unless:
         return
     if isinstance(item, CallResult):
         waiting[item.call_id] -= 1

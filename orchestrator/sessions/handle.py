@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from agents.events import AgentEvent, Fault, TaskProgress, TaskStarted
+from agents.events import Fault, TaskOutput, TaskProgress, TaskStarted
 from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
 from models.content import CallResult, Item, Part, UsageDelta
@@ -21,7 +21,7 @@ from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Un
 from models.ids import new_id
 from orchestrator.act.band import Band
 from orchestrator.act.generation import Generation
-from orchestrator.events import LogEvent, SessionEvent, SessionSettings, TurnEnded, TurnInput
+from orchestrator.events import GenerationEvent, LogEvent, SessionEvent, SessionSettings, TurnDone, TurnEnded, TurnInput
 from orchestrator.meters import Meters
 from orchestrator.sessions.ahead import ReadingAhead
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Earlier, check_context
@@ -249,8 +249,8 @@ class Session:
         """
         await self._opened()
         turn = self._state.turn
-        if turn is not None and turn.open is not None and turn.open.item_id == item_id:
-            return turn.open.item("incomplete"), True
+        if turn is not None and (opened := turn.find(item_id)) is not None:
+            return opened.item("incomplete"), True
         found = next((item for item in self._state.items if item.item_id == item_id), None)
         if found is None:
             found = await self._journal.find(item_id)
@@ -443,25 +443,27 @@ class Session:
             if not await work.attempt.deliver(self._take):
                 running.cancel()
 
-    async def _take(self, event: AgentEvent) -> bool:
+    async def _take(self, event: GenerationEvent) -> bool:
         """Take one event; return False once its generation is over."""
-        origin = event.origin
         now_s = self._clock.now_s()
-        if not self._state.take(event, self._next_item_id, now_s):
+        item_id = self._next_item_id
+        if not self._state.take(event, item_id, now_s):
             try:
-                await self._transact(lambda: self._state.plan(event, now_s))
+                await self._transact(lambda: self._state.plan(event, item_id, now_s))
             except BatonError:
                 _log.warning("session %s: a turn is left to recovery", self.session_id, exc_info=True)
                 return False
-            if not self._state.is_current(origin.turn_id, origin.generation):
+            if isinstance(event, TurnDone) or not self._state.is_current_event(event):
                 return False
-            self._state.take(event, self._next_item_id, now_s)
+            self._state.take(event, item_id, now_s)
+            if isinstance(event, TaskOutput):
+                self._next_item_id = new_id("item")
         if isinstance(event, TaskStarted):
             self._watch = self._meters.watch(self.tenant)
         elif isinstance(event, TaskProgress) and not isinstance(event.delta, UsageDelta):
             self._watch.delta(now_s)
         turn = self._state.turn
-        if turn is not None and turn.open is not None and turn.open.item_id == self._next_item_id:
+        if turn is not None and turn.opened_id == item_id:
             self._next_item_id = new_id("item")
         self._notify()
         return True

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from typing import assert_never
 
@@ -18,16 +17,33 @@ from memory.log import Entry, Row
 from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
 from memory.trouble import corrupt
 from models.clock import Clock
-from models.content import Call, CallResult, Item, Message, Part
-from models.errors import BatonError, NotFound
+from models.content import (
+    ApprovalRequest,
+    ApprovalResponse,
+    Call,
+    CallResult,
+    HostedCall,
+    Item,
+    Message,
+    OtherItem,
+    Part,
+    Reasoning,
+    ToolListing,
+    is_beside,
+)
+from models.errors import BatonError
 from orchestrator.events import (
+    CallEffect,
     Committed,
     ItemClosed,
     ItemsAdded,
     ItemsRemoved,
     LogEvent,
+    PlanMade,
+    PlanRevised,
     PlaybackHeard,
     SettingsChanged,
+    TaskEnded,
     TurnAccepted,
     TurnEnded,
     decode,
@@ -91,7 +107,7 @@ class Journal:
 
     async def earlier(self, items: Sequence[Item]) -> Earlier:
         """Return what the conversation has that is named like these items, however long ago that was said."""
-        call_ids = [item.call_id for item in items if not isinstance(item, Message)]
+        call_ids = [item.call_id for item in items if isinstance(item, Call | CallResult)]
         places = await self._find(item_ids=[item.item_id for item in items], call_ids=call_ids)
         asked = {item.call_id for item in items if isinstance(item, CallResult)}
         calls = [place for place in places if place.kind == "call" and place.call_id in asked]
@@ -156,20 +172,23 @@ class Journal:
             case SettingsChanged(settings=settings):
                 change_session(connection, self._session_id, **asdict(settings))
                 self._untitled = settings.title is None
-            case ItemClosed(item=Call(status="completed") as call):
-                # A client's tool may do anything: until it says otherwise, its calls count as effectful.
-                effect = Effect(
-                    key=call.call_id,
-                    turn_id=event.turn_id,
-                    tool=call.name,
-                    effect="effectful",
-                    arguments=call.arguments,
-                    result=None,
-                )
-                effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
+            case ItemClosed(item=Call() as call, effect=CallEffect() as of):
+                if of.effect != "pure":
+                    effect = Effect(
+                        key=of.key,
+                        call_id=call.call_id,
+                        turn_id=event.turn_id,
+                        tool=call.name,
+                        effect=of.effect,
+                        arguments=call.arguments,
+                        result=None,
+                    )
+                    effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
+            case ItemClosed(item=CallResult() as result):
+                self._complete(connection, (result,), at_ms)
             case ItemsRemoved():
                 forget_items(connection, self._session_id, event.item_ids, row.seq)
-            case ItemClosed() | PlaybackHeard():
+            case ItemClosed() | PlanMade() | PlanRevised() | TaskEnded() | PlaybackHeard():
                 pass
             case _:
                 assert_never(event)
@@ -183,14 +202,16 @@ class Journal:
         for item in items:
             if isinstance(item, CallResult):
                 result = _PARTS.dump_json(item.parts).decode()
-                with suppress(NotFound):  # the client brought the call along as well: nothing was asked of it here
-                    effects.complete_effect(connection, self._tenant, self._session_id, item.call_id, result, at_ms)
+                # None is open if the client brought the call along as well: nothing was asked of it here.
+                effects.complete_call(connection, self._tenant, self._session_id, item.call_id, result, at_ms)
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
 
 
 def _place(item: Item, seq: int) -> Place:
+    if is_beside(item):
+        return Place(item_id=item.item_id, seq=seq, kind="beside", call_id=None)
     match item:
         case Message():
             return Place(item_id=item.item_id, seq=seq, kind=item.role, call_id=None)
@@ -199,6 +220,8 @@ def _place(item: Item, seq: int) -> Place:
             return Place(item_id=item.item_id, seq=seq, kind=kind, call_id=item.call_id)
         case CallResult():
             return Place(item_id=item.item_id, seq=seq, kind="call_result", call_id=item.call_id)
+        case Reasoning() | ApprovalRequest() | ApprovalResponse() | ToolListing() | HostedCall() | OtherItem():
+            return Place(item_id=item.item_id, seq=seq, kind="other", call_id=None)
         case _:
             assert_never(item)
 
@@ -213,7 +236,7 @@ def _committed(rows: Iterable[Row]) -> tuple[Committed, ...]:
 
 def _turn_id(event: LogEvent) -> str | None:
     match event:
-        case TurnAccepted() | ItemClosed() | TurnEnded():
+        case TurnAccepted() | PlanMade() | PlanRevised() | ItemClosed() | TaskEnded() | TurnEnded():
             return event.turn_id
         case ItemsAdded() | ItemsRemoved() | SettingsChanged() | PlaybackHeard():
             return None

@@ -2,40 +2,48 @@
 
 Two kinds of step. *Planning* a change checks it and returns the rows it would write; the caller commits them and hands
 them back to `apply`, which is the only way that rows change the state, so that a session folded from its log and one
-that lived through it are the same. *Taking* a delta changes only the item that is open.
+that lived through it are the same. *Taking* a delta changes only the items that are open.
 
-The sink is `take`: what does not come from the current (turn, generation) is dropped there.
+A turn is the work of tasks. Each task's end is a row, and ends no turn: the conductor's `TurnDone` does, or a cancellation.
+
+The sink is `take`: what does not come from the current (turn, generation), or from a task that is over, is dropped there.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal, assert_never
 
-from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from agents.events import Fault, TaskFailed, TaskFinished, TaskItem, TaskOutput, TaskProgress, TaskStarted
 from memory.log import EndState
-from models.content import Item, ItemStatus
+from models.content import Call, Item, ItemStatus, Message, is_beside
 from models.errors import Conflict, LimitExceeded, quoted
 from orchestrator.events import (
     Committed,
     Decision,
+    GenerationEvent,
     ItemClosed,
     ItemsAdded,
     ItemsRemoved,
     LogEvent,
+    PlanMade,
+    PlanRevised,
     PlaybackHeard,
     SessionSettings,
     SettingsChanged,
+    TaskEnded,
     TurnAccepted,
+    TurnDone,
     TurnEnded,
     TurnInput,
     title_of,
 )
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
-from orchestrator.sessions.open_turn import LiveTurn, Proposal, take_delta
+from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
+from orchestrator.sessions.task_rows import cancelled, closed, fold_closed, ms, task_ended
 
 
 class SessionState:
@@ -99,12 +107,26 @@ class SessionState:
     def _fold(self, event: LogEvent, seq: int, now_s: float) -> None:
         match event:
             case ItemsAdded():
-                self._conversation.add(event.items, event.after, is_open=event.after_open)
+                self._conversation.add(event.items, event.after, is_open=event.after_open, index=event.after_index)
                 self._name(event)
             case ItemsRemoved():
                 self._conversation.remove(event.item_ids)
             case SettingsChanged():
                 self.settings = event.settings
+            case PlaybackHeard():
+                self._conversation.logged_heard(event.item_id, event.heard_ms)
+            case TurnAccepted() | PlanMade() | PlanRevised() | ItemClosed() | TaskEnded() | TurnEnded():
+                self._fold_turn(event, seq, now_s)
+            case _:
+                assert_never(event)
+
+    def _fold_turn(
+        self,
+        event: TurnAccepted | PlanMade | PlanRevised | ItemClosed | TaskEnded | TurnEnded,
+        seq: int,
+        now_s: float,
+    ) -> None:
+        match event:
             case TurnAccepted():
                 self._conversation.add(event.input.items)
                 self._conversation.order.begin()
@@ -118,15 +140,21 @@ class SessionState:
                     last_generation=event.generation if proposed is None else proposed.last_generation,
                     asked_s=now_s if proposed is None else proposed.asked_s,
                     accepted_s=now_s,
+                    on_leave=event.input.on_leave,
+                    tools={} if event.input.tools is None else {tool.name: tool for tool in event.input.tools.tools},
                 )
                 self.proposal = self._accepting = None
                 self._quiet_since_s = now_s
             case ItemClosed():
-                self._conversation.take(event.item, audio_ms=event.audio_ms)
+                if not is_beside(event.item):
+                    self._conversation.take(event.item, event.index, audio_ms=event.audio_ms)
                 if self.turn is not None:
-                    self.turn.open = None
-            case PlaybackHeard():
-                self._conversation.logged_heard(event.item_id, event.heard_ms)
+                    fold_closed(self.turn, event)
+            case TaskEnded():
+                if self.turn is not None and (task := self.turn.tasks.get(event.task_id)) is not None:
+                    task.is_over = True
+            case PlanMade() | PlanRevised():
+                pass
             case TurnEnded():
                 self._conversation.order.end()
                 self.turn = None
@@ -224,7 +252,7 @@ class SessionState:
         if turn is None or turn.turn_id != turn_id:
             raise Conflict(f"The turn {quoted(turn_id)} is not running.", code="turn_not_active")
         turn.current_generation = turn.last_generation + 1  # one that no candidate of this turn has had
-        return self._plan_end(turn, "incomplete", now_s, state="interrupted", reason=reason)
+        return (*cancelled(turn, (), now_s), *self._plan_end(turn, now_s, state="interrupted", reason=reason))
 
     def plan_recover(self, reason: str) -> tuple[LogEvent, ...]:
         """Return the row that reports a turn which was cut off, and by what; none if there is no such turn."""
@@ -261,10 +289,12 @@ class SessionState:
             LimitExceeded: an item is too long.
             NotFound: there is no item to come after; a result answers no call of this conversation.
         """
-        opened = None if self.turn is None or self.turn.open is None else self.turn.open.item_id
-        self._conversation.check_place(items, after, left=left, open_id=opened)
+        opened = {} if self.turn is None else {item.item_id: item.index for item in self.turn.open.values()}
+        indexes = {item_id: index for item_id, index in opened.items() if index is not None}
+        self._conversation.check_place(items, after, left=left, open_indexes=indexes)
         self._conversation.check_new(items, earlier)
-        return (ItemsAdded(items=items, after=after, after_open=after is not None and after == opened),)
+        at = None if after is None else indexes.get(after)
+        return (ItemsAdded(items=items, after=after, after_open=at is not None, after_index=at),)
 
     def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:
         """Return the row that takes items out of the conversation; those in `left` have left memory, not the log.
@@ -302,7 +332,11 @@ class SessionState:
         """Return whether output of this generation may be taken now."""
         return self.turn is not None and (self.turn.turn_id, self.turn.current_generation) == (turn_id, generation)
 
-    def take(self, event: AgentEvent, item_id: str, now_s: float) -> bool:
+    def is_current_event(self, event: GenerationEvent) -> bool:
+        """Return whether what a generation yields may be taken now."""
+        return self._current(event) is not None
+
+    def take(self, event: GenerationEvent, item_id: str, now_s: float) -> bool:
         """Take an event that needs no row. Return False, and change nothing, if it needs one or is stale.
 
         Args:
@@ -310,35 +344,55 @@ class SessionState:
             item_id: the id of the item that the event opens, if it opens one.
             now_s: the time.
         """
-        turn = self._current(event)
-        if turn is None:
-            return False
+        turn = self.turn
         match event:
-            case TaskStarted():
+            case TaskProgress(origin=origin, delta=delta):
+                if turn is None or origin.generation != turn.current_generation or origin.turn_id != turn.turn_id:
+                    return False
+                return take_delta(turn, origin, delta, item_id, now_s)
+            case TaskStarted(origin=origin):
+                if turn is None or not self.is_current(origin.turn_id, origin.generation):
+                    return False
+                task = turn.task(origin)
+                if task.is_over:
+                    return False
+                task.card, task.output, task.started_s = event.card, event.output, now_s
                 return True
-            case TaskProgress():
-                return take_delta(turn, event.delta, item_id, now_s)
-            case TaskFinished() | TaskFailed():
+            case TaskOutput() | TaskItem() | TaskFinished() | TaskFailed() | PlanMade() | PlanRevised() | TurnDone():
                 return False
             case _:
                 assert_never(event)
 
-    def plan(self, event: AgentEvent, now_s: float) -> tuple[LogEvent, ...]:
+    def plan(self, event: GenerationEvent, item_id: str, now_s: float) -> tuple[LogEvent, ...]:
         """Return the rows that `event` needs before it can be taken; none if it is stale.
 
-        A delta of another item closes the one that is open; the end of the task ends the turn.
+        What begins another item of a task closes the one before. The end of a task closes what it has open; the end of
+        the turn closes everything.
+
+        Args:
+            event: what the generation yields.
+            item_id: the id of the item that the event is, if it is one that has none.
+            now_s: the time.
         """
         turn = self._current(event)
         if turn is None:
             return ()
         match event:
-            case TaskFinished():
-                status: ItemStatus = "incomplete" if event.reason == "length" else "completed"
-                return self._plan_end(turn, status, now_s, state="finished", reason=event.reason)
-            case TaskFailed():
-                return self._plan_end(turn, "incomplete", now_s, state="failed", fault=event.fault)
-            case TaskProgress() | TaskStarted():
-                return self._plan_close(turn, "completed")
+            case TaskProgress():
+                return tuple(closed(turn, item, "completed") for item in superseded(turn, event.origin, event.delta))
+            case TaskStarted():
+                return ()
+            case TaskOutput(origin=origin):
+                item = Message(item_id=item_id, role="assistant", parts=event.parts, output=origin.role)
+                return self._plan_whole(turn, turn.task(origin), item, event.name)
+            case TaskItem():
+                return self._plan_whole(turn, turn.task(event.origin), event.item, None)
+            case TaskFinished() | TaskFailed():
+                return self._plan_task_end(turn, event, now_s)
+            case PlanMade() | PlanRevised():
+                return (event,)
+            case TurnDone():
+                return self._plan_done(turn, event, now_s)
             case _:
                 assert_never(event)
 
@@ -373,7 +427,7 @@ class SessionState:
             return self.proposal.expires_s
         if self._readers or self._accepting is not None:
             return None
-        due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self.limits.detach_grace_s)
+        due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self._grace_s(self.turn))
         return due_s if isfinite(due_s) else None
 
     def overdue(self, now_s: float) -> Literal["proposal", "detached", "idle"] | None:
@@ -387,25 +441,62 @@ class SessionState:
 
     # Inside
 
-    def _current(self, event: AgentEvent) -> LiveTurn | None:
-        return self.turn if self.is_current(event.origin.turn_id, event.origin.generation) else None
+    def _current(self, event: GenerationEvent) -> LiveTurn | None:
+        at = event if isinstance(event, PlanMade | PlanRevised) else event.origin
+        return self.turn if self.is_current(at.turn_id, at.generation) else None
 
-    def _plan_close(self, turn: LiveTurn, status: ItemStatus) -> tuple[LogEvent, ...]:
-        if turn.open is None:
+    def _grace_s(self, turn: LiveTurn) -> float:
+        match turn.on_leave:
+            case "cancel":
+                return 0.0
+            case "grace":
+                return self.limits.detach_grace_s
+            case "background":
+                return inf
+            case _:
+                assert_never(turn.on_leave)
+
+    def _plan_whole(self, turn: LiveTurn, task: LiveTask, item: Item, output: str | None) -> tuple[LogEvent, ...]:
+        """Return the row of an item that comes whole, after those of what its task has open."""
+        if task.is_over:
             return ()
-        return (
-            ItemClosed(
-                turn_id=turn.turn_id,
-                generation=turn.generation,
-                item=turn.open.item(status),
-                audio_ms=turn.open.audio_ms,
-            ),
+        effect = None
+        if isinstance(item, Call) and item.status == "completed":
+            effect = turn.effect_of(item.name, task.task_id, task.calls)
+        whole = ItemClosed(
+            turn_id=turn.turn_id,
+            generation=turn.generation,
+            item=item,
+            task_id=task.task_id,
+            index=None if is_beside(item) else turn.items,
+            output=output,
+            effect=effect,
         )
+        return (*(closed(turn, opened, "completed") for opened in turn.open_of(task.task_id)), whole)
+
+    def _plan_task_end(
+        self, turn: LiveTurn, event: TaskFinished | TaskFailed, now_s: float
+    ) -> tuple[ItemClosed | TaskEnded, ...]:
+        task = turn.task(event.origin)
+        if task.is_over:
+            return ()
+        if isinstance(event, TaskFailed):
+            return task_ended(turn, task, "incomplete", now_s, state="failed", fault=event.fault)
+        status: ItemStatus = "incomplete" if event.reason == "length" else "completed"
+        return task_ended(turn, task, status, now_s, state="finished", reason=event.reason)
+
+    def _plan_done(self, turn: LiveTurn, event: TurnDone, now_s: float) -> tuple[LogEvent, ...]:
+        ends = {end.origin.task_id: end for end in event.ends}
+        rows: list[LogEvent] = []
+        for end in ends.values():
+            rows += self._plan_task_end(turn, end, now_s)
+        rows += cancelled(turn, ends, now_s)
+        ended = self._plan_end(turn, now_s, state=event.state, reason=event.reason, fault=event.fault)
+        return (*rows, *ended)
 
     def _plan_end(
         self,
         turn: LiveTurn,
-        status: ItemStatus,
         now_s: float,
         *,
         state: EndState,
@@ -419,12 +510,12 @@ class SessionState:
             state=state,
             reason=reason,
             fault=fault,
-            usage=turn.usage.cut_off(turn.written),
-            decided_ms=_ms(turn.accepted_s - turn.asked_s),
-            first_delta_ms=None if first_s is None else _ms(first_s - turn.asked_s),
-            duration_ms=_ms(now_s - turn.asked_s),
+            usage=turn.usage,
+            decided_ms=ms(turn.accepted_s - turn.asked_s),
+            first_delta_ms=None if first_s is None else ms(first_s - turn.asked_s),
+            duration_ms=ms(now_s - turn.asked_s),
         )
-        return (*self._plan_close(turn, status), *self._plan_heard(), ended)
+        return (*self._plan_heard(), ended)
 
     def _plan_heard(self) -> tuple[LogEvent, ...]:
         heard = self._conversation.heard_ms
@@ -441,11 +532,7 @@ class SessionState:
             )
 
     def _sound_ms(self, item_id: str) -> int:
-        turn = self.turn
-        if turn is not None and turn.open is not None and turn.open.item_id == item_id:
-            return turn.open.audio_ms
-        return self._conversation.sound_ms(item_id)
-
-
-def _ms(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+        opened = None if self.turn is None else self.turn.find(item_id)
+        if opened is None or opened.index is None:
+            return self._conversation.sound_ms(item_id)
+        return opened.audio_ms

@@ -4,12 +4,15 @@ The strict order holds for every client, also for one that arrives in the middle
 
 `response.created` → `response.output_item.added` → `conversation.item.added` → `response.content_part.added` → deltas →
 `response.output_text.done` → `response.content_part.done` → `conversation.item.done` → `response.output_item.done` → `response.done`
+
+Several items of a response may be open at once: each has that order of its own, and an `output_index` that says which one it
+is. What is beside the conversation, thoughts and work for other tasks, is told by extension events alone.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, assert_never
 
-from models.content import Call, CallResult, Item, Message, text_of
+from models.content import Call, Item, Message, Part, TextPart, is_beside, parts_of, status_of, text_of
 from orchestrator.events import (
     Committed,
     ItemClosed,
@@ -18,18 +21,31 @@ from orchestrator.events import (
     ItemSnapshot,
     ItemsRemoved,
     LogEvent,
+    PartAdded,
+    PlanMade,
+    PlanRevised,
     PlaybackHeard,
     SessionEvent,
     SessionSettings,
     SettingsChanged,
+    TaskEnded,
     TurnAccepted,
     TurnEnded,
     title_of,
 )
 from orchestrator.sessions.order import FRONT, Order
 from streaming.realtime.events import ServerEvent, ended_fields, response_object
-from streaming.realtime.extensions import BatonRouted, BatonSequence, BatonSession, BatonTimed
-from streaming.wire.items import response_id, wire_item
+from streaming.realtime.extensions import (
+    BatonPlanned,
+    BatonReplanned,
+    BatonRouted,
+    BatonSequence,
+    BatonSession,
+    BatonTaskEnded,
+    BatonTimed,
+    beside_event,
+)
+from streaming.wire.items import response_id, wire_item, wire_part
 
 _REMEMBERED_ITEMS = 512
 """Items whose order a client's narrator remembers, to say what a new one comes after."""
@@ -40,8 +56,21 @@ class _Response:
     """A response that this client was told of and that has not ended."""
 
     fields: dict[str, Any]
-    output: list[dict[str, Any]] = field(default_factory=list)
+    output: dict[int, dict[str, Any]] = field(default_factory=dict)
+    begun: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """An item that this client was told of and that is not closed: where it stands, and its content so far."""
+
+    index: int
+    previous: str | None = None
+    is_beside: bool = False
     call_id: str | None = None
+    content_index: int = 0
+    is_text: bool = False
+    text: list[str] = field(default_factory=list)
 
 
 class Narrator:
@@ -57,7 +86,7 @@ class Narrator:
         self._session_id = session_id
         self._order = order
         self._responses: dict[str, _Response] = {}
-        self._previous: dict[str, str | None] = {}
+        self._told: dict[str, _Told] = {}
 
     def tell(self, event: SessionEvent) -> list[ServerEvent]:
         """Return the events, without ids; those of Baton's own are among them."""
@@ -66,33 +95,50 @@ class Narrator:
                 self.seq = event.seq
                 return [*self._logged(event.event), BatonSequence(seq=event.seq).model_dump(mode="json")]
             case ItemSnapshot():
-                return self._opened(event.turn_id, event.item)
+                return self._opened(event)
             case ItemDelta():
-                return [self._grown(event.turn_id, event.item_id, event.text)]
+                return self._grown(event.turn_id, event.item_id, event.text)
+            case PartAdded():
+                return self._part(event.turn_id, event.item_id, event.part)
             case _:
                 assert_never(event)
 
     def _logged(self, event: LogEvent) -> list[ServerEvent]:
         match event:
             case ItemsAdded():
-                return [*self._added(event.items, event.after, is_open=event.after_open), *self._named(event)]
+                return [*self._added(event), *self._named(event)]
             case ItemsRemoved():
                 return self._removed(event.item_ids)
             case SettingsChanged():
                 return [self._set(event.settings)]
             case TurnAccepted():
-                return [*self._added(event.input.items), *self._named(event), *self._accepted(event)]
-            case ItemClosed():
-                return self._closed(event.turn_id, event.item)
-            case TurnEnded():
-                return self._ended(event)
+                added = ItemsAdded(items=event.input.items)
+                return [*self._added(added), *self._named(event), *self._accepted(event)]
             case PlaybackHeard():
                 return []
+            case ItemClosed() | TurnEnded() | PlanMade() | PlanRevised() | TaskEnded():
+                return self._logged_of_turn(event)
             case _:
                 assert_never(event)
 
-    def _added(self, items: tuple[Item, ...], after: str | None = None, *, is_open: bool = False) -> list[ServerEvent]:
-        at = self._order.add([item.item_id for item in items], after, is_open=is_open)
+    def _logged_of_turn(self, event: ItemClosed | TurnEnded | PlanMade | PlanRevised | TaskEnded) -> list[ServerEvent]:
+        match event:
+            case ItemClosed():
+                return self._closed(event)
+            case TurnEnded():
+                return self._ended(event)
+            case PlanMade():
+                return [BatonPlanned.of(event).model_dump(mode="json")]
+            case PlanRevised():
+                return [BatonReplanned.of(event).model_dump(mode="json")]
+            case TaskEnded():
+                return [BatonTaskEnded.of(event).model_dump(mode="json")]
+            case _:
+                assert_never(event)
+
+    def _added(self, event: ItemsAdded) -> list[ServerEvent]:
+        items, after = event.items, event.after
+        at = self._order.add([item.item_id for item in items], after, is_open=event.after_open, index=event.after_index)
         # What is after an item that is not known here is directly after it all the same.
         previous = (None if after == FRONT else after) if at is None else self._order.before(at)
         out = []
@@ -131,45 +177,102 @@ class Narrator:
         self._responses[turn_id] = _Response(fields=fields)
         return [{"type": "response.created", "response": fields}]
 
-    def _opened(self, turn_id: str, item: Item) -> list[ServerEvent]:
+    def _opened(self, event: ItemSnapshot) -> list[ServerEvent]:
+        turn_id, item = event.turn_id, event.item
         out = self._begin(turn_id)
-        self._responses[turn_id].call_id = item.call_id if isinstance(item, Call) else None
+        response = self._responses[turn_id]
+        if is_beside(item):
+            self._told[item.item_id] = _Told(index=0, is_beside=True)
+            wire = wire_item(item, "in_progress")
+            return [*out, beside_event("added", turn_id, item.item_id, task_id=event.task_id, item=wire)]
+        index = response.begun if event.index is None else event.index
+        response.begun = max(response.begun, index + 1)
+        told = self._told[item.item_id] = _Told(index=index)
+        told.call_id = item.call_id if isinstance(item, Call) else None
         wire = wire_item(_emptied(item), "in_progress")
-        out.append({"type": "response.output_item.added", **self._place(turn_id), "item": wire})
-        self._previous[item.item_id] = previous = self._order.before(self._order.take(item.item_id))
-        out.append(self._item("added", previous, wire))
+        out.append({"type": "response.output_item.added", **self._place(turn_id, told), "item": wire})
+        told.previous = self._order.before(self._order.take(item.item_id, event.index))
+        out.append(self._item("added", told.previous, wire))
         if isinstance(item, Message):
-            out.append(self._content(turn_id, "response.content_part.added", item, part={"type": "text", "text": ""}))
-        if text := text_of(item):
-            out.append(self._grown(turn_id, item.item_id, text))
+            if not item.parts or isinstance(item.parts[0], TextPart):
+                out.append(self._text_begins(turn_id, item.item_id, told))
+            for part in item.parts:
+                if isinstance(part, TextPart):
+                    out += self._grown(turn_id, item.item_id, part.text)
+                else:
+                    out += self._part(turn_id, item.item_id, part)
+        elif text := text_of(item):
+            out += self._grown(turn_id, item.item_id, text)
         return out
 
-    def _grown(self, turn_id: str, item_id: str, text: str) -> ServerEvent:
-        place = {**self._place(turn_id), "item_id": item_id}
-        if (call_id := self._responses[turn_id].call_id) is not None:
-            return {"type": "response.function_call_arguments.delta", **place, "call_id": call_id, "delta": text}
-        return {"type": "response.output_text.delta", **place, "content_index": 0, "delta": text}
+    def _text_begins(self, turn_id: str, item_id: str, told: _Told) -> ServerEvent:
+        told.is_text = True
+        return self._content(turn_id, "response.content_part.added", item_id, told, part={"type": "text", "text": ""})
 
-    def _closed(self, turn_id: str, item: Item) -> list[ServerEvent]:
-        text = text_of(item)
+    def _text_ends(self, turn_id: str, item_id: str, told: _Told) -> list[ServerEvent]:
+        if not told.is_text:
+            return []
+        text = "".join(told.text)
+        ends = [
+            self._content(turn_id, "response.output_text.done", item_id, told, text=text),
+            self._content(turn_id, "response.content_part.done", item_id, told, part={"type": "text", "text": text}),
+        ]
+        told.is_text, told.text, told.content_index = False, [], told.content_index + 1
+        return ends
+
+    def _grown(self, turn_id: str, item_id: str, text: str) -> list[ServerEvent]:
+        told = self._told[item_id]
+        if told.is_beside:
+            return [beside_event("delta", turn_id, item_id, delta=text)]
+        place = {**self._place(turn_id, told), "item_id": item_id}
+        if told.call_id is not None:
+            return [{"type": "response.function_call_arguments.delta", **place, "call_id": told.call_id, "delta": text}]
+        begins = [] if told.is_text else [self._text_begins(turn_id, item_id, told)]
+        told.text.append(text)
+        return [
+            *begins,
+            {"type": "response.output_text.delta", **place, "content_index": told.content_index, "delta": text},
+        ]
+
+    def _part(self, turn_id: str, item_id: str, part: Part) -> list[ServerEvent]:
+        told, wire = self._told[item_id], wire_part(part, "assistant")
+        if told.is_beside:
+            return [beside_event("part", turn_id, item_id, part=wire)]
+        ends = self._text_ends(turn_id, item_id, told)
+        out = [
+            *ends,
+            self._content(turn_id, "response.content_part.added", item_id, told, part=wire),
+            self._content(turn_id, "response.content_part.done", item_id, told, part=wire),
+        ]
+        told.content_index += 1
+        return out
+
+    def _closed(self, event: ItemClosed) -> list[ServerEvent]:
+        turn_id, item = event.turn_id, event.item
+        wire = wire_item(item, status_of(item))
+        told = self._told.pop(item.item_id)
+        if told.is_beside:
+            return [beside_event("done", turn_id, item.item_id, task_id=event.task_id, item=wire)]
         out: list[ServerEvent] = []
         if isinstance(item, Message):
-            out.append(self._content(turn_id, "response.output_text.done", item, text=text))
-            out.append(self._content(turn_id, "response.content_part.done", item, part={"type": "text", "text": text}))
+            out += self._text_ends(turn_id, item.item_id, told)
         elif isinstance(item, Call):
-            place = {**self._place(turn_id), "item_id": item.item_id, "call_id": item.call_id, "name": item.name}
-            out.append({"type": "response.function_call_arguments.done", **place, "arguments": text})
-        wire = wire_item(item, "completed" if isinstance(item, CallResult) else item.status)
-        out.append(self._item("done", self._previous.pop(item.item_id, None), wire))
-        out.append({"type": "response.output_item.done", **self._place(turn_id), "item": wire})
-        self._responses[turn_id].output.append(wire)
+            place = {**self._place(turn_id, told), "item_id": item.item_id, "call_id": item.call_id, "name": item.name}
+            out.append({"type": "response.function_call_arguments.done", **place, "arguments": item.arguments})
+        out.append(self._item("done", told.previous, wire))
+        out.append({"type": "response.output_item.done", **self._place(turn_id, told), "item": wire})
+        self._responses[turn_id].output[told.index] = wire
         return out
 
     def _ended(self, event: TurnEnded) -> list[ServerEvent]:
         self._order.end()
         out = self._begin(event.turn_id)
         response = self._responses.pop(event.turn_id)
-        fields = {**response.fields, **ended_fields(event), "output": response.output}
+        fields = {
+            **response.fields,
+            **ended_fields(event),
+            "output": [response.output[index] for index in sorted(response.output)],
+        }
         timed = BatonTimed(
             response_id=response_id(event.turn_id),
             decided_ms=event.decided_ms,
@@ -178,21 +281,19 @@ class Narrator:
         )
         return [*out, timed.model_dump(mode="json"), {"type": "response.done", "response": fields}]
 
-    def _content(self, turn_id: str, kind: str, item: Message, **fields: object) -> ServerEvent:
-        return {"type": kind, **self._place(turn_id), "item_id": item.item_id, "content_index": 0, **fields}
+    def _content(self, turn_id: str, kind: str, item_id: str, told: _Told, **fields: object) -> ServerEvent:
+        place = {**self._place(turn_id, told), "item_id": item_id, "content_index": told.content_index}
+        return {"type": kind, **place, **fields}
 
-    def _place(self, turn_id: str) -> dict[str, Any]:
-        return {"response_id": response_id(turn_id), "output_index": len(self._responses[turn_id].output)}
+    def _place(self, turn_id: str, told: _Told) -> dict[str, Any]:
+        return {"response_id": response_id(turn_id), "output_index": told.index}
 
     def _item(self, what: Literal["added", "done"], previous: str | None, wire: dict[str, Any]) -> ServerEvent:
         return {"type": f"conversation.item.{what}", "previous_item_id": previous, "item": wire}
 
 
 def _emptied(item: Item) -> Item:
-    match item:
-        case Message() | CallResult():
-            return replace(item, parts=())
-        case Call():
-            return replace(item, arguments="")
-        case _:
-            assert_never(item)
+    """Return an item as it is before it has grown; one that comes whole has not."""
+    if isinstance(item, Call):
+        return replace(item, arguments="")
+    return replace(item, parts=()) if isinstance(item, Message) and parts_of(item) else item

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from memory.keys import RequestDefaults
 from models.clock import Clock
-from models.content import CallResult, Message
+from models.content import Message, status_of
 from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
 from models.shares import Shares
 from orchestrator.act.completions import Completions
@@ -313,7 +313,7 @@ class _Connection:
                 await self._session.add((command.item,), command.after)
             case ShowItem():
                 item, is_open = await self._session.find(command.item_id)
-                status = "in_progress" if is_open else "completed" if isinstance(item, CallResult) else item.status
+                status = "in_progress" if is_open else status_of(item)
                 await self._reply(self._protocol.retrieved(item, status))
             case RemoveItem():
                 await self._session.remove((command.item_id,))

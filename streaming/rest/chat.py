@@ -15,7 +15,8 @@ from orchestrator.build import Conductor
 from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
 from orchestrator.sessions.handle import Session
 from streaming.auth import Caller
-from streaming.rest.chat_reply import Answer, Reply, in_chats_words, of_completion, of_session
+from streaming.rest.answer import Answer, of_completion, of_session
+from streaming.rest.chat_reply import Reply, in_chats_words
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.choices import Choices, for_choice
 from streaming.rest.sampling import wants_usage

@@ -8,82 +8,56 @@ import json
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, assert_never
 
-from agents.events import TaskProgress
-from models.content import AudioDelta, Call, CallDelta, FormReport, ScoredToken, TextDelta, WrittenToken, text_of
+from models.content import EvidencePart, FormReport, Part, ScoredToken, WrittenToken
 from models.errors import BatonError, Internal
-from orchestrator.act.completions import Completion
-from orchestrator.events import Committed, Decision, ItemDelta, ItemSnapshot, TurnEnded, Usage
-from orchestrator.sessions.handle import Session
+from orchestrator.events import Decision, TurnEnded, Usage
+from streaming.rest.answer import Answer, CallPiece, Inset, Thought, Words
 from streaming.wire.errors import failure
+from streaming.wire.items import wire_part
 from streaming.wire.sse import event
 from streaming.wire.usage import completion_usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """Text of the answer, and the tokens that it is, if they were asked for."""
+class _Message:
+    """A message as its pieces come."""
 
-    text: str
-    tokens: tuple[WrittenToken, ...] = ()
+    def __init__(self) -> None:
+        self.tokens: list[WrittenToken] = []
+        self._words: list[str] = []
+        self._thoughts: list[str] = []
+        self._insets: list[tuple[int, Part]] = []
+        self._calls: dict[str, dict[str, Any]] = {}
 
+    def take(self, piece: Words | Thought | Inset | CallPiece) -> None:
+        match piece:
+            case Words():
+                self._words.append(piece.text)
+                self.tokens += piece.tokens
+            case Thought():
+                self._thoughts.append(piece.text)
+            case Inset():
+                self._insets.append((sum(map(len, self._words)), piece.part))
+            case CallPiece():
+                function = {"name": piece.name, "arguments": ""}
+                call = self._calls.setdefault(
+                    piece.call_id, {"id": piece.call_id, "type": "function", "function": function}
+                )
+                call["function"]["arguments"] += piece.arguments
+            case _:
+                assert_never(piece)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPiece:
-    """A piece of a call; the first of each carries its name."""
-
-    call_id: str
-    name: str
-    arguments: str
-
-
-Answer = Words | CallPiece | TurnEnded
-"""What an answer consists of; `TurnEnded` is its end."""
-
-
-async def of_completion(completion: Completion) -> AsyncGenerator[Answer, None]:
-    """Yield the answer of a turn that belongs to no session."""
-    async with aclosing(completion.events()) as events:
-        async for one in events:
-            if isinstance(one, TaskProgress):
-                match one.delta:
-                    case TextDelta(text=text, tokens=tokens) if text or tokens:
-                        yield Words(text=text, tokens=tokens)
-                    case CallDelta() as call:
-                        yield CallPiece(call_id=call.call_id, name=call.name, arguments=call.arguments)
-                    case AudioDelta():
-                        raise Internal("The model answered with sound, which this surface cannot carry.")
-                    case _:
-                        pass
-    yield completion.ended()
-
-
-async def of_session(session: Session, turn_id: str, after: int) -> AsyncGenerator[Answer, None]:
-    """Yield the answer of a session's turn, which was accepted after row `after`."""
-    calls: dict[str, Call] = {}
-    async with aclosing(session.events(after)) as events:
-        async for one in events:
-            match one:
-                case ItemSnapshot(item=Call() as call):
-                    calls[call.item_id] = call
-                    yield CallPiece(call_id=call.call_id, name=call.name, arguments=call.arguments)
-                case ItemSnapshot(item=item):
-                    if text := text_of(item):
-                        yield Words(text=text)
-                case ItemDelta():
-                    if (known := calls.get(one.item_id)) is None:
-                        yield Words(text=one.text)
-                    else:
-                        yield CallPiece(call_id=known.call_id, name=known.name, arguments=one.text)
-                case Committed(event=TurnEnded(turn_id=ended) as end) if ended == turn_id:
-                    yield end
-                    return
-                case Committed():
-                    pass
-                case _:
-                    assert_never(one)
+    def fields(self, *, is_cut: bool) -> dict[str, Any]:
+        """Return it as OpenAI has it. Of an answer that is cut, a call that is not whole is none."""
+        calls = [call for call in self._calls.values() if not is_cut or _is_whole(call["function"]["arguments"])]
+        text = "".join(self._words)
+        message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
+        if self._thoughts:
+            message["reasoning_content"] = "".join(self._thoughts)
+        return message | _inset_fields(self._insets)
 
 
 class Reply:
@@ -98,6 +72,7 @@ class Reply:
         self._decision = decision
         self._session_id = session_id
         self._calls: dict[str, int] = {}
+        self._characters = 0
         self._tail = ""
         self._head = {
             "id": "chatcmpl-" + turn_id.removeprefix("turn_"),
@@ -137,7 +112,13 @@ class Reply:
             case Words():
                 content = json.dumps(piece.text, ensure_ascii=False)
                 logprobs = json.dumps(_logprobs(piece.tokens), ensure_ascii=False) if piece.tokens else "null"
+                self._characters += len(piece.text)
                 return [self._chunk(f'{opening}"content":{content}', logprobs=logprobs)]
+            case Thought():
+                return [self._chunk(f'{opening}"reasoning_content":{json.dumps(piece.text, ensure_ascii=False)}')]
+            case Inset():
+                fields = json.dumps(_inset_fields([(self._characters, piece.part)]), ensure_ascii=False)
+                return [self._chunk(opening + fields[1:-1])]
             case CallPiece():
                 return [self._chunk(opening + self._call_chunk(piece))]
             case TurnEnded():
@@ -153,38 +134,20 @@ class Reply:
         Raises:
             BatonError: the turn failed.
         """
-        words: list[str] = []
-        tokens: list[WrittenToken] = []
-        calls: dict[str, dict[str, Any]] = {}
-        end: TurnEnded | None = None
+        message, end = _Message(), None
         async with aclosing(answer) as pieces:
             async for piece in pieces:
-                match piece:
-                    case Words():
-                        words.append(piece.text)
-                        tokens += piece.tokens
-                    case CallPiece():
-                        function = {"name": piece.name, "arguments": ""}
-                        call = calls.setdefault(
-                            piece.call_id, {"id": piece.call_id, "type": "function", "function": function}
-                        )
-                        call["function"]["arguments"] += piece.arguments
-                    case TurnEnded():
-                        end = piece
+                if isinstance(piece, TurnEnded):
+                    end = piece
+                else:
+                    message.take(piece)
         if end is None:
             raise Internal("The answer broke off. Try again.")
         raise_fault(end)
-        if end.reason == "length":  # a call that was cut is none
-            calls = {name: call for name, call in calls.items() if _is_whole(call["function"]["arguments"])}
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(words) or None, "refusal": None}
-        if calls:
-            message["tool_calls"] = list(calls.values())
-        else:
-            message["content"] = "".join(words)
         choice = {
             "index": self._index,
-            "message": message,
-            "logprobs": _logprobs(tokens) if tokens else None,
+            "message": message.fields(is_cut=end.reason == "length"),
+            "logprobs": _logprobs(message.tokens) if message.tokens else None,
             "finish_reason": finish_reason(end),
         }
         return {
@@ -257,6 +220,21 @@ def in_chats_words(error: BatonError) -> BatonError:
     field = error.field or ""
     error.field = _PARAMETERS.sub(r"\1.function.parameters", _FIELDS.get(field, field)) or None
     return error
+
+
+def _inset_fields(insets: Sequence[tuple[int, Part]]) -> dict[str, Any]:
+    """Return what a message has that is no words: citations as OpenAI has them, and every part with its place, as ours."""
+    fields: dict[str, Any] = {}
+    if insets:
+        fields["baton_parts"] = [{**wire_part(part, "assistant"), "offset": offset} for offset, part in insets]
+    cited = [
+        {"start_index": offset, "end_index": offset, "title": part.title, "url": part.url}
+        for offset, part in insets
+        if isinstance(part, EvidencePart) and part.url is not None
+    ]
+    if cited:
+        fields["annotations"] = [{"type": "url_citation", "url_citation": one} for one in cited]
+    return fields
 
 
 def _form(report: FormReport | None) -> dict[str, Any]:

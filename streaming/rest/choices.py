@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from orchestrator.events import TurnEnded, TurnInput, Usage
-from streaming.rest.chat_reply import Answer
+from streaming.rest.answer import Answer
 from streaming.wire.usage import completion_usage
 
 _PIECES = 64

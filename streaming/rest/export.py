@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from memory.sessions import SessionRecord
-from models.content import Call, CallResult, Item, Message, text_of
+from models.content import (
+    ApprovalRequest,
+    ApprovalResponse,
+    Call,
+    CallResult,
+    HostedCall,
+    Item,
+    Message,
+    OtherItem,
+    Reasoning,
+    ToolListing,
+    text_of,
+)
 from orchestrator.sessions.registry import ToldTurn
 
 _TICKS = re.compile("`+")
@@ -28,7 +40,7 @@ def markdown(record: SessionRecord, items: Sequence[Item], turns: Sequence[ToldT
     return "\n\n".join(blocks) + "\n"
 
 
-def _blocks(item: Item) -> tuple[str, str]:
+def _blocks(item: Item) -> tuple[str, ...]:
     match item:
         case Message():
             return f"**{item.role.capitalize()}**{_how(item)}", _quoted(text_of(item))
@@ -36,6 +48,20 @@ def _blocks(item: Item) -> tuple[str, str]:
             return f"**Call of** {_span(item.name)}{_how(item)}", _fenced(item.arguments, "json")
         case CallResult():
             return "**Result**", _fenced(text_of(item))
+        case Reasoning():
+            return f"**Reasoning**{_how(item)}", _quoted(item.text)
+        case ApprovalRequest():
+            return f"**May be called?** {_span(item.name)}", _fenced(item.arguments, "json")
+        case ApprovalResponse():
+            said = "Allowed" if item.approve else "Not allowed"
+            return (f"**{said}**", *([_quoted(item.reason)] if item.reason else []))
+        case ToolListing():
+            return f"**Tools of** {_span(item.server)}", _fenced(item.tools, "json")
+        case HostedCall():
+            head = f"**Call of** {_span(item.name)} *at* {_span(item.server)}"
+            return head, _fenced(item.arguments, "json"), "**Result**", _fenced(item.result or item.error or "")
+        case OtherItem():
+            return f"**{_one_line(item.type)}**", _fenced(item.body, "json")
         case _:
             assert_never(item)
 
@@ -50,7 +76,7 @@ def _end(turn: ToldTurn) -> str | None:
             return None
 
 
-def _how(item: Message | Call) -> str:
+def _how(item: Message | Call | Reasoning) -> str:
     return " *(cut short)*" if item.status == "incomplete" else ""
 
 

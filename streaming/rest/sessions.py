@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from memory.sessions import SessionRecord
-from models.content import CallResult, Item
+from models.content import Item, status_of
 from models.errors import too_long
 from orchestrator.build import Conductor
 from orchestrator.sessions.registry import Transcript
@@ -132,7 +132,7 @@ def _whole(record: SessionRecord, told: Transcript) -> dict[str, Any]:
 
 
 def _wire(items: Sequence[Item]) -> list[dict[str, Any]]:
-    return [wire_item(item, "completed" if isinstance(item, CallResult) else item.status) for item in items]
+    return [wire_item(item, status_of(item)) for item in items]
 
 
 def _download(text: str, media_type: str, name: str) -> Response:

@@ -12,7 +12,8 @@ from typing import Any, assert_never
 from models.content import ScoredToken, WrittenToken
 from models.errors import BatonError, Internal
 from orchestrator.events import Decision, TurnEnded, Usage
-from streaming.rest.chat_reply import Answer, CallPiece, Words, baton_fields, finish_reason
+from streaming.rest.answer import Answer, CallPiece, Inset, Thought, Words
+from streaming.rest.chat_reply import baton_fields, finish_reason
 from streaming.wire.errors import failure
 from streaming.wire.sse import event
 from streaming.wire.usage import completion_usage
@@ -53,6 +54,8 @@ class TextReply:
         Raises:
             BatonError: the turn failed.
         """
+        if isinstance(piece, Thought | Inset):
+            return []  # a completion of text has no place for it
         before, self._before = self._before, None
         match piece:
             case Words():
@@ -98,6 +101,8 @@ class TextReply:
                         return {**self._head, "choices": [choice], "usage": usage, "baton": baton}
                     case CallPiece():
                         raise Internal("The model called a function, and none was on offer.")
+                    case Thought() | Inset():
+                        pass
         raise Internal("The answer broke off. Try again.")
 
     def _choice(self, text: str, reason: str | None, logprobs: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from orchestrator.act.completions import Completion
 from orchestrator.build import Conductor
 from orchestrator.events import TurnInput
 from streaming.auth import Caller
-from streaming.rest.chat_reply import of_completion
+from streaming.rest.answer import of_completion
 from streaming.rest.choices import Choices, for_choice
 from streaming.rest.sampling import wants_usage
 from streaming.rest.text_reply import TextReply, in_texts_words

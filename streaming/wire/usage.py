@@ -14,12 +14,9 @@ def completion_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
     if usage.drafts:
-        drafts: dict[str, dict[str, int]] = {}
-        for draft in usage.drafts:
-            sums = drafts.setdefault(draft.drafter, {"drafted_tokens": 0, "accepted_tokens": 0})
-            sums["drafted_tokens"] += draft.drafted
-            sums["accepted_tokens"] += draft.accepted
-        fields["baton_drafts"] = drafts
+        fields["baton_drafts"] = {
+            one.drafter: {"drafted_tokens": one.drafted, "accepted_tokens": one.accepted} for one in usage.drafts
+        }
     return fields
 
 

@@ -1,11 +1,12 @@
 """The effect ledger: what was asked of the world is on record before it is asked, and counted once."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from memory.database import Database
-from memory.effects import Effect, complete_effect, open_effect, open_effects
+from memory.effects import Effect, complete_call, complete_effect, open_effect, open_effects
 from memory.sessions import create_session
 from models.errors import Internal, NotFound
 
@@ -26,6 +27,10 @@ def _effect(key: str = "call_1", **fields: str) -> Effect:
 
 async def _opened(database: Database, *effects: Effect, tenant: str = "local", session_id: str = "ses_1") -> None:
     await database.write(lambda c: create_session(c, tenant, session_id, 0))
+    await _open(database, *effects, tenant=tenant, session_id=session_id)
+
+
+async def _open(database: Database, *effects: Effect, tenant: str = "local", session_id: str = "ses_1") -> None:
     for effect in effects:
         await database.write(lambda c, e=effect: open_effect(c, tenant, session_id, e, 0))
 
@@ -73,11 +78,28 @@ async def test_of_many_that_complete_a_call_at_once_exactly_one_counts(database)
     assert sorted(counted) == [False] * 19 + [True]
 
 
-async def test_a_key_is_opened_once_in_its_session(database):
+async def test_a_key_is_opened_once_in_its_session_and_one_made_again_is_known_by_its_new_call(database):
     await _opened(database, _effect())
-    with pytest.raises(Internal):
-        await database.write(lambda c: open_effect(c, "local", "ses_1", _effect(tool="other"), 1))
-    assert await _open_ones(database) == (_effect(),)
+    await _open(database, replace(_effect(), call_id="call_again"))
+    (opened,) = await _open_ones(database)
+    assert (opened.key, opened.call_id) == (_effect().key, "call_again")
+
+
+async def test_what_is_done_is_not_opened_again(database):
+    await _opened(database, _effect())
+    await _complete(database, "call_1")
+    await _open(database, replace(_effect(), call_id="call_again"))
+    assert await _open_ones(database) == ()
+
+
+async def test_a_result_completes_the_open_row_of_its_call_and_no_other(database):
+    await _opened(database)
+    for key in ("first", "second"):  # the id of a call may serve again once it has its result
+        await _open(database, replace(_effect(), key=key, call_id="call_1"))
+        assert await database.write(lambda c: complete_call(c, "local", "ses_1", "call_1", '"done"', 2))
+        assert not await database.write(lambda c: complete_call(c, "local", "ses_1", "call_1", '"again"', 3))
+    assert not await database.write(lambda c: complete_call(c, "local", "ses_1", "call_none", '"done"', 2))
+    assert await _open_ones(database) == ()
 
 
 async def test_the_same_key_in_another_session_is_another_call(database):

@@ -17,7 +17,7 @@ from agents.writer import Writer
 from memory.database import Database
 from models.catalog import Card, EngineSpec
 from models.clock import ManualClock
-from models.content import Item, Message, TextPart, text_of
+from models.content import Item, Message, Part, TextPart, parts_of, text_of
 from models.language.scripted import ScriptedEngine, build
 from models.placement.fleet import FixedOffer
 from models.ports.context import EngineContext
@@ -30,7 +30,9 @@ from orchestrator.events import (
     ItemDelta,
     ItemSnapshot,
     LogEvent,
+    PartAdded,
     SessionEvent,
+    TaskEnded,
     TurnAccepted,
     TurnEnded,
     TurnInput,
@@ -53,20 +55,38 @@ def user(text: str, item_id: str) -> Message:
     return Message(item_id=item_id, role="user", parts=(TextPart(text=text),))
 
 
+def grow(pieces: list[str | Part], more: str | Part) -> None:
+    """Add to what an item consists of: words that follow words are one piece."""
+    if isinstance(more, str) and pieces and isinstance(pieces[-1], str):
+        pieces[-1] += more
+    elif more != "":
+        pieces.append(more)
+
+
+def pieces_of(item: Item) -> list[str | Part]:
+    """Return what an item consists of."""
+    pieces: list[str | Part] = []
+    for part in parts_of(item) or (TextPart(text=text_of(item)),):
+        grow(pieces, part.text if isinstance(part, TextPart) else part)
+    return pieces
+
+
 class Transcript:
     """What one reader was given, checked as it arrives against what every reader is promised.
 
-    Rows come without a gap. Of each item the reader gets one snapshot, then deltas that go on exactly where it stands,
-    then the closing row, which agrees with what was put together. Nothing of a turn comes after its end.
+    Rows come without a gap. Of each item the reader gets one snapshot, then words and parts that go on exactly where it
+    stands, then the closing row, which agrees with what was put together. Nothing of a task comes after its end, and nothing
+    of a turn after its own; each task that began has ended by then.
     """
 
     def __init__(self, after: int) -> None:
         self.seq = after
         self.rows: list[Committed] = []
-        self.partial: dict[str, str] = {}
+        self.partial: dict[str, list[str | Part]] = {}
         self.ended: set[str] = set()
         self._closed: set[str] = set()
-        self._owner: dict[str, str] = {}
+        self._owner: dict[str, tuple[str, str]] = {}
+        self._ended_tasks: set[tuple[str, str]] = set()
 
     @property
     def log(self) -> list[LogEvent]:
@@ -84,26 +104,46 @@ class Transcript:
                 assert item_id not in self.partial, f"a second snapshot of {item_id}"
                 assert item_id not in self._closed, f"a snapshot of {item_id}, which is closed"
                 assert event.turn_id not in self.ended, f"a snapshot of {event.turn_id}, which has ended"
-                self.partial[item_id] = text_of(event.item)
-                self._owner[item_id] = event.turn_id
-            case ItemDelta():
+                owner = (event.turn_id, event.task_id)
+                assert owner not in self._ended_tasks, f"a snapshot of {owner}, which has ended"
+                self.partial[item_id] = pieces_of(event.item)
+                self._owner[item_id] = owner
+            case ItemDelta() | PartAdded():
                 assert event.turn_id not in self.ended, f"a delta of {event.turn_id}, which has ended"
                 assert event.item_id in self.partial, f"a delta of {event.item_id}, which is not open"
-                assert event.offset == len(self.partial[event.item_id]), "characters are lost or repeated"
-                assert event.text, "a delta without text"
-                self.partial[event.item_id] += event.text
+                assert self._owner[event.item_id] not in self._ended_tasks, "a delta of a task that has ended"
+                known = self.partial[event.item_id]
+                assert event.offset == sum(len(piece) for piece in known if isinstance(piece, str)), (
+                    "characters are lost"
+                )
+                if isinstance(event, PartAdded):
+                    assert event.number == sum(not isinstance(piece, str) for piece in known), (
+                        "parts are lost or repeated"
+                    )
+                    grow(known, event.part)
+                else:
+                    assert event.text, "a delta without text"
+                    grow(known, event.text)
 
     def _take_row(self, event: LogEvent) -> None:
         match event:
             case ItemClosed():
                 item_id = event.item.item_id
-                assert self.partial.pop(item_id, None) == text_of(event.item), f"{item_id} differs from its row"
+                assert self.partial.pop(item_id, None) == pieces_of(event.item), f"{item_id} differs from its row"
                 self._closed.add(item_id)
+            case TaskEnded():
+                owner = (event.turn_id, event.task_id)
+                assert event.turn_id not in self.ended, f"{owner} ended after its turn"
+                assert owner not in self._ended_tasks, f"{owner} ended twice"
+                assert owner not in {self._owner[item_id] for item_id in self.partial}, "an item was left open"
+                self._ended_tasks.add(owner)
             case TurnAccepted():
                 assert event.turn_id not in self.ended, f"{event.turn_id} begins after its end"
             case TurnEnded():
                 assert event.turn_id not in self.ended, f"{event.turn_id} ended twice"
-                assert event.turn_id not in {self._owner[item_id] for item_id in self.partial}, "an item was left open"
+                assert event.turn_id not in {self._owner[item_id][0] for item_id in self.partial}, (
+                    "an item was left open"
+                )
                 self.ended.add(event.turn_id)
             case _:
                 pass
@@ -213,6 +253,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def engine(clock: ManualClock) -> ScriptedEngine:
     """The scripted engine, which answers at once, except to "wait"."""
     return build(EngineSpec(name="scripted", options=json.dumps({"rules": RULES})), EngineContext(clock=clock))
+
+
+@pytest.fixture
+def pieces() -> tuple[Callable[..., None], Callable[[Item], list[str | Part]]]:
+    """Return `grow` and `pieces_of`."""
+    return grow, pieces_of
 
 
 @pytest.fixture

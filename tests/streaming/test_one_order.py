@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agents.events import Origin, TaskFinished, TaskProgress
 from memory.keys import RequestDefaults
 from models.content import CallDelta, Item, Message, TextDelta, TextPart
-from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, decode
+from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, decode, done_with
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import from_a_turn_on
@@ -88,8 +88,8 @@ class _Play:
 
     def add(self, chance: random.Random) -> None:
         known = [*self.state.order.ids]
-        if self.state.turn is not None and self.state.turn.open is not None:
-            known += [self.state.turn.open.item_id] * 3
+        if self.state.turn is not None:
+            known += [item.item_id for item in self.state.turn.open.values()] * 3
         after = chance.choice([None, None, FRONT, *known])
         note(f"add after {after}")
         self.write(self.state.plan_add(tuple(self.said() for _ in range(chance.randint(1, 2))), after))
@@ -106,7 +106,7 @@ class _Play:
 
     def yields(self, event: Any) -> None:
         if not self.state.take(event, self.new_id("item"), 0.0):
-            self.write(self.state.plan(event, 0.0))
+            self.write(self.state.plan(event, self.new_id("item"), 0.0))
             if self.state.turn is not None:
                 self.state.take(event, self.new_id("item"), 0.0)
 
@@ -124,7 +124,7 @@ class _Play:
         self.yields(TaskProgress(origin=self.origin, delta=delta))
 
     def end(self, _: random.Random) -> None:
-        self.yields(TaskFinished(origin=self.origin, reason="stop"))
+        self.yields(done_with(TaskFinished(origin=self.origin, reason="stop")))
 
     def cancel(self, _: random.Random) -> None:
         assert self.state.turn is not None

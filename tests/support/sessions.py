@@ -19,6 +19,7 @@ from orchestrator.events import (
     SessionSettings,
     TurnEnded,
     TurnInput,
+    done_with,
 )
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.handle import Session
@@ -87,7 +88,9 @@ class Steps:
         self.write(self.state.plan_change(SessionSettings(**settings)))
 
     def end(self, reason: Any = "stop") -> tuple[LogEvent, ...]:
-        return self.write(self.state.plan(TaskFinished(origin=self.origin(), reason=reason), self.now_s))
+        """End the only task, and the turn with it."""
+        done = done_with(TaskFinished(origin=self.origin(), reason=reason))
+        return self.write(self.state.plan(done, "item_unused", self.now_s))
 
 
 def kinds(rows: Any) -> list[str]:

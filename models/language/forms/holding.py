@@ -12,7 +12,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from models.content import AudioDelta, CallDelta, Delta, FinishDelta, FormReport, TextDelta, UsageDelta, text_of
+from models.content import (
+    AudioDelta,
+    CallDelta,
+    Delta,
+    FinishDelta,
+    FormReport,
+    PartDelta,
+    ReasoningDelta,
+    TextDelta,
+    UsageDelta,
+    text_of,
+)
 from models.errors import BadInput, Unsupported
 from models.language.forms.checking import Checker
 from models.language.forms.plan import Level, Plan, has_schema
@@ -50,8 +61,10 @@ class _Attempt:
             case FinishDelta():
                 self.end = delta
                 return False
-            case AudioDelta():
+            case AudioDelta() | PartDelta():
                 pass
+            case ReasoningDelta():
+                return True
             case _:
                 assert_never(delta)
         self.held.append(delta)

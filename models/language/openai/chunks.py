@@ -77,10 +77,15 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a chunk of a chat completion says."""
+    """What a chunk of a chat completion says.
+
+    Thoughts are `reasoning_content` at DeepSeek and older servers of vLLM, `reasoning` at newer ones and at OpenRouter.
+    """
 
     content: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: tuple[Fragment, ...] | None = None
 
 

@@ -20,9 +20,11 @@ from models.content import (
     CallDelta,
     CallResult,
     Delta,
+    EvidencePart,
     FinishDelta,
-    Item,
     Part,
+    ReasoningDelta,
+    Said,
     TextDelta,
     TextPart,
     UsageDelta,
@@ -142,7 +144,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return fields
 
 
-def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
+def _messages(items: Sequence[Said]) -> list[dict[str, Any]]:
     """Return items as messages. Calls belong to the assistant's message before them, which may have no words."""
     messages: list[dict[str, Any]] = []
     for item in items:
@@ -163,6 +165,8 @@ def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
 def _words(parts: Sequence[Part]) -> str:
     words = []
     for part in parts:
+        if isinstance(part, EvidencePart):
+            continue
         if not isinstance(part, TextPart):
             raise Unsupported(
                 f"This model is reached over a connection that carries only text so far, not {part.kind}. "
@@ -244,6 +248,8 @@ class Answer:
             self._reason = choice.finish_reason or self._reason
             if (said := choice.said) is None:
                 continue
+            if thought := said.reasoning_content or said.reasoning:
+                yield ReasoningDelta(text=thought, written=self._pieces)
             if (text := said.content or said.refusal) or (self._scored and choice.logprobs):
                 yield self._text(text or "", choice.logprobs)
             for fragment in said.tool_calls or ():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.events import AgentEvent, Origin, TaskFailed, TaskFinished, TaskStarted
+from agents.events import AgentEvent, Origin, TaskFinished, TaskStarted
 from agents.port import Task
 from models.catalog import Card
 from models.clock import ManualClock
@@ -33,7 +33,7 @@ from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, Too
 from orchestrator.act.band import Band, BandLimits, Score
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
-from orchestrator.events import SamplingOverrides, TurnInput
+from orchestrator.events import SamplingOverrides, TurnDone, TurnInput, done_with
 from orchestrator.window import count_tokens, said_now
 
 TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="Adds two numbers.", parameters="{}"),))
@@ -565,13 +565,16 @@ async def test_a_play_ends_with_the_agents_end(new_band: Any, small: Card) -> No
     origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     events = (TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
     band = new_band(WordsOffer(small), {"writer": Agent(*events)})
-    assert [event async for event in band.play(await decide(band, asking()))] == list(events)
+    started, done = [event async for event in band.play(await decide(band, asking()))]
+    assert started == events[0]
+    assert done == done_with(events[1])
+    assert (done.state, done.reason, done.ends) == ("finished", "stop", (events[1],))
 
 
 async def test_an_agent_that_stops_without_an_end_has_failed(new_band: Any, small: Card) -> None:
     band = new_band(WordsOffer(small), {"writer": Agent()})
     (failed,) = [event async for event in band.play(await decide(band, asking()))]
-    assert isinstance(failed, TaskFailed)
+    assert isinstance(failed, TurnDone)
     assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
     assert failed.origin.generation == 2
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agents.events import AgentEvent, TaskFailed, TaskFinished, TaskProgress, TaskStarted
+from agents.events import AgentEvent, TaskProgress, TaskStarted
 from agents.port import Task
 from agents.writer import Writer
 from models.catalog import Card
@@ -21,7 +21,7 @@ from models.ports.generate import GenerateRequest
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completion, Completions
 from orchestrator.decide.decider import Decider
-from orchestrator.events import TurnInput, Usage
+from orchestrator.events import TurnDone, TurnInput, Usage
 from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 
@@ -89,7 +89,7 @@ async def test_a_completion_is_decided_at_once_and_answered_when_it_is_asked(new
         started, *events, finished = await play(completion)
     assert isinstance(started, TaskStarted)
     assert started.origin.turn_id == completion.turn_id
-    assert isinstance(finished, TaskFinished)
+    assert isinstance(finished, TurnDone)
     text = "".join(event.delta.text for event in events if isinstance(event.delta, TextDelta))
     assert text == "you said hello 🎻"
 
@@ -188,7 +188,7 @@ async def test_an_error_of_the_engine_is_its_last_event_and_is_counted_by_its_co
     async with house.begin() as completion:
         *_, progress, failed = await play(completion)
     assert isinstance(progress, TaskProgress)
-    assert isinstance(failed, TaskFailed)
+    assert isinstance(failed, TurnDone)
     assert (failed.fault.code, failed.fault.message, failed.fault.retryable) == ("overloaded", "No room.", True)
     assert completion.ended().fault == failed.fault
     assert house.count("baton_turns_total", state="failed") == 1
@@ -199,7 +199,7 @@ async def test_a_defect_fails_the_turn_and_hides_its_cause(timed: Any, caplog: p
     house = timed((0.0, TextDelta(text="this far ")), (0.0, ZeroDivisionError("a secret path")))
     async with house.begin() as completion:
         *_, failed = await play(completion)
-    assert isinstance(failed, TaskFailed)
+    assert isinstance(failed, TurnDone)
     assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
     assert "secret" not in failed.fault.message
     assert "secret" in caplog.text
@@ -215,7 +215,7 @@ async def test_an_agent_that_stops_without_an_end_has_failed(new_house: Any) -> 
     house = new_house(Silent())
     async with house.begin() as completion:
         (failed,) = await play(completion)
-    assert isinstance(failed, TaskFailed)
+    assert isinstance(failed, TurnDone)
     assert completion.ended().state == "failed"
 
 

@@ -12,7 +12,7 @@ from agents.writer import Writer
 from models.clock import ManualClock
 from models.errors import Conflict, NotFound
 from orchestrator.act.completions import Completions
-from orchestrator.events import Committed, ItemClosed, ItemSnapshot, TurnEnded, TurnInput
+from orchestrator.events import Committed, ItemClosed, ItemSnapshot, TaskEnded, TurnEnded, TurnInput
 from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.asides import Aside
@@ -36,7 +36,7 @@ async def test_it_is_told_as_a_turn_is(
         assert house.band.turns == 1
         async for event in aside.events():
             transcript.take(event)
-        assert [event.kind for event in transcript.log] == ["turn_accepted", "item_closed", "turn_ended"]
+        assert [event.kind for event in transcript.log] == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]
         assert transcript.log[0].input.metadata == {"a": "b"}
         assert transcript.log[-1].state == state
         assert aside.cancel("client_cancelled") == []
@@ -58,8 +58,12 @@ async def test_one_that_is_stopped_closes_what_it_had_and_its_engine_stops(
             async for event in events:
                 if isinstance(event, ItemSnapshot):
                     break
-        closed, ended = [event.event for event in aside.cancel("client_cancelled") if isinstance(event, Committed)]
+        closed, task, ended = [
+            event.event for event in aside.cancel("client_cancelled") if isinstance(event, Committed)
+        ]
         assert isinstance(closed, ItemClosed)
+        assert isinstance(task, TaskEnded)
+        assert task.state == "cancelled"
         assert isinstance(ended, TurnEnded)
         assert (ended.state, ended.reason) == ("interrupted", "client_cancelled")
         assert recording.closed == 1
@@ -76,7 +80,13 @@ async def test_a_turns_own_context_is_shown_instead_of_the_conversation_and_not_
         turn_id = await session.respond(TurnInput(), context)
         await house.read_turn(session, turn_id)
         assert item_texts(session.items) == ["first", "second", "you said first 🎻"]
-        assert kinds(await house.rows(session)) == ["items_added", "turn_accepted", "item_closed", "turn_ended"]
+        assert kinds(await house.rows(session)) == [
+            "items_added",
+            "turn_accepted",
+            "item_closed",
+            "task_ended",
+            "turn_ended",
+        ]
         with pytest.raises(NotFound):
             await session.context(("item_nowhere",))
         with pytest.raises(Conflict):

@@ -127,20 +127,20 @@ def test_what_would_break_it_is_refused(
 def test_a_result_has_no_place_before_its_call(conversation: Conversation, after: str) -> None:
     conversation.add((said("a"), call("call_1"), said("b")))
     with pytest.raises(BadInput) as refused:
-        conversation.check_place((result("call_1"),), after, left=False, open_id=None)
+        conversation.check_place((result("call_1"),), after, left=False, open_indexes={})
     assert refused.value.field == "previous_item_id"
     for good in ("item_call", "b", None):
-        conversation.check_place((result("call_1"),), good, left=False, open_id=None)
+        conversation.check_place((result("call_1"),), good, left=False, open_indexes={})
 
 
 def test_there_has_to_be_what_an_item_is_to_come_after(conversation: Conversation) -> None:
     conversation.add((said("a"),))
     with pytest.raises(NotFound) as refused:
-        conversation.check_place((said("b"),), "gone", left=False, open_id="open")
+        conversation.check_place((said("b"),), "gone", left=False, open_indexes={"open": 0})
     assert (refused.value.code, refused.value.field) == ("item_not_found", "previous_item_id")
     for good in (None, FRONT, "a", "open"):
-        conversation.check_place((said("b"),), good, left=False, open_id="open")
-    conversation.check_place((said("b"),), "long_ago", left=True, open_id=None)
+        conversation.check_place((said("b"),), good, left=False, open_indexes={"open": 0})
+    conversation.check_place((said("b"),), "long_ago", left=True, open_indexes={})
 
 
 def test_a_call_may_come_together_with_its_result(conversation: Conversation) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from agents.events import Origin, TaskFinished, TaskProgress
 from models.content import CallDelta, Delta, Message, TextDelta, text_of
-from orchestrator.events import Committed, Decision, ItemClosed, ItemDelta, ItemSnapshot, LogEvent, TurnInput
+from orchestrator.events import Committed, Decision, ItemClosed, ItemDelta, ItemSnapshot, LogEvent, TurnInput, done_with
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.state import SessionState
@@ -33,11 +33,11 @@ class Writing:
     def write(self, delta: Delta, item_id: str = "item_1") -> None:
         event = TaskProgress(origin=ORIGIN, delta=delta)
         if not self.state.take(event, item_id, 0.0):
-            self.commit(self.state.plan(event, 0.0))
+            self.commit(self.state.plan(event, item_id, 0.0))
             assert self.state.take(event, item_id, 0.0)
 
     def finish(self) -> None:
-        self.commit(self.state.plan(TaskFinished(origin=ORIGIN, reason="stop"), 0.0))
+        self.commit(self.state.plan(done_with(TaskFinished(origin=ORIGIN, reason="stop")), "item_none", 0.0))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_reader_that_keeps_up_gets_a_snapshot_then_deltas_then_the_row(writing
     writing.write(TextDelta(text="three"))
     assert given(cursor, writing.state) == [("delta", "item_1", 4, "two three")]
     writing.finish()
-    assert given(cursor, writing.state) == [(2, "item_closed"), (3, "turn_ended")]
+    assert given(cursor, writing.state) == [(2, "item_closed"), (3, "task_ended"), (4, "turn_ended")]
     assert given(cursor, writing.state) == []
 
 
@@ -81,12 +81,18 @@ def test_what_a_reader_lacks_of_an_item_comes_before_its_row(writing: Writing) -
     given(cursor, writing.state)
     writing.write(TextDelta(text="two"))
     writing.finish()
-    assert given(cursor, writing.state) == [("delta", "item_1", 4, "two"), (2, "item_closed"), (3, "turn_ended")]
+    assert given(cursor, writing.state) == [
+        ("delta", "item_1", 4, "two"),
+        (2, "item_closed"),
+        (3, "task_ended"),
+        (4, "turn_ended"),
+    ]
     assert given(late, writing.state) == [
         (1, "turn_accepted"),
         ("snapshot", "item_1", "one two"),
         (2, "item_closed"),
-        (3, "turn_ended"),
+        (3, "task_ended"),
+        (4, "turn_ended"),
     ]
 
 
@@ -110,7 +116,7 @@ def test_an_item_opened_by_nothing_shows_an_empty_snapshot_and_no_empty_deltas(w
     writing.write(TextDelta(text="word"))
     assert given(cursor, writing.state) == [("delta", "item_1", 0, "word")]
     writing.finish()
-    assert given(cursor, writing.state) == [(2, "item_closed"), (3, "turn_ended")]
+    assert given(cursor, writing.state) == [(2, "item_closed"), (3, "task_ended"), (4, "turn_ended")]
 
 
 def test_an_item_that_closes_empty_unseen_is_shown_all_the_same(writing: Writing) -> None:
@@ -152,14 +158,14 @@ def test_a_reader_whose_next_row_has_left_memory_is_told_so_and_goes_on_from_the
     writing.finish()
     for n in range(2, 5):
         writing.commit(writing.state.plan_add((message(str(n), f"item_{n}"),)))
-    assert cursor.advance(writing.state) is None  # its next row is 2; rows 3 to 6 are in memory
+    assert cursor.advance(writing.state) is None  # its next row is 2; rows 4 to 7 are in memory
     delta, closed, ended = cursor.take_rows(writing.log[1:3])
     assert isinstance(delta, ItemDelta)
     assert (delta.offset, delta.text) == (4, "two")
     assert isinstance(closed, Committed)
     assert isinstance(closed.event, ItemClosed)
     assert isinstance(ended, Committed)
-    assert given(cursor, writing.state) == [(4, "items_added"), (5, "items_added"), (6, "items_added")]
+    assert [kind for _, kind in given(cursor, writing.state)] == ["turn_ended", *["items_added"] * 3]
 
 
 def test_a_reader_exactly_at_the_edge_of_memory_needs_no_log(writing: Writing, message: Callable[..., Message]) -> None:

@@ -23,7 +23,7 @@ async def test_a_turn_is_answered_and_logged(open_house: Any) -> None:
         session = await house.sessions.create("local")
         turn_id = await session.respond(house.says("hello"))
         transcript = await house.read_turn(session, turn_id)
-        assert kinds(transcript.rows) == ["turn_accepted", "item_closed", "turn_ended"]
+        assert kinds(transcript.rows) == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]
         assert reply_of(transcript.rows) == "you said hello 🎻"
         assert ending(transcript.rows).state == "finished"
         assert ending(transcript.rows).reason == "stop"
@@ -261,4 +261,4 @@ async def test_of_two_commits_of_one_proposal_one_wins(open_house: Any) -> None:
         turn_id, refused = results
         assert isinstance(refused, Conflict)
         transcript = await house.read_turn(session, turn_id)
-        assert kinds(transcript.rows) == ["turn_accepted", "item_closed", "turn_ended"]
+        assert kinds(transcript.rows) == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]

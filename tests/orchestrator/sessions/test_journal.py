@@ -1,6 +1,7 @@
 """Events, turns and effects change together, in one transaction."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from models.clock import ManualClock
 from models.content import Call, CallResult, Message, TextPart
 from models.errors import Internal, NotFound
 from orchestrator.events import (
+    CallEffect,
     Decision,
     ItemClosed,
     ItemsAdded,
@@ -44,7 +46,10 @@ async def open_effects(database: Database) -> list[str]:
 
 
 def closed(item: Any) -> ItemClosed:
-    return ItemClosed(turn_id="turn_1", generation=1, item=item)
+    effect = None
+    if isinstance(item, Call) and item.status == "completed":
+        effect = CallEffect(key="turn_1/1/0", effect="effectful")
+    return ItemClosed(turn_id="turn_1", generation=1, item=item, effect=effect)
 
 
 async def test_rows_are_numbered_without_gaps_and_read_back_as_they_were(
@@ -83,7 +88,7 @@ async def test_a_whole_call_opens_an_effect_and_its_result_completes_it(
     journal: Journal, accepted: TurnAccepted, database: Database
 ) -> None:
     await journal.write((accepted, closed(CALL)))
-    assert await open_effects(database) == ["call_1"]
+    assert await open_effects(database) == ["turn_1/1/0"]
     await journal.write((ItemsAdded(items=(RESULT,)),))
     assert await open_effects(database) == []
 
@@ -95,6 +100,38 @@ async def test_a_result_within_a_turns_input_completes_its_effect(
     await journal.write(
         (TurnAccepted(turn_id="turn_2", generation=1, input=TurnInput(items=(RESULT,)), decision=decision),)
     )
+    assert await open_effects(database) == []
+
+
+@pytest.mark.parametrize("runner", ["client", "server", "mcp:weather"])
+async def test_a_result_completes_the_ledger_whoever_ran_the_call(
+    journal: Journal, accepted: TurnAccepted, database: Database, runner: str
+) -> None:
+    effect = CallEffect(key="turn_1/1/0", effect="idempotent", runner=runner)
+    await journal.write((accepted, replace(closed(CALL), effect=effect)))
+    assert await open_effects(database) == ["turn_1/1/0"]
+    # A client's comes with what it says next; one that was run here is an item of the reply.
+    by_client = ItemsAdded(items=(RESULT,))
+    await journal.write((by_client if runner == "client" else closed(RESULT),))
+    assert await open_effects(database) == []
+
+
+async def test_a_call_that_changes_nothing_needs_no_row_in_the_ledger(
+    journal: Journal, accepted: TurnAccepted, database: Database
+) -> None:
+    effect = CallEffect(key="turn_1/1/0", effect="pure", runner="server")
+    await journal.write((accepted, replace(closed(CALL), effect=effect), closed(RESULT)))
+    assert await open_effects(database) == []
+
+
+async def test_a_call_that_is_made_again_by_its_task_is_the_same_effect(
+    journal: Journal, accepted: TurnAccepted, database: Database
+) -> None:
+    await journal.write((accepted, closed(CALL)))
+    again = replace(CALL, item_id="item_again", call_id="call_again")
+    await journal.write((closed(again),))
+    assert await open_effects(database) == ["turn_1/1/0"]
+    await journal.write((ItemsAdded(items=(replace(RESULT, call_id="call_again"),)),))
     assert await open_effects(database) == []
 
 

@@ -98,7 +98,7 @@ async def test_an_idle_session_leaves_memory_and_can_be_opened_again(open_house:
         await house.until(lambda: not house.sessions._open)
         assert session.closed
         again = await house.sessions.open("local", session.session_id)
-        assert tuple((await house.read(again, lambda transcript: transcript.seq == 3)).rows) == await house.rows(again)
+        assert tuple((await house.read(again, lambda transcript: transcript.seq == 4)).rows) == await house.rows(again)
 
 
 async def test_a_session_does_not_go_idle_while_it_writes(open_house: Any, clock: ManualClock, message: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from support.sessions import Steps
 
-from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskStarted
+from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskOutput, TaskStarted
 from models.content import (
     AudioDelta,
     Call,
@@ -21,13 +21,16 @@ from models.content import (
 from models.errors import Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
     ItemClosed,
+    PlanMade,
     PlaybackHeard,
+    TaskEnded,
     TurnAccepted,
     TurnEnded,
     TurnInput,
     Usage,
+    done_with,
 )
-from orchestrator.sessions.open_turn import OpenItem
+from orchestrator.sessions.open_turn import LiveTask, OpenItem
 
 
 def answer(call_id: str, item_id: str = "item_answer") -> CallResult:
@@ -212,13 +215,13 @@ def test_deltas_of_another_kind_close_the_item_that_is_open(steps: Steps) -> Non
     assert steps.take(TextDelta(text="Let me see. "))
     call = CallDelta(call_id="call_1", name="add", arguments="{")
     assert not steps.take(call)
-    (closed,) = steps.write(steps.state.plan(steps.progress(call), steps.now_s))
+    (closed,) = steps.write(steps.state.plan(steps.progress(call), "item_unused", steps.now_s))
     assert isinstance(closed, ItemClosed)
     assert text_of(closed.item) == "Let me see. "
     assert steps.take(call, "item_call")
     assert steps.take(CallDelta(call_id="call_1", name="add", arguments="}"))
     assert not steps.take(CallDelta(call_id="call_2", name="add", arguments="{}"))
-    closed, ended = steps.end("calls")
+    closed, _, ended = steps.end("calls")
     assert isinstance(closed, ItemClosed)
     assert closed.item == Call(item_id="item_call", call_id="call_1", name="add", arguments="{}")
     assert isinstance(ended, TurnEnded)
@@ -227,7 +230,7 @@ def test_deltas_of_another_kind_close_the_item_that_is_open(steps: Steps) -> Non
 def test_an_empty_delta_opens_an_item_and_an_item_may_close_empty(steps: Steps) -> None:
     steps.accept()
     assert steps.take(TextDelta(text=""))
-    closed, _ = steps.end()
+    closed, *_ = steps.end()
     assert isinstance(closed, ItemClosed)
     assert closed.item == Message(item_id="item_reply", role="assistant", parts=())
 
@@ -239,13 +242,16 @@ def test_nothing_is_taken_from_a_generation_that_was_cancelled(steps: Steps) -> 
         steps.progress(UsageDelta(input_tokens=1, output_tokens=1)),
         TaskStarted(origin=steps.origin(), card="scripted"),
         TaskFinished(origin=steps.origin(), reason="stop"),
+        done_with(TaskFinished(origin=steps.origin(), reason="stop")),
+        TaskOutput(origin=steps.origin(), name="sum", parts=()),
+        PlanMade(turn_id="turn_1", generation=1, tasks=()),
     ]
     rows = steps.state.plan_cancel("turn_1", "client_cancelled", steps.now_s)
 
     def nothing_is_taken() -> None:
         for event in late:
             assert not steps.state.take(event, "item_late", steps.now_s)
-            assert steps.state.plan(event, steps.now_s) == ()
+            assert steps.state.plan(event, "item_late", steps.now_s) == ()
 
     nothing_is_taken()  # before the rows are written
     steps.write(rows)
@@ -280,7 +286,7 @@ def test_only_the_running_turn_is_cancelled(steps: Steps) -> None:
 def test_how_a_task_finishes_says_whether_its_item_is_whole(steps: Steps, reason: str, status: str) -> None:
     steps.accept()
     steps.take(TextDelta(text="word"))
-    closed, ended = steps.end(reason)
+    closed, _, ended = steps.end(reason)
     assert isinstance(closed, ItemClosed)
     assert isinstance(closed.item, Message)
     assert closed.item.status == status
@@ -292,7 +298,10 @@ def test_a_failure_is_logged_with_its_fault_and_what_was_written(steps: Steps) -
     steps.accept()
     steps.take(TextDelta(text="word"))
     fault = Fault(code="worker_died", message="It died.", retryable=True)
-    closed, ended = steps.write(steps.state.plan(TaskFailed(origin=steps.origin(), fault=fault), steps.now_s))
+    done = done_with(TaskFailed(origin=steps.origin(), fault=fault))
+    closed, task, ended = steps.write(steps.state.plan(done, "item_unused", steps.now_s))
+    assert isinstance(task, TaskEnded)
+    assert (task.state, task.fault) == ("failed", fault)
     assert isinstance(closed, ItemClosed)
     assert isinstance(closed.item, Message)
     assert closed.item.status == "incomplete"
@@ -307,7 +316,7 @@ def test_the_end_says_what_was_spent_and_how_long_it_took(steps: Steps) -> None:
     steps.take(TextDelta(text="word"))
     steps.now_s += 0.5
     steps.take(UsageDelta(input_tokens=0, output_tokens=3))
-    _, ended = steps.end()
+    *_, ended = steps.end()
     assert isinstance(ended, TurnEnded)
     assert ended.usage == Usage(input_tokens=7, output_tokens=3)
     assert (ended.first_delta_ms, ended.duration_ms) == (250, 750)
@@ -315,7 +324,7 @@ def test_the_end_says_what_was_spent_and_how_long_it_took(steps: Steps) -> None:
 
 def test_a_turn_without_a_delta_has_no_first_one(steps: Steps) -> None:
     steps.accept()
-    (ended,) = steps.end()
+    *_, ended = steps.end()
     assert isinstance(ended, TurnEnded)
     assert ended.first_delta_ms is None
 
@@ -329,13 +338,14 @@ def test_a_finish_delta_and_a_start_change_no_text(steps: Steps, what: str) -> N
         else steps.progress(FinishDelta(reason="stop"))
     )
     assert steps.state.take(event, "item_reply", steps.now_s) == (what == "started")
-    assert steps.state.plan(event, steps.now_s) == ()
+    assert steps.state.plan(event, "item_late", steps.now_s) == ()
     assert steps.state.turn is not None
-    assert steps.state.turn.open is None
+    assert not steps.state.turn.open
 
 
 def test_an_open_item_counts_characters_and_keeps_line_ends() -> None:
-    item = OpenItem(Message(item_id="item_1", role="assistant", parts=()))
+    task = LiveTask(task_id="t", agent="writer", role="answer")
+    item = OpenItem(Message(item_id="item_1", role="assistant", parts=()), task, 0)
     for text in ("👩‍🎤", "", "\r\n", "é\r", "\n"):
         item.append(text)
     assert item.length == len("👩‍🎤\r\né\r\n")
@@ -369,7 +379,7 @@ def test_playback_is_bounded_by_the_sound_and_logged_with_the_next_transaction(s
         steps.state.heard("item_reply", ms)
     with pytest.raises(LimitExceeded):
         steps.state.heard("item_reply", 501)
-    closed, heard, ended = steps.end()
+    closed, _, heard, ended = steps.end()
     assert isinstance(closed, ItemClosed)
     assert closed.audio_ms == 500
     assert heard == PlaybackHeard(item_id="item_reply", heard_ms=500)
@@ -383,7 +393,7 @@ def test_what_is_heard_while_a_row_is_being_written_is_logged_with_the_next(step
     steps.accept()
     steps.take(sound(500))
     steps.state.heard("item_reply", 100)
-    rows = steps.state.plan(TaskFinished(origin=steps.origin(), reason="stop"), steps.now_s)
+    rows = steps.state.plan(done_with(TaskFinished(origin=steps.origin(), reason="stop")), "item_x", steps.now_s)
     steps.state.heard("item_reply", 400)
     steps.write(rows)
     steps.propose(turn_id="turn_2")

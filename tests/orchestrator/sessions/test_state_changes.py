@@ -157,7 +157,7 @@ def test_the_playback_of_what_leaves_with_the_same_rows_leaves_nothing_behind(
     steps.accept(turn_id="turn_2")
     steps.take(AudioDelta(pcm=b"\0\0" * 300, rate_hz=1_000), "item_second")
     steps.state.heard("item_first", 100)
-    closed, heard, _ = steps.end()
+    closed, _, heard, _ = steps.end()
     assert closed.kind == "item_closed"
     assert heard == PlaybackHeard(item_id="item_first", heard_ms=100)
     assert ids(steps.state) == ["item_second"]
