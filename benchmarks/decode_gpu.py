@@ -41,6 +41,7 @@ from models.language.decoding.sampling import Chooser
 from models.language.decoding.scheduler import Rank
 from models.language.decoding.speculation import FixedPolicy, Speculation
 from models.language.detokenize import Detokenizer
+from models.owner import Owner
 from models.ports.generate import Sampling
 
 _TOKENS = 128  # in, and on average out
@@ -196,8 +197,8 @@ class _Bench:
         sampling = Sampling(max_output_tokens=length)
         return Request(
             prompt=Prompt(tokens=tuple(prompt)),
-            context=Context(tenant="bench", tokens=list(prompt), prompt_length=_TOKENS),
-            scope=Scope(tenant="bench"),
+            context=Context(owner=Owner("bench"), tokens=list(prompt), prompt_length=_TOKENS),
+            scope=Scope(owner=Owner("bench")),
             rank=Rank.of("normal", 0.0, None, ticket),
             chooser=Chooser.of(sampling),
             writer=Detokenizer(self._words, sampling, ends=frozenset(), limit=length),

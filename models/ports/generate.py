@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from models.content import Delta, Message, Said
 from models.errors import BadInput, Unsupported
+from models.owner import Owner
 from models.ports.media import MediaGrant
 
 Signal = Literal["token_ids", "logprobs", "entropies", "margins"]
@@ -157,7 +158,8 @@ class GenerateRequest:
         priority: who goes first when there is not room for all.
         deadline: absolute time in seconds of the injected clock; the engine stops there with
             `DeadlineExceeded`.
-        tenant: whose request it is; no cache entry is shared between tenants.
+        tenant: whose request it is.
+        subject: the end user of the tenant that it is for; no cache entry is shared between two owners.
         signals: the token statistics wanted in each `TextDelta`.
         reads_ahead: `messages` begin a request that is expected: they are read, so that it finds them read, while nobody
             else has work. Nothing is written: usage, of what was read as it is read, and the end.
@@ -167,7 +169,7 @@ class GenerateRequest:
         raw: `messages` are one message, and its words are the prompt as it is: no chat template, no roles. Words that are
             spelled like a special token are that token. Neither tools nor `continues` nor `reads_ahead` goes with it.
         media: leave to read the media that `messages` refer to.
-        fork: requests of a tenant that carry the same and ask the same are answers to one prompt, which an engine may read
+        fork: requests of an owner that carry the same and ask the same are answers to one prompt, which an engine may read
             once. It changes nothing of what is written.
     """
 
@@ -179,6 +181,7 @@ class GenerateRequest:
     priority: Priority = "normal"
     deadline: float | None = None
     tenant: str
+    subject: str | None = None
     signals: frozenset[Signal] = frozenset()
     reads_ahead: bool = False
     logprobs: int | None = None
@@ -186,6 +189,11 @@ class GenerateRequest:
     raw: bool = False
     fork: str | None = None
     media: tuple[MediaGrant, ...] = ()
+
+    @property
+    def owner(self) -> Owner:
+        """Whose request it is, and so whose is what is remembered of it."""
+        return Owner(self.tenant, self.subject)
 
 
 class Engine(Protocol):
@@ -228,7 +236,7 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
     Args:
         request: the request as it came in.
         honoured: names of `GenerateRequest`'s optional fields that the engine does honour, besides
-            `messages`, `sampling`, `priority`, `deadline` and `tenant`, which every engine must; a constraint
+            `messages`, `sampling`, `priority`, `deadline`, `tenant` and `subject`, which every engine must; a constraint
             is named by kind, as `constraint.regex`. Of `sampling`, `PROCESSORS` are optional as well.
         engine: the engine's name, for the message.
     """

@@ -2,6 +2,7 @@
 
 from models.language.forms.plan import Level, Plan, plan
 from models.language.forms.planning_process import holds
+from models.owner import Owner
 from models.ports.generate import Constraint
 
 
@@ -11,7 +12,7 @@ class PlanningHere:
     def __init__(self, *, remote: bool = False) -> None:
         self._remote = remote
 
-    async def plan(self, constraint: Constraint, level: Level, tenant: str) -> Plan:
+    async def plan(self, constraint: Constraint, level: Level, owner: Owner) -> Plan:
         return plan(constraint, (lambda _: True) if self._remote else holds, level, remote=self._remote)
 
     async def aclose(self) -> None:

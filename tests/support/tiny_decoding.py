@@ -30,6 +30,7 @@ from models.language.decoding.scheduler import Rank
 from models.language.decoding.speculation import FixedPolicy, Speculation
 from models.language.detokenize import Detokenizer
 from models.language.tool_format import LISTED
+from models.owner import Owner
 from models.ports.generate import Constraint, Priority, Sampling
 from support.tiny_llama import make_model, make_tokenizer
 
@@ -62,6 +63,7 @@ class Ask:
     adapter: str | None = None
     constraint: Constraint | None = None
     tenant: str = "ada"
+    subject: str | None = None
     priority: Priority = "normal"
     came_s: float = 0.0
     deadline_s: float | None = None
@@ -173,7 +175,7 @@ class Tiny:
 
     def alone(self, ask: Ask) -> Told:
         """Return what is written if nobody else is served and nothing is guessed."""
-        ask = replace(ask, hint=(), fork=None, tenant="ada", priority="normal", came_s=0.0)
+        ask = replace(ask, hint=(), fork=None, tenant="ada", subject=None, priority="normal", came_s=0.0)
         if ask not in self._alone:
             bench = self.bench(rows=1, prefill_tokens=512)
             self._alone[ask] = bench.ask(ask)
@@ -207,8 +209,10 @@ class Bench:
         tiny = self._tiny
         return Row(
             prompt=prompt or Prompt(tokens=ask.prompt),
-            context=Context(tenant=ask.tenant, tokens=list(ask.prompt), prompt_length=len(ask.prompt)),
-            scope=Scope(tenant=ask.tenant, adapter=ask.adapter),
+            context=Context(
+                owner=Owner(ask.tenant, ask.subject), tokens=list(ask.prompt), prompt_length=len(ask.prompt)
+            ),
+            scope=Scope(owner=Owner(ask.tenant, ask.subject), adapter=ask.adapter),
             rank=Rank.of(ask.priority, ask.came_s, ask.deadline_s, len(self.rows)),
             chooser=Chooser.of(ask.sampling),
             writer=Detokenizer(

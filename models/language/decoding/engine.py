@@ -36,6 +36,7 @@ from models.language.decoding.scheduler import Rank
 from models.language.detokenize import Detokenizer, answer_limit
 from models.language.prompts import PromptWriter
 from models.language.tool_format import CallReader, offered
+from models.owner import Owner
 from models.ports.generate import PROCESSORS, Constraint, GenerateRequest, Sampling, ToolConstraint, refuse_unsupported
 
 _log = logging.getLogger(__name__)
@@ -173,10 +174,10 @@ class DecodingEngine:
 
     async def _prepared(self, request: GenerateRequest, stream: "_Stream", came_s: float) -> Row:
         if request.constraint is not None:
-            await self._try_out(request.constraint, request.tenant)
+            await self._try_out(request.constraint, request.owner)
         return await asyncio.get_running_loop().run_in_executor(self._words, self._watched, request, stream, came_s)
 
-    async def _try_out(self, constraint: Constraint, tenant: str) -> None:
+    async def _try_out(self, constraint: Constraint, owner: Owner) -> None:
         """Check that compiling a form ends nobody's process.
 
         Raises:
@@ -185,7 +186,7 @@ class DecodingEngine:
         constrainer = self._language.constrainer
         await asyncio.to_thread(check_depth, constraint)
         for source, field in await asyncio.to_thread(lambda: [*constrainer.sources(constraint)]):
-            if await self._trial.compiles(source, constrainer.vocabulary, field=field, tenant=tenant):
+            if await self._trial.compiles(source, constrainer.vocabulary, field=field, owner=owner):
                 return  # the parts are compiled only to say which of them is at fault
 
     # In the thread of prompts
@@ -212,8 +213,8 @@ class DecodingEngine:
         hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)
         return Row(
             prompt=Prompt(tokens=tuple(tokens)),
-            context=Context(tenant=request.tenant, tokens=tokens, prompt_length=len(tokens)),
-            scope=Scope(tenant=request.tenant, adapter=request.adapter),
+            context=Context(owner=request.owner, tokens=tokens, prompt_length=len(tokens)),
+            scope=Scope(owner=request.owner, adapter=request.adapter),
             rank=Rank.of(request.priority, came_s, request.deadline, next(self._tickets)),
             chooser=Chooser.of(sampling),
             writer=Detokenizer(

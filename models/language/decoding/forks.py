@@ -45,7 +45,7 @@ class Forks:
 
 
 def are_forks(one: Row, other: Row) -> bool:
-    """Return whether two rows are answers to one prompt: never of two tenants, nor of prompts that differ."""
+    """Return whether two rows are answers to one prompt: never of two owners, nor of prompts that differ."""
     return (
         one.fork is not None
         and one.fork == other.fork

@@ -4,8 +4,8 @@ They are found by the tokens that were written into them. Each scope is a trie w
 compared byte by byte: no two texts can be taken for each other, whatever they hash to. A look-up walks down as far as the
 prompt agrees, so that a prompt nobody has seen costs one step, and a known one some microseconds per chunk.
 
-A scope is a tenant and an adapter, because keys and values depend on the adapter, and because how fast an answer begins must
-tell nobody what another tenant has asked. Only what tokens determine may be kept: never a prompt with pictures in it, whose
+A scope is an owner and an adapter, because keys and values depend on the adapter, and because how fast an answer begins must
+tell nobody what another has asked, neither another tenant nor another end user of the same application. Only what tokens determine may be kept: never a prompt with pictures in it, whose
 placeholders are the same tokens for every picture.
 
 Pure: extents are only numbers here. What is kept belongs to the arena's owner, who evicts (`oldest`) when it needs room.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from models.language.decoding.blocks import Extent
+from models.owner import Owner
 
 CHUNK_TOKENS = 32
 
@@ -29,11 +30,11 @@ class Scope:
     """Within which prefixes may be shared.
 
     Attributes:
-        tenant: whose text it is.
+        owner: whose text it is.
         adapter: the LoRA adapter that wrote the keys and values, by a name that never comes to stand for other weights.
     """
 
-    tenant: str
+    owner: Owner
     adapter: str | None = None
 
 

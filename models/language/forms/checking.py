@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from models.clock import Clock
 from models.errors import BadInput, LimitExceeded
 from models.language.forms.question_process import LineProcess, TooMuch
+from models.owner import Owner
 
 
 class Checker:
@@ -14,8 +15,8 @@ class Checker:
         """Wait by `clock`."""
         self._judge = LineProcess("models.language.forms.judge", clock)
 
-    async def check(self, schema: str, texts: Sequence[str], *, tenant: str = "") -> list[str | None]:
-        """Return what is wrong with each of `texts` by `schema`, both JSON; None where it fits.
+    async def check(self, schema: str, texts: Sequence[str], *, owner: Owner) -> list[str | None]:
+        """Return what is wrong with each of `texts` by `schema`, both JSON; None where it fits. What is made of a schema serves its owner alone.
 
         Raises:
             BadInput: `schema` is none, or refers to what is not in it.
@@ -23,7 +24,8 @@ class Checker:
             Unavailable: it cannot be checked now.
         """
         try:
-            reply = await self._judge.ask({"schema": schema, "texts": list(texts)}, tenant=tenant)
+            asked = {"schema": schema, "texts": list(texts), "owner": [owner.tenant, owner.subject]}
+            reply = await self._judge.ask(asked, tenant=owner.tenant)
         except TooMuch as exc:
             raise LimitExceeded(
                 "Checking an answer against this schema takes too long, or too much memory. Make it simpler."

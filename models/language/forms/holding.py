@@ -28,6 +28,7 @@ from models.errors import BadInput, Unsupported
 from models.language.forms.checking import Checker
 from models.language.forms.plan import Level, Plan, has_schema
 from models.language.forms.planning import Planning
+from models.owner import Owner
 from models.ports.generate import Constraint, Engine, GenerateRequest, ToolConstraint, stalled_s
 
 ATTEMPTS = 4
@@ -121,13 +122,13 @@ class Holding:
         await self._planning.aclose()
 
     async def _generate(self, request: GenerateRequest, constraint: Constraint) -> AsyncGenerator[Delta, None]:
-        made = await self._planning.plan(constraint, "whole", request.tenant)
+        made = await self._planning.plan(constraint, "whole", request.owner)
         if not made.is_checked:
             async with aclosing(self._engine.generate(replace(request, constraint=made.constraint))) as deltas:
                 async for delta in deltas:
                     yield delta
             return
-        await self._check_schemas(made, request.tenant)
+        await self._check_schemas(made, request.owner)
         async with aclosing(self._attempts(request, constraint, made)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -185,7 +186,7 @@ class Holding:
             ("whole", "coarse", "bare") if number == 1 else ("narrow", "whole", "coarse", "bare")
         )
         for level in levels:
-            current = made if level == "whole" else await self._planning.plan(constraint, level, request.tenant)
+            current = made if level == "whole" else await self._planning.plan(constraint, level, request.owner)
             begun = False
             try:
                 held = replace(request, constraint=self._again_held(current.constraint, number))
@@ -209,36 +210,34 @@ class Holding:
         is_free = constraint.choice == "auto" and constraint.form is None
         return replace(constraint, choice="required") if is_free else constraint
 
-    async def _check_schemas(self, made: Plan, tenant: str) -> None:
+    async def _check_schemas(self, made: Plan, owner: Owner) -> None:
         """Raise what is wrong with the schemas themselves before anything is written.
 
         Raises:
             BadInput: one is none.
         """
         if made.form is not None:
-            await self._checked("constraint.json_schema", made.form, (), tenant)
+            await self._checked("constraint.json_schema", made.form, (), owner)
         for name, schema in made.tools.items():
             assert isinstance(made.constraint, ToolConstraint)
-            await self._checked(made.constraint.place_of(name), schema, (), tenant)
+            await self._checked(made.constraint.place_of(name), schema, (), owner)
 
     async def _fault(self, attempt: _Attempt, made: Plan, request: GenerateRequest) -> str:
         """Return what is wrong with an attempt, and with the words that it goes on from; nothing if it fits."""
-        tenant = request.tenant
+        owner = request.owner
         for name, *arguments in attempt.calls.values():
             schema = made.tools.get(name)
-            faults = (
-                [] if schema is None else await self._checked("tools", schema, ["".join(arguments) or "{}"], tenant)
-            )
+            faults = [] if schema is None else await self._checked("tools", schema, ["".join(arguments) or "{}"], owner)
             if faults and faults[0] is not None:
                 return f"in the arguments of {name!r}: {faults[0]}"
         if made.form is None or attempt.calls:
             return ""
         begun = text_of(request.messages[-1]) if request.continues else ""
-        faults = await self._checked("constraint.json_schema", made.form, [begun + "".join(attempt.text)], tenant)
+        faults = await self._checked("constraint.json_schema", made.form, [begun + "".join(attempt.text)], owner)
         return faults[0] or ""
 
-    async def _checked(self, field_name: str, schema: str, texts: Sequence[str], tenant: str) -> list[str | None]:
+    async def _checked(self, field_name: str, schema: str, texts: Sequence[str], owner: Owner) -> list[str | None]:
         try:
-            return await self._checker.check(schema, texts, tenant=tenant)
+            return await self._checker.check(schema, texts, owner=owner)
         except BadInput as exc:
             raise type(exc)(exc.message, code=exc.code, field=field_name) from exc

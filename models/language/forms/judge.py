@@ -40,8 +40,10 @@ def told(error: Any) -> str:
 
 
 @lru_cache(64)
-def validator_of(text: str, *, newest: bool = False) -> Validator:
+def validator_of(text: str, *, newest: bool = False, owner: tuple[str | None, ...] = ()) -> Validator:
     """Return what checks values against a schema, JSON text; one that does not say its draft is of any, or of the `newest`.
+
+    It is remembered for its `owner` alone: how long an answer takes tells nobody what another has asked.
 
     Raises:
         ValidationError: the library's: it is no schema of any draft.
@@ -97,7 +99,7 @@ def _fault(validator: Validator, text: str) -> str | None:
 def answer(asked: Any) -> dict[str, Any]:
     """Return what is answered to a question."""
     try:
-        validator = validator_of(asked["schema"])
+        validator = validator_of(asked["schema"], owner=tuple(asked["owner"]))
     except rs.ValidationError as exc:
         return {"wrong": told(exc)}
     except (rs.ReferencingError, ValueError, RecursionError) as exc:

@@ -1,7 +1,8 @@
 """Planning what is held of a form, in a process of its own: how much work that is, its caller chooses.
 
-Schemas are walked, their choices compared, and of each expression and bound a grammar is tried. A tenant's plans are remembered
-by what they were made of, and cost that tenant nothing again.
+Schemas are walked, their choices compared, and of each expression and bound a grammar is tried. An owner's plans are
+remembered by what they were made of, and cost that one nothing again: how soon an answer begins tells no end user what another has
+asked.
 """
 
 import base64
@@ -13,6 +14,7 @@ from models.clock import Clock
 from models.errors import BatonError, LimitExceeded
 from models.language.forms.plan import Level, Plan
 from models.language.forms.question_process import LineProcess, TooMuch
+from models.owner import Owner
 from models.ports.generate import Constraint, ToolConstraint
 
 _REMEMBERED = 512
@@ -21,7 +23,7 @@ _REMEMBERED = 512
 class Planning(Protocol):
     """Makes plans."""
 
-    async def plan(self, constraint: Constraint, level: Level, tenant: str) -> Plan:
+    async def plan(self, constraint: Constraint, level: Level, owner: Owner) -> Plan:
         """Return what is to be held of `constraint`; see `models.language.forms.plan.plan`.
 
         Raises:
@@ -43,15 +45,15 @@ class PlanningApart:
         """Wait by `clock`; `remote` is as `models.language.forms.plan.plan` has it. The process is started with the first plan."""
         self._process = LineProcess("models.language.forms.planning_process", clock)
         self._remote = remote
-        self._known: OrderedDict[tuple[str, Constraint, Level], Plan | BatonError] = OrderedDict()
+        self._known: OrderedDict[tuple[Owner, Constraint, Level], Plan | BatonError] = OrderedDict()
 
-    async def plan(self, constraint: Constraint, level: Level, tenant: str) -> Plan:
+    async def plan(self, constraint: Constraint, level: Level, owner: Owner) -> Plan:
         """Return what is to be held of `constraint`."""
-        key = (tenant, constraint, level)
+        key = (owner, constraint, level)
         if key in self._known:
             self._known.move_to_end(key)
         else:
-            self._known[key] = await self._made(constraint, level, tenant)
+            self._known[key] = await self._made(constraint, level, owner.tenant)
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
         made = self._known[key]

@@ -119,6 +119,10 @@ def planned(asked: str) -> str:
         check_some_fit(constraint)
     except BatonError as exc:
         made = exc
+    finally:
+        # It helped within this question only: how long the next one takes tells nobody what another has asked.
+        _holds.cache_clear()
+        validator_of.cache_clear()
     return base64.b64encode(pickle.dumps(made)).decode()
 
 

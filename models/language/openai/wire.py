@@ -32,6 +32,7 @@ from models.content import (
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
 from models.language.openai.chunks import CHUNK, Fragment, Function, Logprobs, Usage, margin, written
+from models.owner import Owner
 from models.ports.generate import (
     PROCESSORS,
     Constraint,
@@ -66,8 +67,8 @@ class Dialect:
         model: the model's name there.
         max_tokens_field: the field that bounds the answer; OpenAI's own newer models know only the second.
         fixed: sampling that the model does not let callers choose, and refuses requests for.
-        tenant_field: a field that carries a digest of the tenant's name, such as vLLM's `cache_salt`, which keeps
-            the prefix cache of one tenant from another, or OpenAI's `safety_identifier`.
+        tenant_field: a field that carries a digest of the owner's names, such as vLLM's `cache_salt`, which keeps
+            the prefix cache of one owner from another, or OpenAI's `safety_identifier`.
     """
 
     model: str
@@ -102,7 +103,7 @@ def body(request: GenerateRequest, dialect: Dialect) -> dict[str, Any]:
     for name in dialect.fixed:
         fields.pop(name, None)
     if dialect.tenant_field is not None:
-        fields[dialect.tenant_field] = hashlib.sha256(request.tenant.encode()).hexdigest()
+        fields[dialect.tenant_field] = _digest(request.owner)
     most = max(2 if "margins" in request.signals else 0, request.logprobs or 0)
     if request.signals or request.logprobs is not None:
         fields["logprobs"] = most if request.raw else True
@@ -397,6 +398,11 @@ _STATUS_OF_WORDS = (
     ("not_found", 404),
     ("invalid_request", 400),
 )
+
+
+def _digest(owner: Owner) -> str:
+    names = owner.tenant if owner.subject is None else f"{owner.tenant}\0{owner.subject}"
+    return hashlib.sha256(names.encode()).hexdigest()
 
 
 def _status_in(error: object) -> int:

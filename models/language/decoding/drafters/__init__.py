@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from models.owner import Owner
+
 DrafterName = Literal["suffix", "pair", "early_exit"]
 
 
@@ -16,12 +18,12 @@ class Context:
     """A request as a drafter sees it. It is its own key: two requests with equal fields are two.
 
     Attributes:
-        tenant: whose request it is; what is learned from its text serves nobody else.
+        owner: whose request it is; what is learned from its text serves nobody else.
         tokens: the prompt and what was accepted so far. It only grows, and only the engine writes to it.
         prompt_length: how many of them are the prompt.
     """
 
-    tenant: str
+    owner: Owner
     tokens: list[int]
     prompt_length: int
 

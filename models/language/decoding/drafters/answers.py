@@ -1,16 +1,19 @@
-"""Earlier answers of each tenant, kept as text in which a new answer may find how it goes on.
+"""Earlier answers of each owner, kept as text in which a new answer may find how it goes on.
 
 The store of "SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications" (Oliaro et al., arXiv:2411.04975), in
 a form that can also forget: an index of runs of four tokens leads to places, and the text before a place says how long the
 match is. Whole answers are dropped, the least recently used first.
 
-No tenant's text is ever seen through another tenant's index.
+No owner's text is ever seen through another's index: neither another tenant's, nor another end user's of the same tenant. How
+much is kept is a tenant's bound, however many it speaks for.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+
+from models.owner import Owner
 
 RUN_TOKENS = 4
 
@@ -25,7 +28,7 @@ _PLACES = 4
 class Answer:
     """A stored text. It is its own key."""
 
-    tenant: str
+    owner: Owner
     tokens: tuple[int, ...]
 
 
@@ -42,19 +45,30 @@ class Found:
 
 
 @dataclass(slots=True, eq=False)
-class _Tenant:
+class _Text:
+    """What is kept of one owner."""
+
     index: dict[int, list[tuple[Answer, int]]] = field(default_factory=dict)
     kept: OrderedDict[tuple[int, ...], Answer] = field(default_factory=OrderedDict)
     tokens: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    """The owners of one tenant, the one that was here last at the end."""
+
+    owners: OrderedDict[Owner, _Text] = field(default_factory=OrderedDict)
+    tokens: int = 0
+
+
 class Answers:
-    """The store of all tenants.
+    """The store of all owners.
 
     What is added is read, and what is dropped is removed, a bounded number of tokens at a time (`work`).
 
     Args:
-        tenant_tokens: how many tokens are kept of one tenant at most.
+        tenant_tokens: how many tokens are kept of one tenant at most: beyond it, the one of its owners who has not been here for
+            the longest time loses answers first.
         total_tokens: and of all: beyond it, the tenant who has not been here for the longest time loses answers first.
             A token takes about 300 bytes.
     """
@@ -70,33 +84,36 @@ class Answers:
         """How many tokens are kept."""
         return self._total
 
-    def add(self, name: str, tokens: Sequence[int]) -> None:
-        """Store an answer of tenant `name`. One too short to be found, or longer than a tenant may keep, is not stored.
+    def add(self, owner: Owner, tokens: Sequence[int]) -> None:
+        """Store an answer of an owner. One too short to be found, or longer than a tenant may keep, is not stored.
 
         Neither is any while those before it wait to be read, as they do where nothing drafts.
         """
         if not RUN_TOKENS < len(tokens) <= self._tenant_tokens or len(self._jobs) >= _MOST_JOBS:
             return
-        tenant = self._tenants.setdefault(name, _Tenant())
-        self._tenants.move_to_end(name)
-        answer = Answer(tenant=name, tokens=tuple(tokens))
-        if answer.tokens in tenant.kept:
-            tenant.kept.move_to_end(answer.tokens)
+        tenant = self._tenants.setdefault(owner.tenant, _Tenant())
+        self._tenants.move_to_end(owner.tenant)
+        text = tenant.owners.setdefault(owner, _Text())
+        tenant.owners.move_to_end(owner)
+        answer = Answer(owner=owner, tokens=tuple(tokens))
+        if answer.tokens in text.kept:
+            text.kept.move_to_end(answer.tokens)
             return
-        tenant.kept[answer.tokens] = answer
+        text.kept[answer.tokens] = answer
+        text.tokens += len(tokens)
         tenant.tokens += len(tokens)
         self._total += len(tokens)
-        self._jobs.append(self._enter(tenant, answer))
+        self._jobs.append(self._enter(text, answer))
         while tenant.tokens > self._tenant_tokens:
             self._drop(tenant)
         while self._total > self._total_tokens:
-            self._drop(next(idle for idle in self._tenants.values() if idle.kept))
+            self._drop(next(idle for idle in self._tenants.values() if idle.tokens))
 
     def use(self, answer: Answer) -> None:
         """Note that an answer was of use, so that it is dropped later than others."""
-        tenant = self._tenants.get(answer.tenant)
-        if tenant is not None and answer.tokens in tenant.kept:
-            tenant.kept.move_to_end(answer.tokens)
+        text = self._text(answer.owner)
+        if text is not None and answer.tokens in text.kept:
+            text.kept.move_to_end(answer.tokens)
 
     def work(self, tokens: int) -> int:
         """Read or remove at most `tokens` tokens; return how many."""
@@ -108,10 +125,10 @@ class Answers:
                 self._jobs.popleft()
         return done
 
-    def find(self, name: str, text: Sequence[int]) -> Found | None:
-        """Return the place in the answers of tenant `name` that matches the end of `text` longest; of equals the newest."""
-        tenant = self._tenants.get(name)
-        if tenant is None or (places := tenant.index.get(hash(tuple(text[-RUN_TOKENS:])))) is None:
+    def find(self, owner: Owner, text: Sequence[int]) -> Found | None:
+        """Return the place in the owner's answers that matches the end of `text` longest; of equals the newest."""
+        kept = self._text(owner)
+        if kept is None or (places := kept.index.get(hash(tuple(text[-RUN_TOKENS:])))) is None:
             return None
         end = text[-LONGEST_MATCH:]
         best: Found | None = None
@@ -122,32 +139,42 @@ class Answers:
                 best = Found(answer=answer, next=after, matched=matched)
         return best
 
+    def _text(self, owner: Owner) -> _Text | None:
+        tenant = self._tenants.get(owner.tenant)
+        return None if tenant is None else tenant.owners.get(owner)
+
     def _drop(self, tenant: _Tenant) -> None:
-        _, answer = tenant.kept.popitem(last=False)
+        """Drop the oldest answer of the tenant's owner who was here least recently."""
+        text = next(idle for idle in tenant.owners.values() if idle.kept)
+        _, answer = text.kept.popitem(last=False)
+        text.tokens -= len(answer.tokens)
         tenant.tokens -= len(answer.tokens)
         self._total -= len(answer.tokens)
-        self._jobs.append(self._remove(tenant, answer))
+        self._jobs.append(self._remove(text, answer))
 
     # Jobs run one after another, so that an answer has been read before it is removed.
 
-    def _enter(self, tenant: _Tenant, answer: Answer) -> Iterator[None]:
+    def _enter(self, text: _Text, answer: Answer) -> Iterator[None]:
         for after in range(RUN_TOKENS, len(answer.tokens)):
-            places = tenant.index.setdefault(hash(answer.tokens[after - RUN_TOKENS : after]), [])
+            places = text.index.setdefault(hash(answer.tokens[after - RUN_TOKENS : after]), [])
             places.append((answer, after))
             if len(places) > _PLACES:
                 del places[0]
             yield
 
-    def _remove(self, tenant: _Tenant, answer: Answer) -> Iterator[None]:
+    def _remove(self, text: _Text, answer: Answer) -> Iterator[None]:
         for after in range(RUN_TOKENS, len(answer.tokens)):
             run = hash(answer.tokens[after - RUN_TOKENS : after])
-            if run in tenant.index:
-                tenant.index[run] = [place for place in tenant.index[run] if place[0] is not answer]
-                if not tenant.index[run]:
-                    del tenant.index[run]
+            if run in text.index:
+                text.index[run] = [place for place in text.index[run] if place[0] is not answer]
+                if not text.index[run]:
+                    del text.index[run]
             yield
-        if not tenant.kept and self._tenants.get(answer.tenant) is tenant:
-            del self._tenants[answer.tenant]
+        if not text.kept and self._text(answer.owner) is text:
+            tenant = self._tenants[answer.owner.tenant]
+            del tenant.owners[answer.owner]
+            if not tenant.owners:
+                del self._tenants[answer.owner.tenant]
 
 
 def _agreement(tokens: Sequence[int], after: int, end: Sequence[int]) -> int:

@@ -1,12 +1,12 @@
 """The suffix drafter: what followed the last time that the text ended like this.
 
 It needs no model and adapts as it goes. The end of a request is looked up in the request itself (`automaton`) and in earlier
-answers of the same tenant (`answers`); the draft copies what followed the better match. Summaries, code that is edited,
+answers of the same owner (`answers`); the draft copies what followed the better match. Summaries, code that is edited,
 retrieved passages and tool calls repeat themselves, and so do small models.
 
 How much of a copy holds depends most on how much already matches: a match of one token is mostly chance, one of twenty
 hardly ever is. SuffixDecoding (arXiv:2411.04975) therefore bounds a draft by the length of its match. So does this one, and
-it also counts, for each tenant, how often the next token was right behind a match of m tokens; since a token that is
+it also counts, for each owner, how often the next token was right behind a match of m tokens; since a token that is
 accepted makes the match one longer, that gives each token of a draft its own chance. `SuffixDrafter.forecast` tells the policy.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from models.language.decoding.drafters import Context, DrafterName
 from models.language.decoding.drafters.answers import LONGEST_MATCH, Answer, Answers
 from models.language.decoding.drafters.automaton import Automaton
+from models.owner import Owner
 
 # A draft is at most so many times as long as its match.
 _STRETCH = 4
@@ -41,7 +42,7 @@ _OWN_CHANCES = (0.2, 0.55, 0.75, 0.83, 0.92, 0.97)
 _STORED_CHANCES = (0.1, 0.2, 0.25, 0.35, 0.8, 0.95)
 _BELIEF = 8.0  # as if from so many tokens
 _MEMORY = 256.0  # beyond so many tokens, older ones count half
-_TENANTS = 1024  # of so many that is remembered
+_OWNERS = 1024  # of so many that is remembered
 
 
 class _Chances:
@@ -67,14 +68,14 @@ class _Chances:
 
 
 @dataclass(slots=True, eq=False)
-class _Tenant:
+class _Learned:
     own: _Chances = field(default_factory=lambda: _Chances(_OWN_CHANCES))
     stored: _Chances = field(default_factory=lambda: _Chances(_STORED_CHANCES))
 
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    tenant: _Tenant
+    learned: _Learned
     automaton: Automaton = field(default_factory=Automaton)
     seen: tuple[int, int] = (0, 0)  # the lengths of text and automaton for which the three below were found
     matched: int = 0
@@ -97,7 +98,7 @@ class SuffixDrafter:
         self._answers = Answers() if answers is None else answers
         self._least_match = least_match
         self._rows: dict[Context, _Row] = {}
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._owners: OrderedDict[Owner, _Learned] = OrderedDict()
 
     @property
     def name(self) -> DrafterName:
@@ -106,11 +107,11 @@ class SuffixDrafter:
 
     def join(self, context: Context) -> None:
         """Take in a request; its prompt is read by and by."""
-        tenant = self._tenants.setdefault(context.tenant, _Tenant())
-        self._tenants.move_to_end(context.tenant)
-        if len(self._tenants) > _TENANTS:
-            self._tenants.popitem(last=False)
-        self._rows[context] = _Row(tenant)
+        learned = self._owners.setdefault(context.owner, _Learned())
+        self._owners.move_to_end(context.owner)
+        if len(self._owners) > _OWNERS:
+            self._owners.popitem(last=False)
+        self._rows[context] = _Row(learned)
 
     def work(self, contexts: Sequence[Context], tokens: int = _WORK_TOKENS) -> None:
         """Read on in requests that are behind, the first ones first, then in answers: at most `tokens` tokens.
@@ -136,7 +137,7 @@ class SuffixDrafter:
         forecasts = []
         for context, limit in asks:
             row = self._look(context)
-            chances = row.tenant.own if row.answer is None else row.tenant.stored
+            chances = row.learned.own if row.answer is None else row.learned.stored
             forecasts.append([chances.of(row.matched + more) for more in range(self._length(row, limit))])
         return forecasts
 
@@ -157,19 +158,19 @@ class SuffixDrafter:
         return drafts
 
     def observe(self, context: Context, drafted: int, accepted: int) -> None:
-        """Learn how far the last draft was right, for its tenant."""
+        """Learn how far the last draft was right, for its owner."""
         row = self._rows[context]
-        chances = row.tenant.own if row.answer is None else row.tenant.stored
+        chances = row.learned.own if row.answer is None else row.learned.stored
         for at in range(min(drafted, accepted + 1)):
             chances.learn(row.matched + at, at < accepted)
         if accepted and row.answer is not None:
             self._answers.use(row.answer)
 
     def leave(self, context: Context) -> None:
-        """Forget a request, but store its answer for the tenant's later ones."""
+        """Forget a request, but store its answer for the owner's later ones."""
         del self._rows[context]
         if len(context.tokens) >= context.prompt_length + _ANSWER_TOKENS:
-            self._answers.add(context.tenant, context.tokens[max(0, context.prompt_length - _PROMPT_TOKENS) :])
+            self._answers.add(context.owner, context.tokens[max(0, context.prompt_length - _PROMPT_TOKENS) :])
 
     def _look(self, context: Context) -> _Row:
         """Find the match that promises most for the text as it is now."""
@@ -182,9 +183,9 @@ class SuffixDrafter:
         if automaton.size == len(context.tokens):
             row.matched, row.next = automaton.matched, automaton.place + 1
         if row.matched < LONGEST_MATCH:
-            found = self._answers.find(context.tenant, context.tokens)
-            promised = row.tenant.own.of(row.matched) if row.matched else 0.0
-            if found is not None and row.tenant.stored.of(found.matched) > promised:
+            found = self._answers.find(context.owner, context.tokens)
+            promised = row.learned.own.of(row.matched) if row.matched else 0.0
+            if found is not None and row.learned.stored.of(found.matched) > promised:
                 row.answer, row.matched, row.next = found.answer, found.matched, found.next
         return row
 

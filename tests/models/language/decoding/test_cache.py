@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from models.language.decoding.arena import Arena
 from models.language.decoding.cache import BLOCK_TOKENS, Cache, Lease
 from models.language.decoding.prefixes import Scope
+from models.owner import Owner
 
 _BLOCKS = 12
-ADA, TERSE, BOB = Scope(tenant="ada"), Scope(tenant="ada", adapter="terse"), Scope(tenant="bob")
+ADA, TERSE, BOB = Scope(owner=Owner("ada")), Scope(owner=Owner("ada"), adapter="terse"), Scope(owner=Owner("bob"))
 
 
 def _cache(blocks: int = _BLOCKS) -> Cache:
@@ -148,10 +149,10 @@ def test_the_last_token_of_a_prompt_is_always_read_again() -> None:
     assert opened[1] == 2
 
 
-def test_neither_another_tenant_nor_another_adapter_finds_what_is_kept() -> None:
+def test_neither_another_owner_nor_another_adapter_finds_what_is_kept() -> None:
     cache = _cache()
     _write_and_close(cache, ADA, [1] * 40)
-    for other in (BOB, TERSE, Scope(tenant="bob", adapter="terse")):
+    for other in (BOB, TERSE, Scope(owner=Owner("ada", "eve")), Scope(owner=Owner("bob"), adapter="terse")):
         opened = cache.open(other, [1] * 41, 41)
         assert opened is not None
         assert opened[1] == 0

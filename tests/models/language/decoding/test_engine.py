@@ -227,13 +227,20 @@ async def test_who_leaves_before_his_prompt_is_prepared_was_never_there(engine: 
 # What is reused
 
 
-async def test_the_next_turn_is_read_from_where_the_last_one_ended_but_by_no_other_tenant(
+async def test_the_next_turn_is_read_from_where_the_last_one_ended_but_by_nobody_else(
     engine: DecodingEngine,
 ) -> None:
-    first = await collect(engine, asks("Hello there, who are you?", tenant="ada"))
+    first = await collect(engine, asks("Hello there, who are you?", tenant="ada", subject="eve"))
     turn = ("Hello there, who are you?", says(text_of(first), "assistant"), "And who am I?")
-    for tenant, known in (("bob", False), ("ada", True), ("bob", True)):
-        usage = (await collect(engine, asks(*turn, tenant=tenant)))[0]
+    for tenant, subject, known in (
+        ("bob", "eve", False),
+        ("ada", "fay", False),
+        ("ada", None, False),
+        ("ada", "eve", True),
+        ("bob", "eve", True),
+        ("ada", "fay", True),
+    ):
+        usage = (await collect(engine, asks(*turn, tenant=tenant, subject=subject)))[0]
         assert isinstance(usage, UsageDelta)
         assert (usage.cached_tokens > usage.input_tokens // 3) == known
 

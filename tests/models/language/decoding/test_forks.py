@@ -42,11 +42,14 @@ def test_the_prompt_of_many_answers_is_read_once(tiny: Tiny, spy: Spy, answers: 
     bench.has_nothing_left()
 
 
-def test_another_tenant_reads_for_itself_and_so_does_another_prompt(tiny: Tiny, spy: Spy) -> None:
+def test_another_owner_reads_for_itself_and_so_does_another_prompt(tiny: Tiny, spy: Spy) -> None:
     bench = tiny.bench()
-    told = [bench.ask(ask) for ask in (ASK, replace(ASK, tenant="bob"), replace(ASK, prompt=PROMPT[::-1]))]
+    told = [
+        bench.ask(ask)
+        for ask in (ASK, replace(ASK, tenant="bob"), replace(ASK, subject="eve"), replace(ASK, prompt=PROMPT[::-1]))
+    ]
     bench.finish()
-    assert [each.usages[0].cached_tokens for each in told] == [0, 0, 0]
+    assert [each.usages[0].cached_tokens for each in told] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 6, 9])

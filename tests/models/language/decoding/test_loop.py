@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.tiny_decoding import Ask, Bench, RandomPolicy, Spy, Tiny, Told, liar, oracle
 
 from models.content import DraftUsage, UsageDelta
@@ -87,11 +89,35 @@ def test_a_prompt_that_begins_alike_is_read_from_where_it_differs(tiny: Tiny) ->
     assert _cached(bench, Ask(prompt=LONG, limit=2)) == len(LONG) - 1
 
 
-def test_another_tenant_finds_nothing(tiny: Tiny) -> None:
+@pytest.mark.parametrize("other", [{"tenant": "bob"}, {"subject": "eve"}, {"tenant": "bob", "subject": "eve"}], ids=str)
+def test_another_owner_finds_nothing(tiny: Tiny, other: dict[str, str]) -> None:
     bench = tiny.bench()
     _cached(bench, Ask(prompt=LONG))
-    assert _cached(bench, Ask(prompt=LONG, tenant="bob")) == 0
-    assert _cached(bench, Ask(prompt=LONG, tenant="bob")) == len(LONG) - 1
+    assert _cached(bench, Ask(prompt=LONG, **other)) == 0
+    assert _cached(bench, Ask(prompt=LONG, **other)) == len(LONG) - 1
+
+
+@settings(max_examples=25)
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([("ada", None), ("ada", "eve"), ("ada", "fay"), ("bob", "eve")]), st.integers(1, len(LONG))
+        ),
+        min_size=2,
+        max_size=10,
+    )
+)
+def test_nobody_finds_more_of_a_prompt_than_the_same_owner_has_brought(
+    tiny: Tiny, asked: list[tuple[tuple[str, str | None], int]]
+) -> None:
+    bench = tiny.bench()
+    brought: dict[tuple[str, str | None], int] = {}
+    for owner, length in asked:
+        cached = _cached(bench, Ask(prompt=LONG[:length], limit=1, tenant=owner[0], subject=owner[1]))
+        known = brought.get(owner, 0)
+        assert cached <= known, "somebody else's prompt was found"
+        assert cached >= min(known, length - 1) - 1, "the owner's own prompt was not found"
+        brought[owner] = max(known, length)
 
 
 def test_what_was_read_of_a_cancelled_request_is_kept_as_well(tiny: Tiny) -> None:

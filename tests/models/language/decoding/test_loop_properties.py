@@ -28,6 +28,7 @@ from models.language.decoding.drafters.suffix import SuffixDrafter
 from models.language.decoding.drafters.trained import TrainedDrafter
 from models.language.decoding.drafters.weights import StopHead
 from models.language.decoding.speculation import FixedPolicy
+from models.owner import Owner
 from models.ports.generate import JsonSchemaConstraint, RegexConstraint
 
 # What peft asks a model as it wraps it.
@@ -161,6 +162,7 @@ def visits(draw: st.DrawFn) -> Visit:
         adapter=draw(st.sampled_from((None, *ADAPTERS))),
         constraint=draw(st.sampled_from(FORMS)),
         tenant=draw(st.sampled_from(("ada", "ada", "bob"))),
+        subject=draw(st.sampled_from((None, None, "ada", "eve"))),
         priority=draw(st.sampled_from(("interactive", "normal", "batch"))),
     )
     return Visit(
@@ -228,8 +230,11 @@ def _drafter(name: str, tiny: Tiny, asks: Sequence[Ask]) -> Drafter:
         case "early_exit":
             return _of_layers(tiny, name, 1)
         case "oracle":
-            answers = {(ask.tenant, ask.prompt): ask for ask in sorted(asks, key=lambda ask: -ask.temperature)}
-            return oracle(lambda context: tiny.alone(answers[context.tenant, _prompt(context)]).tokens, errs=0.3)
+            answers = {
+                (Owner(ask.tenant, ask.subject), ask.prompt): ask
+                for ask in sorted(asks, key=lambda ask: -ask.temperature)
+            }
+            return oracle(lambda context: tiny.alone(answers[context.owner, _prompt(context)]).tokens, errs=0.3)
         case _:
             return liar(tiny.decoder.shape.vocabulary)
 

@@ -6,8 +6,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from models.language.decoding.blocks import Extent, Move
 from models.language.decoding.prefixes import CHUNK_TOKENS, Prefixes, Scope
+from models.owner import Owner
 
-SCOPES = (Scope(tenant="ada"), Scope(tenant="ada", adapter="terse"), Scope(tenant="bob"))
+SCOPES = (Scope(owner=Owner("ada")), Scope(owner=Owner("ada"), adapter="terse"), Scope(owner=Owner("bob")))
 
 
 def _agreement(left: list[int], right: list[int]) -> int:

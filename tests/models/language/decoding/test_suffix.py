@@ -8,20 +8,32 @@ from models.language.decoding.drafters import Context
 from models.language.decoding.drafters.answers import RUN_TOKENS, Answers
 from models.language.decoding.drafters.automaton import Automaton
 from models.language.decoding.drafters.suffix import SuffixDrafter
+from models.owner import Owner
 
 TEXTS = st.lists(st.integers(0, 2), max_size=60)
 ANSWER = list(range(100, 140))
 
 
-def _context(tokens: list[int], *, tenant: str = "ada", prompt_length: int | None = None) -> Context:
+ADA = Owner("ada")
+OTHERS = (
+    Owner("bob"),
+    Owner(""),
+    Owner("ada "),
+    Owner("ada", "eve"),
+    Owner("ada", "ada"),
+    Owner.unnamed("ada").within("call_1"),
+)
+
+
+def _context(tokens: list[int], *, owner: Owner = ADA, prompt_length: int | None = None) -> Context:
     return Context(
-        tenant=tenant, tokens=list(tokens), prompt_length=len(tokens) if prompt_length is None else prompt_length
+        owner=owner, tokens=list(tokens), prompt_length=len(tokens) if prompt_length is None else prompt_length
     )
 
 
-def _answered(drafter: SuffixDrafter, prompt: list[int], answer: list[int], *, tenant: str = "ada") -> None:
+def _answered(drafter: SuffixDrafter, prompt: list[int], answer: list[int], *, owner: Owner = ADA) -> None:
     """Have a request of the past leave its answer behind."""
-    context = _context(prompt, tenant=tenant)
+    context = _context(prompt, owner=owner)
     drafter.join(context)
     context.tokens.extend(answer)
     drafter.leave(context)
@@ -121,9 +133,10 @@ def test_a_forecast_learns_from_what_became_of_drafts(right):
         drafter.observe(context, 1, int(right))
     (after,) = drafter.forecast([(context, 1)])
     assert (after > before) is right
-    other = _context([*range(20), 0], tenant="bob")
-    drafter.join(other)
-    assert drafter.forecast([(other, 1)]) == [before]  # what ada's text taught serves nobody else
+    for somebody in OTHERS:
+        other = _context([*range(20), 0], owner=somebody)
+        drafter.join(other)
+        assert drafter.forecast([(other, 1)]) == [before]  # what ada's text taught serves nobody else
 
 
 def test_a_long_prompt_is_read_in_pieces_and_serves_drafts_afterwards():
@@ -154,11 +167,11 @@ def test_an_earlier_answer_drafts_the_same_answer_from_its_first_token_on():
     assert drafter.draft([(again, 16)]) == [ANSWER[30:]]
 
 
-@given(text=st.lists(st.integers(0, 3), min_size=20, max_size=60), tenant=st.sampled_from(("bob", "", "ada ")))
-def test_no_tenant_is_ever_shown_what_another_was_answered(text, tenant):
+@given(text=st.lists(st.integers(0, 3), min_size=20, max_size=60), owner=st.sampled_from(OTHERS))
+def test_nobody_is_ever_shown_what_another_was_answered(text, owner):
     drafter = SuffixDrafter()
     _answered(drafter, [1, 2], [*text, 77])
-    other = _context([*range(200, 210), *text], tenant=tenant)
+    other = _context([*range(200, 210), *text], owner=owner)
     drafter.join(other)
     (draft,) = drafter.draft([(other, 16)])
     assert 77 not in draft
@@ -179,59 +192,67 @@ def test_a_request_that_left_is_forgotten():
     assert not drafter._rows
 
 
+WRITERS = (Owner("a"), Owner("a", "x"), Owner("a", "y"), Owner("b"))
+
+
 @given(
     added=st.lists(
-        st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 40)),
+        st.tuples(st.sampled_from(WRITERS), st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 40)),
         max_size=20,
     )
 )
 def test_the_store_keeps_its_bounds_and_leaves_nothing_of_what_it_drops(added):
     answers = Answers(tenant_tokens=40, total_tokens=60)
-    kept: dict[str, list[tuple[int, ...]]] = {"a": [], "b": []}
-    for tenant, tokens, work in added:
-        answers.add(tenant, tokens)
+    kept: dict[Owner, list[tuple[int, ...]]] = {}  # whoever was here last at the end
+
+    def size(tenant: str | None = None) -> int:
+        return sum(len(text) for owner, texts in kept.items() for text in texts if tenant in {None, owner.tenant})
+
+    for owner, tokens, work in added:
+        answers.add(owner, tokens)
         assert answers.work(work) <= work
         if RUN_TOKENS < len(tokens) <= 40:
-            mine = kept[tenant] = [text for text in kept[tenant] if text != tuple(tokens)] + [tuple(tokens)]
-            while sum(map(len, mine)) > 40:
-                mine.pop(0)
-            other = kept["b" if tenant == "a" else "a"]
-            while sum(map(len, mine)) + sum(map(len, other)) > 60:
-                (other or mine).pop(0)
+            kept[owner] = [text for text in kept.pop(owner, []) if text != tuple(tokens)] + [tuple(tokens)]
+            while size(owner.tenant) > 40:
+                next(texts for one, texts in kept.items() if texts and one.tenant == owner.tenant).pop(0)
+            others = [texts for one, texts in kept.items() if one.tenant != owner.tenant]
+            while size() > 60:
+                next(texts for texts in (*others, *kept.values()) if texts).pop(0)
     while answers.work(100):
         pass
-    assert len(answers) == sum(len(text) for texts in kept.values() for text in texts)
-    for tenant, texts in kept.items():
-        index = answers._tenants[tenant].index if tenant in answers._tenants else {}
+    assert len(answers) == size()
+    for owner, texts in kept.items():
+        told = answers._text(owner)
+        index = {} if told is None else told.index
         indexed = {answer.tokens for places in index.values() for answer, _ in places}
         assert indexed <= set(texts)
         for text in texts:
-            found = answers.find(tenant, text[:-1])
+            found = answers.find(owner, text[:-1])
             assert found is not None or len(texts) > 1 or max(map(text.count, set(text))) > 1
 
 
 def test_the_longest_match_in_the_store_is_found():
     answers = Answers()
-    answers.add("ada", [9, 1, 2, 3, 4, 5, 50])
-    answers.add("ada", [8, 8, 2, 3, 4, 5, 60])
+    answers.add(ADA, [9, 1, 2, 3, 4, 5, 50])
+    answers.add(ADA, [8, 8, 2, 3, 4, 5, 60])
     answers.work(100)
-    found = answers.find("ada", [9, 1, 2, 3, 4, 5])
+    found = answers.find(ADA, [9, 1, 2, 3, 4, 5])
     assert found is not None
     assert (found.answer.tokens[found.next], found.matched) == (50, 6)
-    newest = answers.find("ada", [7, 2, 3, 4, 5])
+    newest = answers.find(ADA, [7, 2, 3, 4, 5])
     assert newest is not None
     assert newest.answer.tokens[newest.next] == 60
 
 
 def test_an_answer_that_was_of_use_is_dropped_later():
     answers = Answers(tenant_tokens=20)
-    answers.add("ada", range(10))
-    answers.add("ada", range(10, 20))
+    answers.add(ADA, range(10))
+    answers.add(ADA, range(10, 20))
     answers.work(100)
-    found = answers.find("ada", range(5))
+    found = answers.find(ADA, range(5))
     assert found is not None
     answers.use(found.answer)
-    answers.add("ada", range(20, 30))
+    answers.add(ADA, range(20, 30))
     answers.work(100)
-    assert answers.find("ada", range(5)) is not None
-    assert answers.find("ada", range(10, 15)) is None
+    assert answers.find(ADA, range(5)) is not None
+    assert answers.find(ADA, range(10, 15)) is None

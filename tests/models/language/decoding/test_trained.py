@@ -30,6 +30,7 @@ from models.language.decoding.drafters.weights import (
     save_draft,
     shipped,
 )
+from models.owner import Owner
 
 _VOCABULARY = 120
 _KINDS = ("pair", "early_exit")
@@ -86,13 +87,13 @@ def _drafter(target: Decoder, place: Path, kind: str = "pair", *, rows: int = 4,
 
 def _context(length: int, *, seed: int = 0) -> Context:
     tokens = torch.randint(3, 300, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Context(tenant="ada", tokens=tokens, prompt_length=length)
+    return Context(owner=Owner("ada"), tokens=tokens, prompt_length=length)
 
 
 def _fresh(target: Decoder, place: Path, kind: str, tokens: Sequence[int], most: int) -> list[int]:
     """Return what a drafter guesses that has seen nothing before."""
     drafter = _drafter(target, place, kind)
-    context = Context(tenant="ada", tokens=list(tokens), prompt_length=len(tokens))
+    context = Context(owner=Owner("ada"), tokens=list(tokens), prompt_length=len(tokens))
     drafter.join(context)
     return drafter.draft([(context, most)])[0]
 

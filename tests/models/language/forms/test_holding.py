@@ -16,6 +16,7 @@ from models.content import CallDelta, Delta, FinishDelta, FormReport, TextDelta,
 from models.errors import BadInput, LimitExceeded
 from models.language.forms.checking import Checker
 from models.language.forms.holding import ATTEMPTS, Holding
+from models.owner import Owner
 from models.ports.generate import (
     Constraint,
     GenerateRequest,
@@ -27,6 +28,8 @@ from models.ports.generate import (
 
 _SET = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
 _LIST = {"type": "array", "items": {"type": "integer"}}
+
+ADA = Owner("ada")
 
 
 class _Scripted:
@@ -253,8 +256,8 @@ async def test_a_check_that_takes_too_long_or_dies_harms_nobody_else() -> None:
     doubling["d60"] = {"type": "null"}
     try:
         with pytest.raises(LimitExceeded, match="too long"):
-            await checker.check(json.dumps({"$ref": "#/$defs/d0", "$defs": doubling}), ["1"])
-        assert await checker.check('{"type": "integer"}', ["1", '"a"', "1e999"]) == [
+            await checker.check(json.dumps({"$ref": "#/$defs/d0", "$defs": doubling}), ["1"], owner=ADA)
+        assert await checker.check('{"type": "integer"}', ["1", '"a"', "1e999"], owner=ADA) == [
             None,
             '"a" is not of type "integer" (at the top)',
             "It is no JSON: 1e999 is beyond every float",
@@ -263,7 +266,7 @@ async def test_a_check_that_takes_too_long_or_dies_harms_nobody_else() -> None:
         assert process is not None
         process.kill()
         await process.wait()
-        assert await checker.check("true", ["1"]) == [None]  # whoever ended it, it was not this question
+        assert await checker.check("true", ["1"], owner=ADA) == [None]  # whoever ended it, it was not this question
     finally:
         await checker.aclose()
 
@@ -271,11 +274,11 @@ async def test_a_check_that_takes_too_long_or_dies_harms_nobody_else() -> None:
 async def test_a_check_that_is_left_does_not_answer_the_next_one() -> None:
     checker = Checker(SystemClock())
     try:
-        await checker.check("true", ["1"])
-        left = asyncio.ensure_future(checker.check("false", ["1"]))
+        await checker.check("true", ["1"], owner=ADA)
+        left = asyncio.ensure_future(checker.check("false", ["1"], owner=ADA))
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.wait([left])
-        assert await checker.check("true", ["1"]) == [None]
+        assert await checker.check("true", ["1"], owner=ADA) == [None]
     finally:
         await checker.aclose()

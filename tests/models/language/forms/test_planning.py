@@ -1,7 +1,9 @@
 """Plans are made where what takes for ever takes it from nobody, and remembered."""
 
 import asyncio
+import base64
 import json
+import pickle
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +11,10 @@ import pytest
 
 from models.clock import SystemClock
 from models.errors import BadInput, LimitExceeded, Unavailable
+from models.language.forms.judge import validator_of
 from models.language.forms.planning import PlanningApart
+from models.language.forms.planning_process import _holds, planned
+from models.owner import Owner
 from models.ports.generate import JsonSchemaConstraint
 
 _DOUBLING = {"oneOf": [{"enum": [f"{n}-{m}" for m in range(256)]} for n in range(64)]}
@@ -27,15 +32,15 @@ async def planning() -> AsyncIterator[PlanningApart]:
 
 
 async def test_a_plan_is_that_of_this_process(planning):
-    made = await planning.plan(_form({"type": "array", "uniqueItems": True}), "whole", "ada")
+    made = await planning.plan(_form({"type": "array", "uniqueItems": True}), "whole", Owner("ada"))
     assert made.is_checked
-    assert not (await planning.plan(_form({"type": "string", "pattern": "^a+$"}), "whole", "ada")).is_checked
+    assert not (await planning.plan(_form({"type": "string", "pattern": "^a+$"}), "whole", Owner("ada"))).is_checked
 
 
 async def test_what_is_wrong_with_a_schema_is_said_as_it_was_found_each_time(planning):
     for _ in range(2):
         with pytest.raises(BadInput, match="uniqueItems") as refused:
-            await planning.plan(_form({"type": "array", "uniqueItems": True}, strict=True), "whole", "ada")
+            await planning.plan(_form({"type": "array", "uniqueItems": True}, strict=True), "whole", Owner("ada"))
         assert refused.value.field == "constraint.json_schema"
 
 
@@ -51,14 +56,14 @@ async def test_a_schema_whose_walk_takes_long_is_given_up_and_harms_nobody_else(
     async with asyncio.timeout(40):
         for _ in range(2):  # the second time it is known
             with pytest.raises(LimitExceeded):
-                await planning.plan(_form(schema), "whole", "eve")
-        assert not (await planning.plan(_form({"type": "string"}), "whole", "ada")).is_checked
+                await planning.plan(_form(schema), "whole", Owner("eve"))
+        assert not (await planning.plan(_form({"type": "string"}), "whole", Owner("ada"))).is_checked
 
 
 async def test_a_remote_servers_schemas_are_planned_without_grammars(planning):
     remote = PlanningApart(SystemClock(), remote=True)
     try:
-        assert (await remote.plan(_form({"not": {"type": "string"}}), "whole", "ada")).is_checked
+        assert (await remote.plan(_form({"not": {"type": "string"}}), "whole", Owner("ada"))).is_checked
     finally:
         await remote.aclose()
 
@@ -80,18 +85,30 @@ async def test_a_remote_servers_schemas_are_planned_without_grammars(planning):
 async def test_what_is_no_schema_by_the_standard_is_refused_however_little_of_it_is_held(planning, fault, strict):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False, **fault}
     with pytest.raises(BadInput) as refused:
-        await planning.plan(_form(schema, strict=strict), "whole", "ada")
+        await planning.plan(_form(schema, strict=strict), "whole", Owner("ada"))
     assert refused.value.field == "constraint.json_schema"
 
 
 async def test_what_native_code_can_make_nothing_of_is_its_callers(planning):
     with pytest.raises(LimitExceeded):
-        await planning.plan(JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}'), "whole", "ada")
+        await planning.plan(
+            JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}'), "whole", Owner("ada")
+        )
 
 
-async def test_no_tenant_learns_what_another_has_asked(planning):
-    await planning.plan(_form({"type": "string"}), "whole", "ada")
+@pytest.mark.parametrize("eve", [Owner("eve"), Owner("ada", "eve"), Owner.unnamed("ada").within("call_1")])
+async def test_nobody_learns_what_another_has_asked_not_even_an_end_user_of_the_same_tenant(planning, eve):
+    await planning.plan(_form({"type": "string"}), "whole", Owner("ada"))
     await planning.aclose()
-    assert not (await planning.plan(_form({"type": "string"}), "whole", "ada")).is_checked
+    assert not (await planning.plan(_form({"type": "string"}), "whole", Owner("ada"))).is_checked
     with pytest.raises(Unavailable):  # it would have to be asked anew
-        await planning.plan(_form({"type": "string"}), "whole", "eve")
+        await planning.plan(_form({"type": "string"}), "whole", eve)
+
+
+def test_what_the_processes_remember_of_a_form_serves_one_question_or_one_owner():
+    asked = base64.b64encode(pickle.dumps((_form({"type": "string", "pattern": "^a+$"}), "whole", False))).decode()
+    planned(asked)
+    assert (_holds.cache_info().currsize, validator_of.cache_info().currsize) == (0, 0)
+    mine = validator_of("true", owner=("acme", "ada"))
+    assert validator_of("true", owner=("acme", "ada")) is mine
+    assert mine not in {validator_of("true", owner=other) for other in (("acme", "eve"), ("acme", None), ())}

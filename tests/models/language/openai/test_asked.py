@@ -8,6 +8,7 @@ from support.openai_server import refuse, sse, stream
 
 from models.content import BlobRef, Call, CallResult, FinishDelta, ImagePart, Message, TextDelta, TextPart, UsageDelta
 from models.errors import BadInput, NotFound, Unsupported
+from models.owner import Owner
 from models.ports.generate import JsonSchemaConstraint, RegexConstraint, Sampling, ToolConstraint
 
 
@@ -120,6 +121,17 @@ async def test_a_server_is_spoken_to_in_its_dialect(make, server):
     assert len(server.body["cache_salt"]) == 64
     assert "local" not in json.dumps(server.body)
     assert server.exchanges[-1].headers["x-team"] == "blue"
+
+
+async def test_a_server_that_keeps_caches_apart_is_told_of_no_two_owners_the_same(make, server):
+    engine = make(tenant_field="cache_salt")
+    owners = [Owner("ada"), Owner("ada", "eve"), Owner("adae", "ve"), Owner("bob", "eve"), Owner("ada", "*call_1")]
+    told = []
+    for owner in (*owners, *owners):
+        await collect(engine, asks(tenant=owner.tenant, subject=owner.subject))
+        told.append(server.body["cache_salt"])
+    assert told[:5] == told[5:]
+    assert len(set(told)) == 5
 
 
 async def test_the_key_is_read_from_the_variable_that_is_named(make, server, monkeypatch):
