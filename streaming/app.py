@@ -24,6 +24,7 @@ from streaming.realtime.follow import follow_routes
 from streaming.realtime.socket import RealtimeEndpoint
 from streaming.rest.access import access_routes
 from streaming.rest.chat import chat_routes
+from streaming.rest.embeddings import embedding_routes
 from streaming.rest.models import model_routes
 from streaming.rest.operations import operation_routes
 from streaming.rest.sessions import session_routes
@@ -80,6 +81,7 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(access_routes(authenticator))
     app.include_router(chat_routes(conductor))
     app.include_router(text_routes(conductor))
+    app.include_router(embedding_routes(conductor))
     app.include_router(model_routes(conductor))
     app.include_router(session_routes(conductor))
     app.include_router(follow_routes(conductor, limits, authenticator))

@@ -43,10 +43,13 @@ def _commands(document: str) -> str:
 
 @asynccontextmanager
 async def _documented(tmp_path: Path, **environment: str) -> AsyncIterator[Server]:
-    """Run a server that knows the answer to the documents' question, and calls it the default model's."""
+    """Run a server that knows the answer to the documents' question, and calls it the default model's; it embeds by rules, too."""
     catalog = tmp_path / "catalog.toml"
-    catalog.write_text('[aliases]\ndefault = "scripted"\n')
-    environment = {"BATON_CATALOG": str(catalog), **environment}
+    catalog.write_text(
+        '[cards.words]\nengine = "scripted-embed"\nwrites = []\ncontext_tokens = 256\ncost_per_million_tokens = 0\n'
+        '[aliases]\ndefault = "scripted"\nembedding = "words"\n'
+    )
+    environment = {"BATON_CATALOG": str(catalog), "BATON_MODELS": "scripted,words", **environment}
     async with serving(tmp_path / "home", rules=_RULES, environment=environment) as server:
         yield server
 

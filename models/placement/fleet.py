@@ -141,6 +141,11 @@ class Fleet:
         return {name: card for name, card in self._aliases.items() if card in self._cards}
 
     @property
+    def all_aliases(self) -> Mapping[str, str]:
+        """Further names of all cards."""
+        return self._aliases
+
+    @property
     def names(self) -> frozenset[str]:
         """Every name that a card that answers is served under."""
         return frozenset((*self._cards, *self.aliases))

@@ -3,7 +3,6 @@
 _CHAT = "Ask POST /v1/chat/completions."
 
 _NOT_OFFERED = (
-    ("/v1/embeddings", "Embeddings are not offered yet."),
     ("/v1/responses", f"The Responses API is not offered yet. {_CHAT}"),
     ("/v1/audio", "Audio is not offered yet."),
     ("/v1/images", "Images are not offered yet."),
@@ -25,7 +24,7 @@ _NOT_OFFERED = (
 )
 
 
-_ROOTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/sessions", "/v1/realtime")
+_ROOTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/sessions", "/v1/realtime")
 
 
 def hint(path: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from models.catalog import Card, unknown_model
+from models.placement.engines import port_of
 from orchestrator.build import Conductor
 from streaming.wire.route import RestRoute
 
@@ -16,19 +17,19 @@ def model_routes(conductor: Conductor) -> APIRouter:
     created = int(conductor.clock.wall_s())
 
     def describe(name: str) -> dict[str, Any]:
-        cards = {card.name: card for card in fleet.cards}
+        cards = {card.name: card for card in (*fleet.cards, *fleet.others)}
         if name in cards:
             about = _about(cards[name], fleet.standing(name).state)
-        elif name in fleet.aliases:
-            about = {"alias_of": fleet.aliases[name]}
+        elif name in fleet.all_aliases:
+            about = {"alias_of": fleet.all_aliases[name]}
         else:
-            raise unknown_model(name, fleet.names)
+            raise unknown_model(name, [*cards, *fleet.all_aliases])
         return {"id": name, "object": "model", "created": created, "owned_by": "baton", "baton": about}
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         """List the models that are served."""
-        names = [*(card.name for card in fleet.cards), *fleet.aliases]
+        names = [*(card.name for card in (*fleet.cards, *fleet.others)), *fleet.all_aliases]
         return {"object": "list", "data": [describe(name) for name in names]}
 
     @router.get("/v1/models/{name:path}")
@@ -51,5 +52,6 @@ def _about(card: Card, state: str) -> dict[str, Any]:
         "licence": card.licence,
         "cost_per_million_tokens": card.cost_per_million_tokens,
         "engine": card.engine.name,
+        "port": port_of(card.engine.name),
         "state": state,
     }

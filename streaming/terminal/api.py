@@ -121,9 +121,10 @@ class Api:
         return body
 
     async def models(self) -> list[Json]:
-        """Return the models, and the other names they have."""
+        """Return the models that answer, and the other names they have."""
         models: list[Json] = (await self._call("GET", "/v1/models"))["data"]
-        return models
+        others = {model["id"] for model in models if model["baton"].get("port", "generate") != "generate"}
+        return [model for model in models if not {model["id"], model["baton"].get("alias_of")} & others]
 
     async def sessions(self, limit: int) -> list[Json]:
         """Return the newest sessions, newest first."""

@@ -46,7 +46,7 @@ export class ModelPicker {
       run: pick(null),
     };
     // Another name for a model is shown where somebody has chosen it.
-    const offered = this.#known.filter(({ id, baton }) => !baton?.alias_of || id === chosen);
+    const offered = this.#known.filter(({ id, baton }) => id === chosen || (!baton?.alias_of && (baton?.port ?? "generate") === "generate"));
     const entries = offered.map(({ id, baton }) => ({
       label: id,
       detail: describe(baton ?? {}),

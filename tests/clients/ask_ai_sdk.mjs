@@ -112,8 +112,9 @@ feature("legacy completions", async () => {
   const { text } = await ask({ model: baton.completionModel(REAL), prompt: "The capital of France is", maxOutputTokens: 5 });
   check(text, text);
 });
-feature("embeddings", () =>
-  p.notOffered(() => embed({ model: baton.embeddingModel(REAL), value: "word", maxRetries: 0 })),
-);
+feature("embeddings", async () => {
+  const { embedding } = await embed({ model: baton.embeddingModel("embedding"), value: "word", maxRetries: 0 });
+  check(embedding.length === 384, embedding);
+});
 
 await p.main();

@@ -223,7 +223,7 @@ async def _run(names: Iterable[str]) -> None:
             '[aliases]\ndefault = "recorded"\nreal = "smollm2-135m"\n'
         )
         key = await asyncio.to_thread(_make_key, home)
-        server = Server(home, environment={"BATON_MODELS": "smollm2-135m,recorded"})
+        server = Server(home, environment={"BATON_MODELS": "smollm2-135m,recorded,embedding"})
         await server.start()
         environment = {
             **{name: os.environ[name] for name in ("PATH", "BATON_CLIENTS_TRACE", "TMPDIR") if name in os.environ},

@@ -7,13 +7,12 @@ import pytest
 @pytest.mark.parametrize(
     "path",
     [
-        "embeddings",
         "responses",
         "responses/resp_1",
         "audio/speech",
         "images/generations",
-        "v1/embeddings",
-        "../embeddings",
+        "v1/responses",
+        "../responses",
     ],
 )
 async def test_what_openai_has_and_this_server_not_yet_is_not_offered_yet_in_words(serve, path: str) -> None:
@@ -32,6 +31,7 @@ async def test_what_openai_has_and_this_server_not_yet_is_not_offered_yet_in_wor
         ("/sessions/session_1/events", "/v1/sessions/session_1/events"),
         ("/models/default", "/v1/models/default"),
         ("/completions", "/v1/completions"),
+        ("/embeddings", "/v1/embeddings"),
     ],
 )
 async def test_a_base_address_that_is_a_little_wrong_is_put_right(serve, path: str, meant: str) -> None:

@@ -25,7 +25,7 @@ async def test_models_are_listed_in_openais_shape_with_what_there_is_to_know(ser
         assert (model["id"], model["object"], model["owned_by"]) == ("scripted", "model", "baton")
         assert set(model["baton"]) == {
             *("description", "reads", "writes", "calls_tools", "forms", "context_tokens", "parameters", "licence"),
-            *("cost_per_million_tokens", "engine", "state"),
+            *("cost_per_million_tokens", "engine", "port", "state"),
         }
         assert model["baton"]["reads"] == ["text"]
         assert (await client.get("/v1/models/scripted")).json() == model
@@ -61,6 +61,8 @@ async def test_a_server_whose_models_are_up_says_so(serve) -> None:
 
 class _Standings:
     """A fleet that stands as it is told."""
+
+    others = ()
 
     def __init__(self, states: Sequence[CardState]) -> None:
         self._standings = {
@@ -121,6 +123,7 @@ def test_a_server_is_ready_with_one_model_up_and_none_on_its_way(
 def test_a_model_that_failed_and_is_tried_again_keeps_no_other_from_being_ready() -> None:
     class Offer:
         cards = (SimpleNamespace(name="up"), SimpleNamespace(name="down"))
+        others = ()
 
         def standing(self, card: str) -> Standing:
             return Standing(state="ready") if card == "up" else Standing(state="fetching", message="No network.")
