@@ -17,7 +17,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from benchmarks.report import Json, Quick, Row, report, row
 from models.catalog import Card, EngineSpec
 from models.content import Message, TextPart
-from models.placement.fleet import FixedOffer
+from models.placement.fleet import FixedCardView
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.decision import DecisionState
 from orchestrator.decide.graph import DecisionGraph
@@ -36,7 +36,7 @@ _INPUT = TurnInput(items=(Message(item_id="a", role="user", parts=(TextPart(text
 
 
 async def _measure(rounds: int) -> list[Row]:
-    decider, graph = Decider(FixedOffer((_CARD,)), max_characters=1000), DecisionGraph()
+    decider, graph = Decider(FixedCardView((_CARD,)), max_characters=1000), DecisionGraph()
     inputs: DecisionState = {"inputs": decider.inputs(_INPUT, ())}
 
     async def live(_: int) -> None:

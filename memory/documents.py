@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, insert, select
 
-from memory.prepared import Prepared
 from memory.schema import settings
+from memory.statements import Prepared
 
 _KEEP = Prepared(insert(settings).prefix_with("OR IGNORE"), columns=("session_id", "sha256", "body"))
 _FIND = Prepared(

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
 
-from memory.prepared import Prepared
 from memory.schema import items, sessions
+from memory.statements import Prepared
 
 ItemKind = Literal["system", "user", "assistant", "call", "cut_call", "call_result", "other", "beside"]
 """A message by its role; a `cut_call` got no further than its beginning, and is not answered; what no model is shown is `other`,
@@ -26,7 +26,7 @@ _FORGET = Prepared(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ItemPlace:
     """An item of a conversation, and the row of the log that it came with."""
 
     item_id: str
@@ -35,7 +35,7 @@ class Place:
     call_id: str | None
 
 
-def note_items(connection: Connection, session_id: str, places: Sequence[Place]) -> None:
+def note_items(connection: Connection, session_id: str, places: Sequence[ItemPlace]) -> None:
     """Note that items are part of the conversation."""
     rows = [
         {"session_id": session_id, "id": one.item_id, "seq": one.seq, "kind": one.kind, "call_id": one.call_id}
@@ -53,18 +53,20 @@ def forget_items(connection: Connection, session_id: str, item_ids: Sequence[str
 
 def find_items(
     connection: Connection, tenant: str, session_id: str, *, item_ids: Sequence[str] = (), call_ids: Sequence[str] = ()
-) -> tuple[Place, ...]:
+) -> tuple[ItemPlace, ...]:
     """Return the items of a tenant's session that have one of these ids, or belong to one of these calls."""
     wanted = or_(items.c.id.in_(item_ids), items.c.call_id.in_(call_ids))
     found = connection.execute(_places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, wanted))
-    return tuple(Place(item_id=item_id, seq=seq, kind=kind, call_id=call_id) for item_id, seq, kind, call_id in found)
+    return tuple(
+        ItemPlace(item_id=item_id, seq=seq, kind=kind, call_id=call_id) for item_id, seq, kind, call_id in found
+    )
 
 
-def last_of_user(connection: Connection, tenant: str, session_id: str) -> Place | None:
+def last_of_user(connection: Connection, tenant: str, session_id: str) -> ItemPlace | None:
     """Return what the user has said last in a tenant's session."""
     query = _places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, items.c.kind == "user")
     found = connection.execute(query.order_by(items.c.seq.desc()).limit(1)).one_or_none()
-    return None if found is None else Place(item_id=found[0], seq=found[1], kind=found[2], call_id=found[3])
+    return None if found is None else ItemPlace(item_id=found[0], seq=found[1], kind=found[2], call_id=found[3])
 
 
 def _places() -> Select[Any]:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from memory.branches import lineage
-from memory.prepared import Prepared
 from memory.schema import events, sessions, turns
 from memory.sessions import find_session
+from memory.statements import Prepared
 from models.errors import NotFound, quoted
 
 _NUMBER = Prepared(
@@ -67,7 +67,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class LogRow:
     """A committed row of a session's log."""
 
     seq: int
@@ -111,7 +111,7 @@ def append(
     entries: Sequence[Entry],
     at_ms: int,
     lease: Lease | None = None,
-) -> tuple[Row, ...]:
+) -> tuple[LogRow, ...]:
     """Number the entries and write them, for whoever has the `lease` of the session from now on; None is nobody.
 
     Raises:
@@ -129,7 +129,7 @@ def append(
     if last is None:
         raise NotFound(f"There is no session {quoted(session_id)}.")
     rows = tuple(
-        Row(seq=seq, turn_id=entry.turn_id, kind=entry.kind, v=entry.v, body=entry.body, at_ms=at_ms)
+        LogRow(seq=seq, turn_id=entry.turn_id, kind=entry.kind, v=entry.v, body=entry.body, at_ms=at_ms)
         for seq, entry in enumerate(entries, start=last - len(entries) + 1)
     )
     if not rows:
@@ -152,13 +152,13 @@ def append(
     return rows
 
 
-def read(connection: Connection, tenant: str, session_id: str, *, after: int, limit: int) -> tuple[Row, ...]:
+def read(connection: Connection, tenant: str, session_id: str, *, after: int, limit: int) -> tuple[LogRow, ...]:
     """Return up to `limit` rows after number `after`, in order.
 
     Raises:
         NotFound: the tenant has no such session.
     """
-    rows: list[Row] = []
+    rows: list[LogRow] = []
     for stretch in lineage(connection, tenant, session_id):
         if len(rows) == limit or (stretch.last_seq is not None and stretch.last_seq <= after):
             continue
@@ -171,13 +171,13 @@ def read(connection: Connection, tenant: str, session_id: str, *, after: int, li
 
 def mentioning(
     connection: Connection, tenant: str, session_id: str, text: str, *, kind: str | None = None
-) -> tuple[tuple[str, Row], ...]:
+) -> tuple[tuple[str, LogRow], ...]:
     """Return the rows of a session whose body holds `text`, in their order, each with the session whose log has it.
 
     Raises:
         NotFound: the tenant has no such session.
     """
-    found: list[tuple[str, Row]] = []
+    found: list[tuple[str, LogRow]] = []
     for stretch in lineage(connection, tenant, session_id):
         query = _ROWS.where(events.c.session_id == stretch.log_id, func.instr(events.c.body, text) > 0)
         if stretch.last_seq is not None:
@@ -228,6 +228,6 @@ def open_turns(connection: Connection, *, owner: str | None = None, now_ms: int 
     return tuple(OpenTurn(tenant=tenant, session_id=session_id, turn_id=id_) for tenant, session_id, id_ in found)
 
 
-def _row(found: Any) -> Row:
+def _row(found: Any) -> LogRow:
     seq, turn_id, kind, v, body, at_ms = found
-    return Row(seq=seq, turn_id=turn_id, kind=kind, v=v, body=body, at_ms=at_ms)
+    return LogRow(seq=seq, turn_id=turn_id, kind=kind, v=v, body=body, at_ms=at_ms)

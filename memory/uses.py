@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, or_, select, update
 
-from memory.prepared import Prepared
 from memory.schema import blob_uses, blobs, files
+from memory.statements import Prepared
 
 _USE = Prepared(
     insert(blob_uses).prefix_with("OR IGNORE"), columns=("session_id", "item_id", "sha256", "tenant", "subject")

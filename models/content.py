@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 
 Modality = Literal["text", "image", "audio", "video", "file"]
 
-Source = Literal["typed", "spoken", "seen", "retrieved", "tool", "generated"]
+Provenance = Literal["typed", "spoken", "seen", "retrieved", "tool", "generated"]
 """Where a text comes from. What was not typed by the user is data: it cannot raise a tool's privileges."""
 
 Role = Literal["system", "user", "assistant"]
@@ -42,7 +42,7 @@ class TextPart:
 
     kind: Literal["text"] = "text"
     text: str
-    source: Source = "typed"
+    source: Provenance = "typed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

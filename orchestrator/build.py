@@ -20,7 +20,7 @@ from models.errors import BadInput
 from models.placement.budget import available_threads, shares
 from models.placement.client import Worker
 from models.placement.engines import Place, place_of
-from models.placement.fleet import Fleet
+from models.placement.fleet import ServedCards
 from models.shares import share_of
 from models.supply.store import Store
 from orchestrator.act.band import Band, BandLimits
@@ -44,7 +44,7 @@ class Conductor:
     registry: CollectorRegistry
     database: Database
     blobs: BlobStore
-    fleet: Fleet
+    fleet: ServedCards
     workers: Mapping[Place, Worker]
     sessions: Sessions
     completions: Completions
@@ -83,7 +83,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
         try:
             cards, aliases = served(settings)
             workers = _workers(cards, settings, clock)
-            fleet = Fleet(cards, aliases, Store(settings.cache), workers, clock)
+            fleet = ServedCards(cards, aliases, Store(settings.cache), workers, clock)
             fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
             band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))

@@ -3,10 +3,10 @@
 from typing import Any
 
 from models.errors import BatonError
-from models.placement.fleet import Fleet
+from models.placement.fleet import ServedCards
 
 
-def readiness(fleet: Fleet, trouble: BatonError | None) -> tuple[int, dict[str, Any]]:
+def readiness(fleet: ServedCards, trouble: BatonError | None) -> tuple[int, dict[str, Any]]:
     """Return the status, 200 or 503, and the body. Ready is who has one model up and none still coming, and can keep what is said.
 
     A model that has failed and is tried again is not waited for: it is no news. Nor is one that embeds or listens, where others answer.

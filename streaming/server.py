@@ -14,7 +14,7 @@ import uvicorn
 
 from memory import keys
 from models.errors import BadInput, Conflict
-from models.placement.fleet import Fleet
+from models.placement.fleet import ServedCards
 from orchestrator.build import Conductor, conduct
 from orchestrator.settings import Settings
 from streaming.app import create_app
@@ -33,7 +33,7 @@ async def serve(
     port: int,
     ready: Callable[[str], None],
     *,
-    watch: Callable[[Fleet], Awaitable[None]] | None = None,
+    watch: Callable[[ServedCards], Awaitable[None]] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain and close.
@@ -84,7 +84,7 @@ def _within_open_files(limits: SurfaceLimits) -> SurfaceLimits:
     return limits
 
 
-async def _run(watch: Callable[[Fleet], Awaitable[None]], fleet: Fleet) -> None:
+async def _run(watch: Callable[[ServedCards], Awaitable[None]], fleet: ServedCards) -> None:
     await watch(fleet)
 
 

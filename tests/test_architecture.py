@@ -1,5 +1,6 @@
 """The layers are kept, the contracts that keep them would notice, and the names are Baton's alone."""
 
+import ast
 import configparser
 import importlib.metadata
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,15 @@ def test_the_distribution_lists_exactly_the_packages_in_the_tree():
 def test_every_folder_of_a_floor_that_has_modules_is_a_package():
     folders = {module.parent for floor in _FLOORS for module in (_ROOT / floor).rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_a_name_says_one_thing_in_the_whole_house():
+    places = defaultdict(list)
+    for path in (path for floor in _FLOORS for path in (_ROOT / floor).rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            match node:
+                case ast.ClassDef(name=name):
+                    places[name].append(str(path.relative_to(_ROOT)))
+                case ast.Assign(targets=[ast.Name(id=name)]) if re.fullmatch("[A-Z][a-z]+([A-Z][a-z]+)*", name):
+                    places[name].append(str(path.relative_to(_ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1 and not name.startswith("_")} == {}

@@ -103,7 +103,7 @@ def load_causal_model(
     )
 
 
-class Answer:
+class CausalAnswer:
     """One answer as it is written: its cache, and how far it has come.
 
     Attributes:

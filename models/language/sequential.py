@@ -16,7 +16,7 @@ import torch
 from models.clock import Clock
 from models.content import Delta, Message, TextPart, UsageDelta
 from models.errors import DeadlineExceeded, Internal, Overloaded
-from models.language.causal import Answer, CausalModel
+from models.language.causal import CausalAnswer, CausalModel
 from models.language.options import TransformersOptions
 from models.language.priority_semaphore import PrioritySemaphore
 from models.ports.generate import PROCESSORS, GenerateRequest, Sampling, Signal, refuse_unsupported
@@ -65,10 +65,10 @@ class SequentialEngine:
         self._causal = None
         await asyncio.to_thread(self._thread.shutdown)
 
-    def _begin(self, request: GenerateRequest) -> Answer:
+    def _begin(self, request: GenerateRequest) -> CausalAnswer:
         if self._causal is None:
             raise Internal("The model has been closed.")
-        return Answer(self._causal, request)
+        return CausalAnswer(self._causal, request)
 
     def _warm_up(self) -> None:
         """Write two tokens: what is done once is then done before the first request, and a broken model fails here."""

@@ -21,6 +21,7 @@ from models.errors import BatonError, Internal, NotFound
 from models.placement.engines import AnyEngine, build_engine
 from models.placement.frames import (
     WINDOW,
+    DeltaFrame,
     Ended,
     EndOfInput,
     Feed,
@@ -35,7 +36,6 @@ from models.placement.frames import (
     Output,
     Ping,
     Pong,
-    Progress,
     Ready,
     Request,
     Stop,
@@ -128,7 +128,7 @@ class _Child:
             case Ping():
                 stalled = max((stalled_s(engine) for engine in self._engines.values()), default=0.0)
                 self._writer.write(encode(Pong(stalled_s=stalled)))  # not drained: it is small, and holds up no frame
-            case Ready() | Loaded() | Progress() | Taken() | Ended() | Forgotten() | Pong():
+            case Ready() | Loaded() | DeltaFrame() | Taken() | Ended() | Forgotten() | Pong():
                 raise FrameError(f"a {type(frame).__name__} frame came from the client")
             case _:
                 assert_never(frame)
@@ -187,7 +187,7 @@ class _Child:
             async with aclosing(self._outputs(engine, submit, running)) as outputs:
                 async for output in outputs:
                     await running.credit.acquire()
-                    await self._send(Progress(request_id=submit.request_id, output=output))
+                    await self._send(DeltaFrame(request_id=submit.request_id, output=output))
         except BatonError as exc:
             error = exc
         except ConnectionError:

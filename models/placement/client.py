@@ -23,10 +23,11 @@ from models.clock import Clock, sleep_until, wait_for_event
 from models.errors import BatonError, DeadlineExceeded, LimitExceeded, NotFound, WorkerDied
 from models.placement.budget import environment
 from models.placement.cards import WorkerCard
-from models.placement.doors import Arrivals, Door, Inputs
+from models.placement.doors import Arrivals, Door, RequestInputs
 from models.placement.engines import Place
 from models.placement.frames import (
     WINDOW,
+    DeltaFrame,
     Ended,
     EndOfInput,
     Feed,
@@ -40,7 +41,6 @@ from models.placement.frames import (
     Output,
     Ping,
     Pong,
-    Progress,
     Ready,
     Request,
     Stop,
@@ -115,7 +115,7 @@ class Worker:
         self._ready_timeout_s = ready_timeout_s
         self._ids = count(1)
         self._streams: dict[int, Arrivals] = {}
-        self._inputs: dict[int, Inputs] = {}
+        self._inputs: dict[int, RequestInputs] = {}
         self._forgetting: dict[int, asyncio.Event] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._heartbeat: Heartbeat | None = None
@@ -294,7 +294,7 @@ class Worker:
         while (frame := await self._next_frame(frames)) is not None:
             heartbeat.heard(frame.stalled_s if isinstance(frame, Pong) else None)
             match frame:
-                case Progress() | Taken() | Ended():
+                case DeltaFrame() | Taken() | Ended():
                     self._hear_of(frame)
                 case Loaded():
                     self._loaded(frame)
@@ -309,12 +309,12 @@ class Worker:
                 case _:
                     assert_never(frame)
 
-    def _hear_of(self, frame: Progress | Taken | Ended) -> None:
+    def _hear_of(self, frame: DeltaFrame | Taken | Ended) -> None:
         stream = self._streams.get(frame.request_id)
         if stream is None:
             return  # nobody wants to know any more
         match frame:
-            case Progress():
+            case DeltaFrame():
                 stream.take_in(frame.output)
             case Taken():
                 if (inputs := self._inputs.get(frame.request_id)) is not None:
@@ -342,7 +342,9 @@ class Worker:
             _log.error("the model %s cannot be loaded: %s", frame.card, frame.error.message)
             card.failed(frame.error, self._clock.now_s(), beside=self._serves_beside(frame.card))
 
-    async def submit(self, card: str, request: Request, inputs: Inputs | None = None) -> AsyncGenerator[Output, None]:
+    async def submit(
+        self, card: str, request: Request, inputs: RequestInputs | None = None
+    ) -> AsyncGenerator[Output, None]:
         """Run `request` on the engine of `card`; see `Submitting.submit`, and the port for what it raises."""
         self._shares.enter(request.tenant)
         request_id = next(self._ids)

@@ -63,7 +63,7 @@ class Arrivals:
         return self.outputs.popleft()
 
 
-class Inputs:
+class RequestInputs:
     """What was pushed for one request: it waits here until the request has been sent, and then goes by credit."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Inputs:
 class Submitting(Protocol):
     """What runs requests elsewhere."""
 
-    def submit(self, card: str, request: Request, inputs: Inputs | None = None) -> AsyncGenerator[Output, None]:
+    def submit(self, card: str, request: Request, inputs: RequestInputs | None = None) -> AsyncGenerator[Output, None]:
         """Run `request` on the engine of `card`, feed it `inputs`, and yield what comes of it."""
         ...
 
@@ -131,7 +131,7 @@ class _FarStream:
         self._through = through
         self._card = card
         self._request = request
-        self._inputs = Inputs()
+        self._inputs = RequestInputs()
 
     async def push(self, value: Input) -> None:
         await self._inputs.push(value)

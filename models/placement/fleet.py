@@ -38,7 +38,7 @@ CardState = Literal["waiting", "fetching", "converting", "loading", "ready", "fa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class CardStatus:
     """How a card stands.
 
     Attributes:
@@ -54,7 +54,7 @@ class Standing:
     message: str | None = None
 
 
-class Offer(Protocol):
+class CardView(Protocol):
     """What there is to choose from."""
 
     @property
@@ -67,7 +67,7 @@ class Offer(Protocol):
         """Further names of them."""
         ...
 
-    def standing(self, card: str) -> Standing:
+    def standing(self, card: str) -> CardStatus:
         """Return how a card stands."""
         ...
 
@@ -76,18 +76,18 @@ class Offer(Protocol):
         ...
 
 
-class FixedOffer:
+class FixedCardView:
     """Cards that are not brought up but stand as they are said to: for replays of decisions, and for trying them out."""
 
-    def __init__(self, cards: Sequence[Card], standings: Mapping[str, Standing] | None = None) -> None:
+    def __init__(self, cards: Sequence[Card], standings: Mapping[str, CardStatus] | None = None) -> None:
         """Offer the cards; one without a standing is ready."""
         self.cards = tuple(cards)
         self.aliases: Mapping[str, str] = {}
         self._standings = standings or {}
 
-    def standing(self, card: str) -> Standing:
+    def standing(self, card: str) -> CardStatus:
         """Return how a card stands."""
-        return self._standings.get(card, Standing(state="ready"))
+        return self._standings.get(card, CardStatus(state="ready"))
 
     def counter(self, card: str) -> TokenCounter:
         """Return an estimate of a card's tokens."""
@@ -98,10 +98,10 @@ class Served(Placement, Keeper, Protocol):
     """What a fleet is given of each place."""
 
 
-class Fleet:
+class ServedCards:
     """The served cards. `run` brings them up, and has to run for them to stand anywhere but where they began.
 
-    As an `Offer` it is of the cards that answer, which turns are routed to; `others` are asked for by name.
+    As an `CardView` it is of the cards that answer, which turns are routed to; `others` are asked for by name.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Fleet:
         self._places = places
         self._context = EngineContext(clock=clock)
         self._clock = clock
-        self._standings = {name: Standing(state="waiting") for name in self._all}
+        self._standings = {name: CardStatus(state="waiting") for name in self._all}
         self._engines: dict[str, Engine] = {}
         self._senses: dict[str, Door] = {}
         self._counters: dict[str, TokenCounter] = {}
@@ -184,7 +184,7 @@ class Fleet:
             raise unknown_model(name, names)
         return self._senses[names[name]]
 
-    def standing(self, card: str) -> Standing:
+    def standing(self, card: str) -> CardStatus:
         """Return how a card stands."""
         standing = self._standings[card]
         place = place_of(self._all[card].engine.name)
@@ -192,7 +192,7 @@ class Fleet:
             return standing
         status = self._places[place].status(card)
         if standing.state == "ready":  # which it was; its process may have been restarted since, and may hang
-            return standing if status.state == "ready" else Standing(state=status.state, message=status.message)
+            return standing if status.state == "ready" else CardStatus(state=status.state, message=status.message)
         return standing if standing.message is not None else replace(standing, message=status.message)
 
     def counter(self, card: str) -> TokenCounter:
@@ -208,7 +208,7 @@ class Fleet:
         for name, card in self._all.items():
             if (place := place_of(card.engine.name)) is None:
                 self._engines[name] = cast("Engine", build_engine(card.engine, self._context))
-                self._standings[name] = Standing(state="ready")
+                self._standings[name] = CardStatus(state="ready")
             elif _port(card) == "generate":
                 self._engines[name] = self._places[place].door(name)
             else:
@@ -246,13 +246,13 @@ class Fleet:
 
     async def _bring_up(self, card: Card) -> None:
         folder = await self._weights(card) if card.sources else None
-        self._standings[card.name] = Standing(state="loading")
+        self._standings[card.name] = CardStatus(state="loading")
         if card.name in self._cards:
             self._counters[card.name] = await asyncio.to_thread(counter, folder)
         spec = card.engine if folder is None else replace(card.engine, folder=str(folder))
         with suppress(Unavailable):  # it is its place's from here on, which tries it again; `standing` says so
             await self._place(card).settle(card.name, spec)
-        self._standings[card.name] = Standing(state="ready")
+        self._standings[card.name] = CardStatus(state="ready")
 
     def _place(self, card: Card) -> Served:
         place = place_of(card.engine.name)
@@ -273,7 +273,7 @@ class Fleet:
     def _pull(self, card: Card, stop: threading.Event) -> Path:
         with closing(self._store.pull(card)) as progress:
             for step in progress:
-                self._standings[card.name] = Standing(
+                self._standings[card.name] = CardStatus(
                     state="converting" if step.stage == "converting" else "fetching",
                     done_bytes=step.done_bytes,
                     total_bytes=step.total_bytes,
@@ -290,7 +290,7 @@ class Fleet:
         # Whatever it is, it is ours: no caller can do anything about it but wait.
         down = error if isinstance(error, Unavailable) else Unavailable(error.message)
         await self._place(card).settle(card.name, down)
-        self._standings[card.name] = Standing(state="failed", message=error.message)
+        self._standings[card.name] = CardStatus(state="failed", message=error.message)
 
 
 def _port(card: Card) -> Port:

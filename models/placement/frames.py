@@ -143,7 +143,7 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class DeltaFrame:
     """Child: one output of a request."""
 
     request_id: int
@@ -167,7 +167,7 @@ class Ended:
 
 
 ToChild = Load | Submit | Feed | EndOfInput | Grant | Stop | Forget | Ping
-ToClient = Ready | Loaded | Progress | Taken | Ended | Forgotten | Pong
+ToClient = Ready | Loaded | DeltaFrame | Taken | Ended | Forgotten | Pong
 
 
 def encode(frame: ToChild | ToClient) -> bytes:
@@ -246,7 +246,7 @@ _FIELDS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
     for kind in (
         Submit,
         Feed,
-        Progress,
+        DeltaFrame,
         Taken,
         Sound,
         Verdict,

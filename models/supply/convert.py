@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, PreT
 from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict, read_gguf_metadata
 
 from models.errors import BadInput, BatonError
-from models.language.decoding.packed import KINDS, Blocks, write_packed
+from models.language.decoding.packed import KINDS, PackedMatrix, write_packed
 
 _DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"})
 """llama.cpp's names of the splits in which every digit is a word of its own."""
@@ -74,7 +74,7 @@ def convert(source: Path, folder: Path) -> None:
         write_packed(folder, blocks)
 
 
-def _blocks(source: Path, model: PreTrainedModel) -> dict[str, Blocks]:
+def _blocks(source: Path, model: PreTrainedModel) -> dict[str, PackedMatrix]:
     """Return the blocks of the matrices of `model`, by its names: of those whose kind is kept, and which it agrees with."""
     header = GgufHeader.from_file(str(source))
     stored = load_gguf_state_dict(header)
@@ -92,9 +92,9 @@ def _blocks(source: Path, model: PreTrainedModel) -> dict[str, Blocks]:
         kind = gguf.GGMLQuantizationType(stored[key].ggml_type).name
         if kind not in KINDS:
             continue
-        found = Blocks(kind=kind, data=stored[key][...])
+        found = PackedMatrix(kind=kind, data=stored[key][...])
         for rows in _orders(name, model):
-            ordered = found if rows is None else Blocks(kind=kind, data=found.data[rows].contiguous())
+            ordered = found if rows is None else PackedMatrix(kind=kind, data=found.data[rows].contiguous())
             # What transformers made of it says how the rows lie; where nothing fits, the matrix stays as it made it.
             if torch.equal(ordered.dense().to(weight.dtype), weight):
                 blocks[name] = ordered

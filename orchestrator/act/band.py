@@ -16,7 +16,7 @@ from models.clock import Clock, wait_for_event
 from models.content import Call, CallResult, Item, Message, Said, TextPart, UsageDelta
 from models.errors import Internal, Overloaded
 from models.ids import new_id
-from models.placement.fleet import Offer
+from models.placement.fleet import CardView
 from models.ports.generate import Constraint, Sampling
 from models.shares import share_of
 from orchestrator.decide.decider import Decider
@@ -78,7 +78,7 @@ class Band:
     """One for all tenants and sessions."""
 
     def __init__(
-        self, decider: Decider, offer: Offer, agents: Mapping[str, Agent], clock: Clock, limits: BandLimits
+        self, decider: Decider, offer: CardView, agents: Mapping[str, Agent], clock: Clock, limits: BandLimits
     ) -> None:
         self.clock = clock
         self.limits = limits

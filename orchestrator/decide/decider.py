@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from models.content import Item
-from models.placement.fleet import Offer
-from orchestrator.decide.decision import DecisionState, Verdict, decision_of, in_line
+from models.placement.fleet import CardView
+from orchestrator.decide.decision import CallVerdict, DecisionKey, DecisionState, decision_of, in_line
 from orchestrator.decide.inputs import Approval, CallFacts, Inputs, characters_of, decision_inputs
 from orchestrator.decide.ports import Asked, Ports
 from orchestrator.events import Decision, TurnInput
@@ -14,16 +14,13 @@ from orchestrator.events import Decision, TurnInput
 if TYPE_CHECKING:
     from orchestrator.decide.graph import DecisionGraph
 
-Key = tuple[str | int, ...]
-"""What names a decision among all: (turn, generation), and for a call (turn, generation, revision, call)."""
-
 
 class Decider:
     """One for all sessions."""
 
     def __init__(
         self,
-        offer: Offer,
+        offer: CardView,
         *,
         max_characters: int,
         agents: Iterable[str] = ("writer",),
@@ -45,7 +42,7 @@ class Decider:
         return characters_of(turn_input) > self._max_characters
 
     async def decide(
-        self, turn_input: TurnInput, history: Sequence[Item], *, tenant: str = "local", key: Key = ()
+        self, turn_input: TurnInput, history: Sequence[Item], *, tenant: str = "local", key: DecisionKey = ()
     ) -> Decision:
         """Return the decision for a turn. Once it is made, or given up, nothing of it is left here.
 
@@ -66,7 +63,7 @@ class Decider:
         finally:
             await graph.forget(key)
 
-    async def judge(self, call: CallFacts, *, key: Key) -> tuple[Verdict, str | None]:
+    async def judge(self, call: CallFacts, *, key: DecisionKey) -> tuple[CallVerdict, str | None]:
         """Return what becomes of a call, and why. If that is `ask`, go on with `answered`; it is kept until then."""
         if not call["needs_approval"] or call["approval"] is not None:
             state = in_line({"call": call})
@@ -74,14 +71,16 @@ class Decider:
             state = await (await self.graph()).run(key, {"call": call})
         return state["verdict"], state.get("why")
 
-    async def answered(self, call: CallFacts, approval: Approval, *, key: Key) -> tuple[Verdict, str | None]:
+    async def answered(
+        self, call: CallFacts, approval: Approval, *, key: DecisionKey
+    ) -> tuple[CallVerdict, str | None]:
         """Return what becomes of a call that has waited, also if that was before a restart."""
         graph = await self.graph()
         state = await graph.resume(key, call, approval)
         await graph.forget(key)
         return state["verdict"], state.get("why")
 
-    async def forget(self, key: Key) -> None:
+    async def forget(self, key: DecisionKey) -> None:
         """Drop what is kept of a call that waits for nobody any more."""
         if self._graph is not None:
             await self._graph.forget(key)

@@ -33,7 +33,10 @@ class Refusal(TypedDict):
     field: str
 
 
-Verdict = Literal["run", "denied", "ask"]
+DecisionKey = tuple[str | int, ...]
+"""What names a decision among all: (turn, generation), and for a call (turn, generation, revision, call)."""
+
+CallVerdict = Literal["run", "denied", "ask"]
 """What becomes of a call: it is run, it is not, or somebody is asked."""
 
 
@@ -49,7 +52,7 @@ class DecisionState(TypedDict, total=False):
     agent: str
     repairs: int
     fault: str | None
-    verdict: Verdict
+    verdict: CallVerdict
     why: str | None
 
 

@@ -7,7 +7,7 @@ for nothing does without: `benchmarks/decide.py`, docs/adr/0007.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -16,12 +16,19 @@ from langgraph.graph import StateGraph
 from langgraph.types import Command, Interrupt, interrupt
 
 from models.errors import BatonError
-from orchestrator.decide.decision import EDGES, MAX_REPAIRS, STEPS, DecisionState, Step, approve, decision_of
+from orchestrator.decide.decision import (
+    EDGES,
+    MAX_REPAIRS,
+    STEPS,
+    DecisionKey,
+    DecisionState,
+    Step,
+    approve,
+    decision_of,
+)
 from orchestrator.decide.inputs import Approval, CallFacts, Controlled, Inputs, lifted
 from orchestrator.decide.ports import Asked, Ports
 from orchestrator.events import Decision
-
-Key = Sequence[str | int]
 
 
 class DecisionGraph:
@@ -41,7 +48,7 @@ class DecisionGraph:
         self.builder = graph
         self._graph = graph.compile(checkpointer=self._saver)
 
-    async def run(self, key: Key, state: DecisionState, asked: Asked | None = None) -> DecisionState:
+    async def run(self, key: DecisionKey, state: DecisionState, asked: Asked | None = None) -> DecisionState:
         """Return the state that the steps end with, or in which a call waits to be allowed.
 
         Args:
@@ -53,14 +60,14 @@ class DecisionGraph:
         ended = await self._graph.ainvoke(state, config, durability="exit")
         return cast("DecisionState", ended)
 
-    async def resume(self, key: Key, call: CallFacts, approval: Approval) -> DecisionState:
+    async def resume(self, key: DecisionKey, call: CallFacts, approval: Approval) -> DecisionState:
         """Return what becomes of a call now that somebody has said so. If it does not wait here any more, it is run anew."""
         config = RunnableConfig(configurable={"thread_id": _thread(key)})
         if (await self._graph.aget_state(config)).next:
             return cast("DecisionState", await self._graph.ainvoke(Command(resume=approval), config, durability="exit"))
         return await self.run(key, {"call": {**call, "approval": approval}})
 
-    async def replay(self, key: Key, inputs: Mapping[str, Any]) -> Decision:
+    async def replay(self, key: DecisionKey, inputs: Mapping[str, Any]) -> Decision:
         """Return the decision that follows from `inputs`, which may come from a log, step by step under `key`.
 
         Raises:
@@ -68,12 +75,12 @@ class DecisionGraph:
         """
         return decision_of(await self.run(key, {"inputs": lifted(inputs)}))
 
-    async def checkpoint(self, key: Key) -> DecisionState | None:
+    async def checkpoint(self, key: DecisionKey) -> DecisionState | None:
         """Return where a decision stands, or None if its checkpoint was dropped."""
         snapshot = await self._graph.aget_state(RunnableConfig(configurable={"thread_id": _thread(key)}))
         return cast("DecisionState", snapshot.values) if snapshot.values else None
 
-    async def forget(self, key: Key) -> None:
+    async def forget(self, key: DecisionKey) -> None:
         """Drop a checkpoint; nothing is lost with it."""
         await self._saver.adelete_thread(_thread(key))
 
@@ -110,7 +117,7 @@ class _JsonOnly:
         return tuple(Interrupt(value=value, id=id_) for value, id_ in loaded) if data[0] == "interrupts" else loaded
 
 
-def _thread(key: Key) -> str:
+def _thread(key: DecisionKey) -> str:
     return ":".join(map(str, key))
 
 

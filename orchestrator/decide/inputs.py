@@ -5,7 +5,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from models.catalog import Card
 from models.content import EvidencePart, Item, parts_of, text_of
-from models.placement.fleet import Offer
+from models.placement.fleet import CardView
 from orchestrator.events import TurnInput
 from orchestrator.route.choose import CardFacts, card_facts
 from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
@@ -79,7 +79,7 @@ class Inputs(TypedDict):
 def decision_inputs(
     turn_input: TurnInput,
     history: Sequence[Item],
-    offer: Offer,
+    offer: CardView,
     max_characters: int,
     agents: Iterable[str] = ("writer",),
 ) -> Inputs:
@@ -110,7 +110,7 @@ def characters_of(turn_input: TurnInput) -> int:
     return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
 
 
-def _facts(card: Card, offer: Offer, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
+def _facts(card: Card, offer: CardView, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
     # Counted only where it matters, and no further than it does.
     tokens = most
     if is_counted and most >= card.context_tokens:

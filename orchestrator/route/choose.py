@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from models.catalog import Card
-from models.placement.fleet import Standing
+from models.placement.fleet import CardStatus
 
 
 class CardFacts(TypedDict):
@@ -44,7 +44,7 @@ class Route(TypedDict):
 _FORMS = {"json_schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
-def card_facts(card: Card, standing: Standing, prompt_tokens: int) -> CardFacts:
+def card_facts(card: Card, standing: CardStatus, prompt_tokens: int) -> CardFacts:
     """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens.
 
     If they are more than its window holds, there may be still more of them: they are counted no further.

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from memory import effects, log
 from memory.database import Database
 from memory.effects import Effect
-from memory.items import ItemKind, Place, find_items, forget_items, last_of_user, note_items
-from memory.log import Entry, Row
+from memory.items import ItemKind, ItemPlace, find_items, forget_items, last_of_user, note_items
+from memory.log import Entry, LogRow
 from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
 from memory.trouble import corrupt
 from models.clock import Clock
@@ -128,14 +128,14 @@ class Journal:
         place = await self._database.read(lambda c: last_of_user(c, self._tenant, self._session_id))
         return None if place is None else await self._item(place)
 
-    async def _find(self, *, item_ids: Sequence[str] = (), call_ids: Sequence[str] = ()) -> tuple[Place, ...]:
+    async def _find(self, *, item_ids: Sequence[str] = (), call_ids: Sequence[str] = ()) -> tuple[ItemPlace, ...]:
         if self._new:
             return ()
         return await self._database.read(
             lambda c: find_items(c, self._tenant, self._session_id, item_ids=item_ids, call_ids=call_ids)
         )
 
-    async def _item(self, place: Place) -> Item | None:
+    async def _item(self, place: ItemPlace) -> Item | None:
         rows = await self.read(place.seq - 1, 1)
         return next((item for row in rows for item in items_of(row.event) if item.item_id == place.item_id), None)
 
@@ -147,7 +147,7 @@ class Journal:
         """
         return await self._database.read(lambda c: find_session(c, self._tenant, self._session_id))
 
-    def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[Row, ...]:
+    def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[LogRow, ...]:
         if self._new:
             create_session(connection, self._tenant, self._session_id, at_ms)
         entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
@@ -157,7 +157,7 @@ class Journal:
             self._follow(connection, event, row)
         return rows
 
-    def _follow(self, connection: Connection, event: LogEvent, row: Row) -> None:
+    def _follow(self, connection: Connection, event: LogEvent, row: LogRow) -> None:
         at_ms = row.at_ms
         match event:
             case TurnAccepted():
@@ -209,24 +209,24 @@ class Journal:
         return int(self._clock.wall_s() * 1000)
 
 
-def _place(item: Item, seq: int) -> Place:
+def _place(item: Item, seq: int) -> ItemPlace:
     if is_beside(item):
-        return Place(item_id=item.item_id, seq=seq, kind="beside", call_id=None)
+        return ItemPlace(item_id=item.item_id, seq=seq, kind="beside", call_id=None)
     match item:
         case Message():
-            return Place(item_id=item.item_id, seq=seq, kind=item.role, call_id=None)
+            return ItemPlace(item_id=item.item_id, seq=seq, kind=item.role, call_id=None)
         case Call():
             kind: ItemKind = "call" if item.status == "completed" else "cut_call"
-            return Place(item_id=item.item_id, seq=seq, kind=kind, call_id=item.call_id)
+            return ItemPlace(item_id=item.item_id, seq=seq, kind=kind, call_id=item.call_id)
         case CallResult():
-            return Place(item_id=item.item_id, seq=seq, kind="call_result", call_id=item.call_id)
+            return ItemPlace(item_id=item.item_id, seq=seq, kind="call_result", call_id=item.call_id)
         case Reasoning() | ApprovalRequest() | ApprovalResponse() | ToolListing() | HostedCall() | OtherItem():
-            return Place(item_id=item.item_id, seq=seq, kind="other", call_id=None)
+            return ItemPlace(item_id=item.item_id, seq=seq, kind="other", call_id=None)
         case _:
             assert_never(item)
 
 
-def _committed(rows: Iterable[Row]) -> tuple[Committed, ...]:
+def _committed(rows: Iterable[LogRow]) -> tuple[Committed, ...]:
     try:
         return tuple(Committed(seq=row.seq, at_ms=row.at_ms, event=decode(row.body)) for row in rows)
     except ValidationError as exc:

@@ -51,7 +51,7 @@ class ToldTurn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transcript:
+class SessionHistory:
     """A whole conversation: its items, and the turns of which something is left in it."""
 
     items: tuple[Item, ...]
@@ -176,7 +176,7 @@ class Sessions:
         """
         return await self._journal(tenant, session_id).record()
 
-    async def transcript(self, tenant: str, session_id: str) -> Transcript:
+    async def transcript(self, tenant: str, session_id: str) -> SessionHistory:
         """Return the whole conversation of a session, also what is too old for a model to be shown.
 
         Raises:
@@ -190,7 +190,9 @@ class Sessions:
                 state.apply((row,), 0.0)
                 _tell(turns, row.event, state.items)
         kept = {item.item_id for item in state.items}
-        return Transcript(items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept))
+        return SessionHistory(
+            items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept)
+        )
 
     def _journal(self, tenant: str, session_id: str) -> Journal:
         return Journal(self._database, self._clock, tenant, session_id)

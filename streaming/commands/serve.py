@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TransferSpeedColumn
 
 from models.clock import SystemClock, sleep_until
-from models.placement.fleet import Fleet, Standing
+from models.placement.fleet import CardStatus, ServedCards
 from orchestrator.settings import Settings
 from streaming.commands.errors import explained
 from streaming.readiness import readiness
@@ -75,7 +75,7 @@ class _Told:
             f"The page is open, and its model still on the way: [bold]{address}[/]", highlight=False, soft_wrap=True
         )
 
-    async def watch(self, fleet: Fleet) -> None:
+    async def watch(self, fleet: ServedCards) -> None:
         """Show how the models come up, until one can answer: bars in a terminal, a line a change elsewhere."""
         await self._is_announced.wait()
         clock = SystemClock()
@@ -109,7 +109,7 @@ class _Told:
         _out.print(f"Baton is ready: [bold]{self._address}[/]", highlight=False, soft_wrap=True)
 
 
-def _tell(name: str, standing: Standing) -> None:
+def _tell(name: str, standing: CardStatus) -> None:
     if standing.state == "ready":
         _out.print(f"[green]✓[/] {name} is ready", highlight=False)
     elif standing.state in {"fetching", "converting", "loading"} and not _out.is_terminal:
@@ -117,7 +117,7 @@ def _tell(name: str, standing: Standing) -> None:
     # A failure is in the log, with its reason.
 
 
-def _draw(progress: Progress, bars: dict[str, TaskID], name: str, standing: Standing) -> None:
+def _draw(progress: Progress, bars: dict[str, TaskID], name: str, standing: CardStatus) -> None:
     if standing.state in {"ready", "failed", "waiting"}:
         if (bar := bars.pop(name, None)) is not None:
             progress.remove_task(bar)

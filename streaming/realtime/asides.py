@@ -16,7 +16,7 @@ from orchestrator.sessions.asides import Aside
 from orchestrator.sessions.handle import Session
 from streaming.realtime.events import ServerEvent
 from streaming.realtime.protocol import RealtimeProtocol, Respond
-from streaming.realtime.server_events import Narrator
+from streaming.realtime.server_events import ServerEvents
 
 _MOST = 4
 """At a time, of one connection."""
@@ -90,7 +90,7 @@ class Asides:
             self._running.pop(aside.turn_id, None)
             self._begun -= 1
 
-    async def _tell(self, aside: Aside, narrator: Narrator) -> None:
+    async def _tell(self, aside: Aside, narrator: ServerEvents) -> None:
         async with aclosing(aside.events()) as events:
             async for event in events:
                 await self._send(self._protocol.aside_event(narrator, event))

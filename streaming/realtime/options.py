@@ -23,10 +23,10 @@ from models.errors import BadInput, BatonError, NotFound, Unsupported, quoted, t
 from models.ports.generate import ToolConstraint
 from streaming.wire.complaints import complaint, not_offered_choice
 from streaming.wire.shapes import Sparse
-from streaming.wire.tools import Choice, Function, on_offer
+from streaming.wire.tools import FunctionOnOffer, ToolMode, on_offer
 
 
-class FunctionTool(Sparse, Function):
+class FunctionTool(Sparse, FunctionOnOffer):
     """A function on offer."""
 
     type: Literal["function"]
@@ -39,7 +39,7 @@ class FunctionChoice(Sparse):
     name: str
 
 
-ToolChoice = Choice | FunctionChoice
+ToolChoice = ToolMode | FunctionChoice
 
 
 class BatonOptions(Sparse):
@@ -79,7 +79,7 @@ ANYTHING = Bounds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class TakenOptions:
     """What came of it: the fields of `Options` that were set, what is left for others to read, and what was refused."""
 
     changes: dict[str, Any]
@@ -130,7 +130,7 @@ _INERT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 """Fields that may be sent as long as they ask for nothing: what asks for nothing, and what to say of the rest."""
 
 
-def take(section: Literal["session", "response"], sent: Mapping[str, Any], bounds: Bounds) -> Taken:
+def take(section: Literal["session", "response"], sent: Mapping[str, Any], bounds: Bounds) -> TakenOptions:
     """Take the fields that were sent, each alone."""
     changes: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
                 changes[name] = _possible(section, name, _valid(section, key, value), bounds)
         except BatonError as exc:
             refused.append(exc)
-    return Taken(changes=changes, rest=rest, refused=tuple(refused))
+    return TakenOptions(changes=changes, rest=rest, refused=tuple(refused))
 
 
 def check_choice(section: str, tools: tuple[FunctionTool, ...] | None, choice: ToolChoice | None) -> None:

@@ -51,7 +51,7 @@ from streaming.realtime.options import (
     validated,
     with_changes,
 )
-from streaming.realtime.server_events import Narrator
+from streaming.realtime.server_events import ServerEvents
 from streaming.wire.complaints import complaint
 from streaming.wire.errors import told
 from streaming.wire.items import turn_id, wire_item
@@ -160,7 +160,7 @@ class RealtimeProtocol:
         self._event_ids = (f"{prefix}_{n}" for n in count(1))
         self._baton_events = baton_events
         self._bounds = bounds
-        self._narrator = Narrator(session_id, seq, order, settings)
+        self._narrator = ServerEvents(session_id, seq, order, settings)
 
     # From the client
 
@@ -306,11 +306,11 @@ class RealtimeProtocol:
         """Return what shows the client an item that it asked for."""
         return self._stamp({"type": "conversation.item.retrieved", "item": wire_item(item, status)})
 
-    def aside(self) -> Narrator:
+    def aside(self) -> ServerEvents:
         """Return what tells of a response beside the conversation; see `aside_event`."""
-        return Narrator(None, 0, Order(), self._narrator.settings)
+        return ServerEvents(None, 0, Order(), self._narrator.settings)
 
-    def aside_event(self, narrator: Narrator, event: SessionEvent) -> tuple[ServerEvent, ...]:
+    def aside_event(self, narrator: ServerEvents, event: SessionEvent) -> tuple[ServerEvent, ...]:
         """Return what the client is sent of a response beside the conversation: nothing about items of the conversation."""
         out = [one for one in narrator.tell(event) if not one["type"].startswith(("conversation.", "baton.sequence"))]
         return self._stamp(*(one for one in out if self._baton_events or not one["type"].startswith("baton.")))

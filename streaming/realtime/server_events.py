@@ -73,7 +73,7 @@ class _Told:
     text: list[str] = field(default_factory=list)
 
 
-class Narrator:
+class ServerEvents:
     """What one client knows of its session, and what it is told next."""
 
     def __init__(self, session_id: str | None, seq: int, order: Order, settings: SessionSettings) -> None:

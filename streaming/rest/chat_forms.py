@@ -20,14 +20,14 @@ from models.ports.generate import (
 )
 from streaming.wire.complaints import not_offered_choice
 from streaming.wire.shapes import JsonObject, Strict, Typed
-from streaming.wire.tools import Choice, Function, on_offer
+from streaming.wire.tools import FunctionOnOffer, ToolMode, on_offer
 
 
 class Tool(Typed):
     """A tool on offer."""
 
     type: Literal["function"]
-    function: Function
+    function: FunctionOnOffer
 
 
 class NamedFunction(Strict):
@@ -51,11 +51,11 @@ def _of_function(sent: Any) -> Any:
     return sent
 
 
-ToolChoice = Annotated[Choice | NamedTool, BeforeValidator(_of_function)]
+ChatToolChoice = Annotated[ToolMode | NamedTool, BeforeValidator(_of_function)]
 
 
 def tools_of(
-    tools: Sequence[Tool] | None, choice: ToolChoice | None, *, parallel: bool | None
+    tools: Sequence[Tool] | None, choice: ChatToolChoice | None, *, parallel: bool | None
 ) -> ToolConstraint | None:
     """Return what functions are on offer; None if none is.
 

@@ -85,7 +85,7 @@ class FunctionCall(Typed):
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments or {})
 
 
-class ToolCall(Typed):
+class CallSent(Typed):
     """A call that the assistant made, as the client was given it."""
 
     id: str
@@ -98,7 +98,7 @@ class AssistantMessage(Typed):
 
     role: Literal["assistant"]
     content: History = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[CallSent] | None = None
     function_call: FunctionCall | None = None
 
 

@@ -12,7 +12,7 @@ from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BadInput, Unsupported
 from orchestrator.events import TurnInput
-from streaming.rest.chat_forms import ResponseFormat, Tool, ToolChoice, tools_of
+from streaming.rest.chat_forms import ChatToolChoice, ResponseFormat, Tool, tools_of
 from streaming.rest.chat_messages import AssistantMessage, ChatMessage, conversation_of
 from streaming.rest.sampling import (
     AtLeastOne,
@@ -22,7 +22,7 @@ from streaming.rest.sampling import (
     Penalty,
     RepetitionPenalty,
     Seed,
-    Stop,
+    StopStrings,
     StreamOptions,
     Temperature,
     TopK,
@@ -45,7 +45,7 @@ class ChatRequest(Strict):
     temperature: Temperature | None = None
     top_p: Chance | None = None
     seed: Seed | None = None
-    stop: Stop | None = None
+    stop: StopStrings | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
@@ -53,7 +53,7 @@ class ChatRequest(Strict):
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 

@@ -14,7 +14,7 @@ from memory.sessions import SessionRecord
 from models.content import Item, status_of
 from models.errors import too_long
 from orchestrator.build import Conductor
-from orchestrator.sessions.registry import Transcript
+from orchestrator.sessions.registry import SessionHistory
 from streaming.auth import Caller
 from streaming.rest.export import markdown
 from streaming.wire.items import response_id, wire_item
@@ -123,7 +123,7 @@ def _listed(record: SessionRecord) -> dict[str, Any]:
     }
 
 
-def _whole(record: SessionRecord, told: Transcript) -> dict[str, Any]:
+def _whole(record: SessionRecord, told: SessionHistory) -> dict[str, Any]:
     turns = [
         {"id": response_id(turn.turn_id), "state": turn.state, "reason": turn.reason, "after": turn.after}
         for turn in told.turns

@@ -20,7 +20,7 @@ from streaming.rest.sampling import (
     Penalty,
     RepetitionPenalty,
     Seed,
-    Stop,
+    StopStrings,
     StreamOptions,
     Temperature,
     TopK,
@@ -51,7 +51,7 @@ class TextRequest(Strict):
     temperature: Temperature | None = None
     top_p: Chance | None = None
     seed: Seed | None = None
-    stop: Stop | None = None
+    stop: StopStrings | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from models.errors import BadInput
 from streaming.terminal.api import Address, Api, Unreachable
-from streaming.terminal.conversation import Conversation
+from streaming.terminal.conversation import Chat
 from streaming.terminal.interactive import Interactive
 from streaming.terminal.interrupts import Interrupts
 from streaming.terminal.loading import until_ready
@@ -58,7 +58,7 @@ async def chat(options: ChatOptions, interrupts: Interrupts) -> None:
     console = Console()
     screen = TerminalScreen(console)
     async with _server(options, console) as (api, check):
-        conversation = Conversation(api, screen, interrupts, patience_s=float("inf"), check=check)
+        conversation = Chat(api, screen, interrupts, patience_s=float("inf"), check=check)
         console.print(f"[bold]Baton[/] [dim]{api.address.url} · /help lists the commands, Ctrl-D leaves[/]\n")
         try:
             with unechoed():
@@ -78,7 +78,7 @@ async def say_once(options: ChatOptions, interrupts: Interrupts, text: str) -> i
     notes = told if options.verbose or told.is_terminal else None
     screen = StreamScreen(sys.stdout, told if options.verbose else None)
     async with _server(options, notes) as (api, check):
-        conversation = Conversation(api, screen, interrupts, patience_s=_SCRIPT_PATIENCE_S, check=check)
+        conversation = Chat(api, screen, interrupts, patience_s=_SCRIPT_PATIENCE_S, check=check)
         try:
             await _begin(options, api, conversation, tell=False)
             answer = await conversation.ask(text)
@@ -135,7 +135,7 @@ def _never_ends() -> None:
     """Know nothing of a server that somebody else runs."""
 
 
-async def _begin(options: ChatOptions, api: Api, conversation: Conversation, *, tell: bool) -> None:
+async def _begin(options: ChatOptions, api: Api, conversation: Chat, *, tell: bool) -> None:
     """Open the session that the command line names, with the settings that it names."""
     asked = {"model": options.model, "instructions": options.system}
     conversation.chosen = {name: value for name, value in asked.items() if value is not None}

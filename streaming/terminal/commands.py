@@ -23,7 +23,7 @@ COMMANDS: Final[dict[Name, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class SlashCommand:
     """A command, and what was typed after it."""
 
     name: Name
@@ -31,13 +31,13 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class Say:
     """Something to say to the model."""
 
     text: str
 
 
-def parse(typed: str) -> Command | Words | None:
+def parse(typed: str) -> SlashCommand | Say | None:
     """Read a line; None if it is blank. Two slashes at the start say a text that begins with one.
 
     Raises:
@@ -47,7 +47,7 @@ def parse(typed: str) -> Command | Words | None:
     if not text:
         return None
     if not text.startswith("/") or text.startswith("//"):
-        return Words(text=text.removeprefix("/") if text.startswith("//") else text)
+        return Say(text=text.removeprefix("/") if text.startswith("//") else text)
     word, _, argument = text[1:].partition(" ")
     name = _name(word.lower())
     takes = COMMANDS[name][0]
@@ -56,7 +56,7 @@ def parse(typed: str) -> Command | Words | None:
         raise BadInput(f"/{name} takes nothing after it.")
     if not argument and takes and not takes.startswith("["):
         raise BadInput(f"/{name} needs something after it: /{name} {takes}.")
-    return Command(name=name, argument=argument)
+    return SlashCommand(name=name, argument=argument)
 
 
 def _name(word: str) -> Name:

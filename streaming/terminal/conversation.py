@@ -8,18 +8,18 @@ from models.errors import BatonError
 from streaming.terminal.api import Api, Json, Unreachable
 from streaming.terminal.exchange import Exchange
 from streaming.terminal.interrupts import Interrupted, Interrupts
-from streaming.terminal.link import Cursor, Link
+from streaming.terminal.link import Bookmark, Link
 from streaming.terminal.screen import Screen
 from streaming.terminal.transcript import (
-    Answer,
     Answered,
     Answering,
-    Fault,
+    Display,
     Removed,
-    Said,
-    Settings,
     Shown,
-    Transcript,
+    ShownAnswer,
+    ShownFault,
+    ShownSettings,
+    ShownWords,
     Waiting,
 )
 
@@ -36,7 +36,7 @@ class NotAnswered(BatonError):
     code = "not_answered"
 
 
-class Conversation:
+class Chat:
     """One session at a time, shown on a screen.
 
     Attributes:
@@ -67,9 +67,9 @@ class Conversation:
         self._interrupts = interrupts
         self._patience_s = patience_s
         self._check = check
-        self._link = self._new_link(Cursor())
-        self._transcript = Transcript()
-        self._backlog: list[Said | Answered] = []
+        self._link = self._new_link(Bookmark())
+        self._transcript = Display()
+        self._backlog: list[ShownWords | Answered] = []
         self._behind = False
         self._goal = 0
         self._lost = False
@@ -86,7 +86,7 @@ class Conversation:
         return self._link.cursor.kept
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ShownSettings:
         """The session's settings, as last heard of."""
         return self._transcript.settings
 
@@ -97,18 +97,18 @@ class Conversation:
             session_id: None makes a new one.
             tell: whether to show what was said in it; an answer that runs is followed to its end.
         """
-        cursor = Cursor()
+        cursor = Bookmark()
         if session_id is not None:
             record = await self._api.session(session_id)
-            cursor = Cursor(session_id=session_id, seq=0 if tell else record["last_seq"], kept=True)
+            cursor = Bookmark(session_id=session_id, seq=0 if tell else record["last_seq"], kept=True)
         await self.aclose()
-        self._link, self._transcript, self._backlog = self._new_link(cursor), Transcript(), []
+        self._link, self._transcript, self._backlog = self._new_link(cursor), Display(), []
         await self._connect()
         if tell:
             await self._attend(None)
         self._behind = False
 
-    async def ask(self, text: str) -> Answer | None:
+    async def ask(self, text: str) -> ShownAnswer | None:
         """Say `text` and show the answer. Ctrl-C stops the answer; again, or while there is no connection, the waiting.
 
         Returns:
@@ -136,7 +136,7 @@ class Conversation:
 
     # Following
 
-    async def _attend(self, exchange: Exchange | None) -> Answer | None:
+    async def _attend(self, exchange: Exchange | None) -> ShownAnswer | None:
         """Show what happens until `exchange` is over, or, without one, until there is nothing to wait for."""
         answer = None
         try:
@@ -163,7 +163,7 @@ class Conversation:
             return False
         return self._transcript.running is None if exchange is None else exchange.over
 
-    def _running(self, exchange: Exchange) -> Answer | None:
+    def _running(self, exchange: Exchange) -> ShownAnswer | None:
         running = self._transcript.running
         return running if running is not None and running.response_id == exchange.response_id else None
 
@@ -173,7 +173,7 @@ class Conversation:
         running = self._transcript.running
         return () if running is None else ({"type": "response.cancel", "response_id": running.response_id},)
 
-    async def _take(self, event: Json | None, exchange: Exchange | None) -> Answer | None:
+    async def _take(self, event: Json | None, exchange: Exchange | None) -> ShownAnswer | None:
         """Take an event; return the answer to `exchange` if this was its end."""
         answer = None
         if event is None:
@@ -199,15 +199,15 @@ class Conversation:
 
     def _show(self, shown: Shown, exchange: Exchange | None) -> None:
         match shown:
-            case Said() if exchange is not None and shown.item_id == exchange.item_id:
+            case ShownWords() if exchange is not None and shown.item_id == exchange.item_id:
                 pass  # it was typed here
-            case Said() | Answered() if self._behind:
+            case ShownWords() | Answered() if self._behind:
                 self._backlog.append(shown)
             case Removed() if self._behind:
                 self._backlog = [told for told in self._backlog if not _holds(told, shown.item_id)]
             case Answering() if self._behind:
                 pass  # shown once all is known
-            case Fault() if shown.code in _SILENT or (exchange is not None and exchange.failure == shown.message):
+            case ShownFault() if shown.code in _SILENT or (exchange is not None and exchange.failure == shown.message):
                 pass  # the second is raised
             case Answering() | Answered():
                 self._screen.show(shown, ours=exchange is not None and shown.answer.response_id == exchange.response_id)
@@ -216,7 +216,7 @@ class Conversation:
 
     # The connection
 
-    def _new_link(self, cursor: Cursor) -> Link:
+    def _new_link(self, cursor: Bookmark) -> Link:
         return Link(self._api.address, self._api.headers, cursor)
 
     async def _connect(self) -> None:
@@ -260,5 +260,5 @@ class Conversation:
             return
 
 
-def _holds(told: Said | Answered, item_id: str) -> bool:
-    return told.item_id == item_id if isinstance(told, Said) else item_id in told.answer.texts
+def _holds(told: ShownWords | Answered, item_id: str) -> bool:
+    return told.item_id == item_id if isinstance(told, ShownWords) else item_id in told.answer.texts

@@ -15,7 +15,7 @@ from typing import Literal
 from models.ids import new_id
 from streaming.terminal.api import Json
 
-Stage = Literal["sending", "asking", "answering", "done", "failed"]
+ExchangeStage = Literal["sending", "asking", "answering", "done", "failed"]
 
 
 class Exchange:
@@ -31,7 +31,7 @@ class Exchange:
 
     def __init__(self, text: str) -> None:
         self.item_id = new_id("item")
-        self.stage: Stage = "sending"
+        self.stage: ExchangeStage = "sending"
         self.response_id: str | None = None
         self.failure: str | None = None
         self.stopping = False
@@ -87,7 +87,7 @@ class Exchange:
         self.failure = error["message"]
         return self._reach("failed")
 
-    def _reach(self, stage: Stage) -> tuple[Json, ...]:
+    def _reach(self, stage: ExchangeStage) -> tuple[Json, ...]:
         if self.stopping and stage == "asking":
             # Nothing to stop: an answer was never asked for.
             stage = "done"

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from models.errors import BadInput, BatonError
 from streaming.terminal.api import Api, Json
-from streaming.terminal.commands import COMMANDS, Command, Name, Words, parse
-from streaming.terminal.conversation import Conversation
+from streaming.terminal.commands import COMMANDS, Name, Say, SlashCommand, parse
+from streaming.terminal.conversation import Chat
 from streaming.terminal.markdown import dim, printable
-from streaming.terminal.prompt import Prompt, unechoed
+from streaming.terminal.prompt import LinePrompt, unechoed
 
 _LISTED = 20
 _FORMS = {".md": "markdown", ".json": "json"}
@@ -23,14 +23,14 @@ _FORMS = {".md": "markdown", ".json": "json"}
 class Interactive:
     """The loop of an interactive conversation, and its commands."""
 
-    def __init__(self, api: Api, conversation: Conversation, console: Console, history: Path) -> None:
+    def __init__(self, api: Api, conversation: Chat, console: Console, history: Path) -> None:
         self._api = api
         self._conversation = conversation
         self._console = console
         self._models: list[Json] = []
         self._listed: list[Json] = []
         self._left = False
-        self._prompt = Prompt(history, self._completions)
+        self._prompt = LinePrompt(history, self._completions)
         self._commands: dict[Name, Callable[[str], Awaitable[None]]] = {
             "help": self._help,
             "new": self._new,
@@ -58,10 +58,10 @@ class Interactive:
             except BatonError as exc:
                 self._console.print(printable(exc.message), style="red", markup=False, highlight=False)
 
-    async def _do(self, typed: Command | Words | None) -> None:
-        if isinstance(typed, Command):
+    async def _do(self, typed: SlashCommand | Say | None) -> None:
+        if isinstance(typed, SlashCommand):
             await self._commands[typed.name](typed.argument)
-        elif isinstance(typed, Words):
+        elif isinstance(typed, Say):
             self._console.print()
             await self._conversation.ask(typed.text)
 

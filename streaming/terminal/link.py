@@ -19,7 +19,7 @@ _CLOSE_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Cursor:
+class Bookmark:
     """Where in which session a client is.
 
     Attributes:
@@ -52,7 +52,7 @@ class Cursor:
 class Link:
     """A websocket to one session; whoever holds it opens it anew after `Unreachable`."""
 
-    def __init__(self, address: Address, headers: Mapping[str, str], cursor: Cursor) -> None:
+    def __init__(self, address: Address, headers: Mapping[str, str], cursor: Bookmark) -> None:
         self.cursor = cursor
         self._address = address
         self._headers = headers

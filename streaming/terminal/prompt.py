@@ -19,7 +19,7 @@ from streaming.terminal.screen import MARK
 _MENU_LINES = 5
 
 
-class Prompt:
+class LinePrompt:
     """Asks for a line; Enter sends, Alt-Enter (or Escape, then Enter) begins a new one."""
 
     def __init__(self, history: Path, arguments: Callable[[str], Iterable[str]]) -> None:

@@ -7,14 +7,14 @@ from rich.text import Text
 
 from streaming.terminal.markdown import Block, Growing, dim, printable
 from streaming.terminal.transcript import (
-    Answer,
     Answered,
     Answering,
-    Fault,
     Removed,
-    Said,
-    Settings,
     Shown,
+    ShownAnswer,
+    ShownFault,
+    ShownSettings,
+    ShownWords,
     Waiting,
 )
 
@@ -45,7 +45,7 @@ class TerminalScreen:
     def show(self, shown: Shown, *, ours: bool) -> None:
         """Show everything, whoever asked for it."""
         match shown:
-            case Said():
+            case ShownWords():
                 self._say(shown)
             case Waiting():
                 self._write("")
@@ -57,9 +57,9 @@ class TerminalScreen:
                 self._tell(shown.answer)
             case Removed():
                 self.note("A message was taken out of this conversation elsewhere.")
-            case Settings():
+            case ShownSettings():
                 pass  # shown when they are asked for
-            case Fault():
+            case ShownFault():
                 self._console.print(Text(printable(shown.message), style="red"))
             case _:
                 assert_never(shown)
@@ -74,7 +74,7 @@ class TerminalScreen:
         """Print a line that stands back."""
         self._console.print(dim(text))
 
-    def _say(self, said: Said) -> None:
+    def _say(self, said: ShownWords) -> None:
         if said.role == "user":
             # As if it had been typed here.
             self._console.print(Text(MARK + printable(said.text).replace("\n", "\n  "), style="bold"))
@@ -89,7 +89,7 @@ class TerminalScreen:
             self._growing = Growing(self._console)
         self._growing.show(text)
 
-    def _tell(self, answer: Answer) -> None:
+    def _tell(self, answer: ShownAnswer) -> None:
         if answer.problem is not None:
             self._console.print(Text(printable(answer.problem), style="yellow"))
         self.note(answer.facts())
@@ -114,7 +114,7 @@ class StreamScreen:
                 text = shown.answer.text
                 self._write(text if text.endswith("\n") else text + "\n")
                 self.note(shown.answer.facts())
-            case Fault():
+            case ShownFault():
                 self.note(shown.message)
             case _:
                 pass  # what else is said in the conversation is not the answer

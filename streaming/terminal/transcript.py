@@ -16,7 +16,7 @@ _CAUSES = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Answer:
+class ShownAnswer:
     """A response, as far as it is known.
 
     Attributes:
@@ -70,7 +70,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ShownWords:
     """Something entered the conversation that is not part of an answer."""
 
     item_id: str
@@ -87,14 +87,14 @@ class Waiting:
 class Answering:
     """An answer has begun, or has grown."""
 
-    answer: Answer
+    answer: ShownAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """An answer is over."""
 
-    answer: Answer
+    answer: ShownAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ShownSettings:
     """The session's title, model and system prompt, each None where there is none."""
 
     title: str | None
@@ -114,7 +114,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ShownFault:
     """The server reports an error; `about` is the event of ours that was at fault."""
 
     message: str
@@ -122,26 +122,26 @@ class Fault:
     about: str | None
 
 
-Shown = Said | Waiting | Answering | Answered | Removed | Settings | Fault
+Shown = ShownWords | Waiting | Answering | Answered | Removed | ShownSettings | ShownFault
 """What a screen is given."""
 
 
-class Transcript:
+class Display:
     """Takes what the server sends and says what is to be shown."""
 
     def __init__(self) -> None:
-        self.settings = Settings(title=None, model=None, instructions=None)
-        self._running: dict[str, Answer] = {}
+        self.settings = ShownSettings(title=None, model=None, instructions=None)
+        self._running: dict[str, ShownAnswer] = {}
         self._known: set[str] = set()
 
     @property
-    def running(self) -> Answer | None:
+    def running(self) -> ShownAnswer | None:
         """The answer that is being written."""
         return next(iter(self._running.values()), None)
 
     def settle(self, told: Json) -> None:
         """Take the settings of the session into account, from an event or a session as the server shows it."""
-        self.settings = Settings(title=told["title"], model=told["model"], instructions=told["instructions"])
+        self.settings = ShownSettings(title=told["title"], model=told["model"], instructions=told["instructions"])
 
     def take(self, event: Json) -> Iterator[Shown]:
         """Take an event of the server into account, and yield what it changes on the screen."""
@@ -182,7 +182,7 @@ class Transcript:
                 yield self.settings
             case "error":
                 error = event["error"]
-                yield Fault(message=error["message"], code=error["code"], about=error["event_id"])
+                yield ShownFault(message=error["message"], code=error["code"], about=error["event_id"])
             case _:
                 pass  # of the connection, or newer than this client
 
@@ -192,14 +192,14 @@ class Transcript:
         self._known.add(item["id"])
         if item["type"] == "message":
             text = "".join(part.get("text", "") for part in item["content"])
-            yield Said(item_id=item["id"], role=item["role"], text=text)
+            yield ShownWords(item_id=item["id"], role=item["role"], text=text)
         elif item["type"] == "function_call_output":
-            yield Said(item_id=item["id"], role="tool", text=item["output"])
+            yield ShownWords(item_id=item["id"], role="tool", text=item["output"])
 
     def _begun(self, response_id: str) -> Iterator[Shown]:
         if response_id not in self._known:
             self._known.add(response_id)
-            self._running[response_id] = Answer(response_id=response_id)
+            self._running[response_id] = ShownAnswer(response_id=response_id)
             yield Answering(answer=self._running[response_id])
 
     def _item(self, response_id: str, item: Json) -> Iterator[Shown]:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from models.errors import BadInput, Unsupported, quoted
 
-Step = str | int
+PathStep = str | int
 
 _TYPES: Mapping[str, str] = {
     "bool_parsing": "a boolean",
@@ -81,7 +81,7 @@ def not_offered_choice(kind: str) -> str:
     return f"of tools, only a function can be chosen by name, nothing of the type {quoted(kind)}."
 
 
-def written(path: Iterable[Step]) -> str:
+def written(path: Iterable[PathStep]) -> str:
     """Return a path as callers are told it."""
     field = ""
     for step in path:
@@ -168,7 +168,7 @@ def _kind(value: Any) -> str:
 # Places
 
 
-def _path(error: ErrorDetails, sent: Any) -> tuple[Step, ...]:
+def _path(error: ErrorDetails, sent: Any) -> tuple[PathStep, ...]:
     """Return the fields and places on the way to what is at fault.
 
     The validator's own place has names of a union's members between them, which nobody wrote, and which may be spelled like
@@ -192,7 +192,7 @@ def _path(error: ErrorDetails, sent: Any) -> tuple[Step, ...]:
     return path
 
 
-def _ways(steps: Sequence[Step], value: Any, target: Any) -> Iterator[tuple[Step, ...]]:
+def _ways(steps: Sequence[PathStep], value: Any, target: Any) -> Iterator[tuple[PathStep, ...]]:
     """Yield the ways along `steps` from `value` to `target`; those that take more steps come first."""
     if not steps:
         if value is target or (type(value) is type(target) and value == target):
@@ -205,8 +205,8 @@ def _ways(steps: Sequence[Step], value: Any, target: Any) -> Iterator[tuple[Step
     yield from _ways(rest, value, target)
 
 
-def _greedy(steps: Iterable[Step], value: Any) -> tuple[Step, ...]:
-    path: list[Step] = []
+def _greedy(steps: Iterable[PathStep], value: Any) -> tuple[PathStep, ...]:
+    path: list[PathStep] = []
     for step in steps:
         if _has(value, step):
             path.append(step)
@@ -214,7 +214,7 @@ def _greedy(steps: Iterable[Step], value: Any) -> tuple[Step, ...]:
     return tuple(path)
 
 
-def _has(value: Any, step: Step) -> bool:
+def _has(value: Any, step: PathStep) -> bool:
     if isinstance(value, dict):
         return step in value
     return isinstance(value, list) and isinstance(step, int) and not isinstance(step, bool) and 0 <= step < len(value)

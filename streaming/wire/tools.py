@@ -11,11 +11,11 @@ from streaming.wire.shapes import ID, JsonObject, Typed
 
 FunctionName = Annotated[str, Field(pattern=ID)]
 
-Choice = Literal["auto", "none", "required"]
+ToolMode = Literal["auto", "none", "required"]
 """Whether a function has to be called, where none is named."""
 
 
-class Function(Typed):
+class FunctionOnOffer(Typed):
     """A function that the client runs."""
 
     name: FunctionName
@@ -25,7 +25,7 @@ class Function(Typed):
 
 
 def on_offer(
-    functions: Iterable[Function], choice: Choice | None, *, named: str | None, parallel: bool | None
+    functions: Iterable[FunctionOnOffer], choice: ToolMode | None, *, named: str | None, parallel: bool | None
 ) -> ToolConstraint:
     """Return what an engine is told of functions.
 

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection
 
 from memory.branches import delete_session, make_branch, sharers
-from memory.items import Place, find_items, forget_items, note_items
+from memory.items import ItemPlace, find_items, forget_items, note_items
 from memory.log import Entry, append, read
 from memory.schema import blobs, metadata
 from memory.sessions import create_session, find_session, list_sessions
@@ -15,7 +15,7 @@ from models.errors import NotFound
 def _say(connection: Connection, session_id: str, *texts: str) -> None:
     for text in texts:
         (row,) = append(connection, "ours", session_id, [Entry(turn_id=None, kind="note", body=f'"{text}"')], 1)
-        note_items(connection, session_id, [Place(item_id=f"item_{text}", seq=row.seq, kind="user", call_id=None)])
+        note_items(connection, session_id, [ItemPlace(item_id=f"item_{text}", seq=row.seq, kind="user", call_id=None)])
 
 
 def _said(connection: Connection, session_id: str, after: int = 0, limit: int = 100) -> str:

@@ -3,13 +3,13 @@
 import pytest
 from sqlalchemy import Connection
 
-from memory.items import Place, find_items, forget_items, last_of_user, note_items
+from memory.items import ItemPlace, find_items, forget_items, last_of_user, note_items
 from memory.sessions import create_session
 
-SAID = Place(item_id="item_1", seq=1, kind="user", call_id=None)
-CALL = Place(item_id="item_2", seq=2, kind="call", call_id="call_1")
-RESULT = Place(item_id="item_3", seq=3, kind="call_result", call_id="call_1")
-LATER = Place(item_id="item_4", seq=4, kind="user", call_id=None)
+SAID = ItemPlace(item_id="item_1", seq=1, kind="user", call_id=None)
+CALL = ItemPlace(item_id="item_2", seq=2, kind="call", call_id="call_1")
+RESULT = ItemPlace(item_id="item_3", seq=3, kind="call_result", call_id="call_1")
+LATER = ItemPlace(item_id="item_4", seq=4, kind="user", call_id=None)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_what_is_removed_is_not_found_and_may_come_again(filled):
     await filled.write(lambda c: forget_items(c, "ses_1", ["item_1", "nonesuch"], 9))
     assert await _found(filled, item_ids=["item_1"]) == set()
     assert await _found(filled, "ses_3", "theirs", item_ids=["item_1"]) == {SAID}
-    again = Place(item_id="item_1", seq=9, kind="user", call_id=None)
+    again = ItemPlace(item_id="item_1", seq=9, kind="user", call_id=None)
     await filled.write(lambda c: note_items(c, "ses_1", [again]))
     assert await _found(filled, item_ids=["item_1"]) == {again}
 

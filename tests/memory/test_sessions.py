@@ -11,7 +11,7 @@ from memory.branches import delete_session
 from memory.database import Database
 from memory.documents import digest_of, keep_documents
 from memory.effects import Effect, open_effect
-from memory.items import Place, note_items
+from memory.items import ItemPlace, note_items
 from memory.log import Entry, accept_turn, append
 from memory.schema import metadata
 from memory.sessions import (
@@ -136,7 +136,7 @@ def _fill(connection: Connection, tenant: str, session_id: str) -> None:
         key="call_1", turn_id=f"turn_of_{session_id}", tool="mail", effect="effectful", arguments="{}", result=None
     )
     open_effect(connection, tenant, session_id, effect, 4)
-    note_items(connection, session_id, [Place(item_id="item_1", seq=1, kind="user", call_id=None)])
+    note_items(connection, session_id, [ItemPlace(item_id="item_1", seq=1, kind="user", call_id=None)])
     keep_documents(connection, session_id, {digest_of("Be brief."): "Be brief."})
     note_uses(connection, tenant, session_id, [("item_1", "a" * 64)])
 

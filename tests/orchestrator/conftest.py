@@ -19,7 +19,7 @@ from models.catalog import Card, EngineSpec
 from models.clock import ManualClock
 from models.content import Item, Message, Part, TextPart, parts_of, text_of
 from models.language.scripted import ScriptedEngine, build
-from models.placement.fleet import FixedOffer
+from models.placement.fleet import FixedCardView
 from models.ports.context import EngineContext
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.decide.decider import Decider
@@ -167,7 +167,7 @@ class House:
         self.database = database
         self.clock = clock
         self.registry = CollectorRegistry()
-        offer = FixedOffer((scripted_card(),))
+        offer = FixedCardView((scripted_card(),))
         self.decider = Decider(offer, max_characters=1_000)
         bounds = BandLimits(turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens, **band_limits)
         self.band = Band(self.decider, offer, agents, clock, bounds)

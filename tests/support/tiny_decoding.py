@@ -21,7 +21,7 @@ from models.language.decoding.decoder import Batch, Decoder
 from models.language.decoding.drafters import Context, Drafter, DrafterName
 from models.language.decoding.loading import decoder_of
 from models.language.decoding.loop import Loop, LoopLimits
-from models.language.decoding.policy import Choice, RowState
+from models.language.decoding.policy import DraftChoice, RowState
 from models.language.decoding.prefixes import Scope
 from models.language.decoding.processors import Processors
 from models.language.decoding.rows import Prompt, Row
@@ -305,14 +305,14 @@ class RandomPolicy(FixedPolicy):
         self._chance = random.Random(seed)
         self._longest = longest
 
-    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[DraftChoice]:
         """See `speculation.Chooses`."""
         return [self._lot(row) for row in rows]
 
-    def _lot(self, row: RowState) -> Choice:
+    def _lot(self, row: RowState) -> DraftChoice:
         name = self._chance.choice([None, *row.offers])
         length = 0 if name is None else self._chance.randint(1, self._longest)
-        return Choice(drafter=name, length=length, expected=0.0, reason="pays")
+        return DraftChoice(drafter=name, length=length, expected=0.0, reason="pays")
 
 
 class Guesser:

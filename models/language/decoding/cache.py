@@ -18,7 +18,7 @@ BLOCK_TOKENS = 32
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Lease:
+class RowLease:
     """An extent that a row owns.
 
     Attributes:
@@ -56,7 +56,7 @@ class Cache:
         self.asked_tokens = 0
         self._blocks = Blocks(arena.slots // BLOCK_TOKENS)
         self._prefixes = Prefixes()
-        self._leases: set[Lease] = set()
+        self._leases: set[RowLease] = set()
 
     @property
     def capacity(self) -> int:
@@ -73,7 +73,7 @@ class Cache:
         """The blocks of prefixes that are kept."""
         return self._blocks.total_blocks - self._blocks.free_blocks - self.leased_blocks
 
-    def open(self, scope: Scope, tokens: Sequence[int], room: int) -> tuple[Lease, int] | None:
+    def open(self, scope: Scope, tokens: Sequence[int], room: int) -> tuple[RowLease, int] | None:
         """Lease room for `room` tokens, the first of them `tokens`.
 
         Returns:
@@ -85,32 +85,32 @@ class Cache:
         self.asked_tokens += len(tokens)
         match = self._prefixes.match(scope, tokens)
         reused = 0 if match is None else min(match.tokens, len(tokens) - 1)
-        lease: Lease | None = None
+        lease: RowLease | None = None
         if match is not None and reused:
             take = self._adopted if match.whole else self._copied
             lease = take(match.kept, reused, blocks)
         if lease is None:
             reused, start = 0, self._allocate(blocks)
             assert start is not None  # there is room, if everything kept is given up
-            lease = Lease(scope=scope, extent=Extent(start=start, blocks=blocks))
+            lease = RowLease(scope=scope, extent=Extent(start=start, blocks=blocks))
         self._leases.add(lease)
         self.reused_tokens += reused
         return lease, reused
 
-    def fork(self, lease: Lease, tokens: int, room: int) -> Lease | None:
+    def fork(self, lease: RowLease, tokens: int, room: int) -> RowLease | None:
         """Lease room for `room` tokens, the first `tokens` of them copied from a lease at work; None if there is no room now."""
         blocks = _blocks(room)
         start = self._allocate(blocks)
         if start is None:
             return None
         self.arena.move(lease.start, start * BLOCK_TOKENS, tokens)  # which may have been moved to make room
-        forked = Lease(scope=lease.scope, extent=Extent(start=start, blocks=blocks))
+        forked = RowLease(scope=lease.scope, extent=Extent(start=start, blocks=blocks))
         self._leases.add(forked)
         self.asked_tokens += tokens
         self.reused_tokens += tokens
         return forked
 
-    def grow(self, lease: Lease, room: int) -> bool:
+    def grow(self, lease: RowLease, room: int) -> bool:
         """Make room in a lease for `room` tokens; return whether there was any. It may move.
 
         If not, the row has to give its lease back and come again: there may be room for it, but not beside its old place.
@@ -129,7 +129,7 @@ class Cache:
         lease.extent = Extent(start=old.start, blocks=blocks)
         return True
 
-    def close(self, lease: Lease, tokens: Sequence[int]) -> None:
+    def close(self, lease: RowLease, tokens: Sequence[int]) -> None:
         """Take a lease back, and keep what it holds: the keys and values of `tokens`, and of nothing else."""
         self._leases.remove(lease)
         used = _blocks(len(tokens))
@@ -142,20 +142,20 @@ class Cache:
 
     # Inside
 
-    def _adopted(self, kept: Kept, tokens: int, blocks: int) -> Lease | None:
+    def _adopted(self, kept: Kept, tokens: int, blocks: int) -> RowLease | None:
         """Make a kept prefix a lease where it lies, if it can grow there; else copy it; None if there is no room for that."""
         extent = kept.extent
         if not self._blocks.extend(extent.start, extent.blocks, max(blocks, extent.blocks)):
             return self._copied(kept, tokens, blocks)
         self._prefixes.take(kept)
-        return Lease(scope=kept.scope, extent=Extent(start=extent.start, blocks=max(blocks, extent.blocks)))
+        return RowLease(scope=kept.scope, extent=Extent(start=extent.start, blocks=max(blocks, extent.blocks)))
 
-    def _copied(self, kept: Kept, tokens: int, blocks: int) -> Lease | None:
+    def _copied(self, kept: Kept, tokens: int, blocks: int) -> RowLease | None:
         start = self._allocate(blocks, spared=kept)
         if start is None:
             return None
         self.arena.move(kept.extent.start * BLOCK_TOKENS, start * BLOCK_TOKENS, tokens)
-        return Lease(scope=kept.scope, extent=Extent(start=start, blocks=blocks))
+        return RowLease(scope=kept.scope, extent=Extent(start=start, blocks=blocks))
 
     def _allocate(self, blocks: int, spared: Kept | None = None) -> int | None:
         """Return the first of so many free blocks; what is kept makes room, the least recently used first, but `spared`."""

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from models.language.decoding import kernels
 from models.language.decoding.arena import Arena
-from models.language.decoding.decoder import Batch, Decoder, Product, Span
+from models.language.decoding.decoder import Batch, Decoder, Span
 from models.language.decoding.kernels import MATMUL_TOKENS, PIECE_TOKENS, Pieces
+from models.language.decoding.linear import Product
 
 GRAPH_TOKENS = 512
 """The most tokens of a captured step. What a larger one computes takes longer than its launches."""

@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.language.decoding.arena import Arena
-
-Product = Callable[[Tensor], Tensor]
-"""A matrix product: (tokens, in) to (tokens, out)."""
+from models.language.decoding.linear import Product
 
 MATRICES = ("qkv", "o", "gate_up", "down")
 """The matrix products of a layer."""

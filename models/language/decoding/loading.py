@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from models.language.decoding.decoder import Decoder, Layer, Product, Shape
-from models.language.decoding.linear import dense
+from models.language.decoding.decoder import Decoder, Layer, Shape
+from models.language.decoding.linear import Product, dense
 
 _FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """Model types whose layers are those of `Decoder`."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.content import Delta, DraftUsage, FinishDelta, UsageDelta
 from models.errors import BatonError, Internal, Overloaded
 from models.language.decoding.adapters import Adapters
-from models.language.decoding.cache import Cache, Lease
+from models.language.decoding.cache import Cache, RowLease
 from models.language.decoding.constrain import masked
 from models.language.decoding.decoder import Batch, Decoder, Span
 from models.language.decoding.forks import Forks, are_forks
@@ -183,7 +183,7 @@ class Loop:
         self._speculation.join(row)
         return True
 
-    def _opened(self, row: Row, room: int) -> tuple[Lease, int] | None:
+    def _opened(self, row: Row, room: int) -> tuple[RowLease, int] | None:
         """Lease room for a row: with what a row at work has read of the same prompt, or with what is kept."""
         for other in self._rows if row.fork is not None else ():
             if other.lease is not None and are_forks(row, other) and other.has_read:

@@ -24,7 +24,7 @@ KINDS = frozenset({"Q4_0", "Q4_1", "Q8_0"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blocks:
+class PackedMatrix:
     """A matrix in blocks of 32 weights.
 
     Attributes:
@@ -54,7 +54,7 @@ class Blocks:
         return each.view(codes.shape)
 
 
-def write_packed(folder: Path, matrices: Mapping[str, Blocks]) -> None:
+def write_packed(folder: Path, matrices: Mapping[str, PackedMatrix]) -> None:
     """Write matrices, by their names, into `folder`."""
     save_file(
         {name: blocks.data for name, blocks in matrices.items()},
@@ -78,7 +78,7 @@ def packer(folder: Path) -> Callable[[list[str], Tensor, Tensor | None], Product
         bits = {kinds[name][:2] if name in kinds else None for name in names}
         if len(bits) > 1 or None in bits:
             return dense(weight.float(), bias)
-        parts = [Blocks(kind=kinds[name], data=opened.get_tensor(name)).unpack() for name in names]
+        parts = [PackedMatrix(kind=kinds[name], data=opened.get_tensor(name)).unpack() for name in names]
         codes, scales, minimums = (torch.cat(part) for part in zip(*parts, strict=True))
         wide = None if bias is None else bias.float()
         return eight_bit(codes, scales, wide) if bits == {"Q8"} else four_bit(codes, scales, minimums, wide)

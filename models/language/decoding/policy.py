@@ -65,7 +65,7 @@ class RowState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class DraftChoice:
     """What a row does in the next step, and why.
 
     Attributes:
@@ -82,8 +82,8 @@ class Choice:
     reason: Reason
 
 
-_PLAIN: Mapping[Reason, Choice] = {
-    reason: Choice(drafter=None, length=0, expected=0.0, reason=reason)
+_PLAIN: Mapping[Reason, DraftChoice] = {
+    reason: DraftChoice(drafter=None, length=0, expected=0.0, reason=reason)
     for reason in ("dear", "no_guess", "measuring", "overdrawn")
 }
 
@@ -159,7 +159,7 @@ class Policy:
         """How much time drafts may lose now; negative while they are not allowed to."""
         return self._balance_ms or 0.0
 
-    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[DraftChoice]:
         """Return a choice for each row; `reading` says whether prompts are read in the same step."""
         self._step += 1
         self._asked.clear()
@@ -242,7 +242,7 @@ class Policy:
         token_ms = self.costs.least_token_ms(rows, max(1, room))
         return max(_LEAST_CHANCE, token_ms * rows / plain_ms)
 
-    def _best(self, rows: Sequence[RowState], reading: bool, plain_ms: float) -> list[Choice]:
+    def _best(self, rows: Sequence[RowState], reading: bool, plain_ms: float) -> list[DraftChoice]:
         """Weigh the drafters that are offered, alone and together, and return the choices of the best."""
         rate = len(rows) / plain_ms
         room = sum(min(row.limit, self._longest) for row in rows)
@@ -265,7 +265,7 @@ class Policy:
             key, told = rows[draft.row].key, rows[draft.row].offers[draft.name]
             self._asked[key] = (_FIRST_CHANCE,) * length if told is None else told
             expected = sum(draft.gains[:length])
-            choices[draft.row] = Choice(drafter=draft.name, length=length, expected=expected, reason="pays")
+            choices[draft.row] = DraftChoice(drafter=draft.name, length=length, expected=expected, reason="pays")
         return choices
 
     def _drafts(self, index: int, row: RowState, engine: Mapping[DrafterName, float], least: float) -> list[_Draft]:

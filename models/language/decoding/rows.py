@@ -8,7 +8,7 @@ import torch
 
 from models.content import Delta
 from models.errors import BatonError
-from models.language.decoding.cache import Lease
+from models.language.decoding.cache import RowLease
 from models.language.decoding.constrain import Guide
 from models.language.decoding.drafters import Context
 from models.language.decoding.prefixes import Scope
@@ -100,7 +100,7 @@ class Row:
     fork: str | None = None
     hint: deque[int] = field(default_factory=deque)
     stalled: Callable[[], bool] = lambda: False
-    lease: Lease | None = None
+    lease: RowLease | None = None
     fed: int = 0
     begun: bool = False
     resumed: int = 0

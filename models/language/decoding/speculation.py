@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol
 
 from models.language.decoding.drafters import Drafter, DrafterName, Forecasts
-from models.language.decoding.policy import Choice, RowState
+from models.language.decoding.policy import DraftChoice, RowState
 from models.language.decoding.rows import Row
 
 _HINT_TOKENS = 64
@@ -33,7 +33,7 @@ class Chooses(Protocol):
         """Return whether `choose` would look at what drafters offer."""
         ...
 
-    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[DraftChoice]:
         """Return a choice for each row."""
         ...
 
@@ -169,13 +169,13 @@ class FixedPolicy:
 
     def __init__(self, drafter: DrafterName | None = None, length: int = 0) -> None:
         """Take the drafter and how many tokens it drafts; none by default."""
-        self._choice = Choice(drafter=drafter, length=length, expected=0.0, reason="pays")
+        self._choice = DraftChoice(drafter=drafter, length=length, expected=0.0, reason="pays")
 
     def may_pay(self, rows: int) -> bool:
         """See `Chooses`."""
         return True
 
-    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[Choice]:
+    def choose(self, rows: Sequence[RowState], *, reading: bool = False) -> list[DraftChoice]:
         """See `Chooses`."""
         return [self._choice for _ in rows]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.language.forms.apart import TYPES, is_same
-from models.language.forms.pointers import pointer_of, resolve, steps
+from models.language.forms.pointers import SchemaPath, pointer_of, resolve, steps
 
 _MOST_LOOKED_AT = 20_000
 """Parts that are looked at before nothing is said, a fifth of a second's work; what people write needs some hundreds."""
@@ -27,15 +27,13 @@ _MOST_COMPARED = 512
 _MOST_DEPTH = 60
 _MOST_POSITIONS = 64
 
-Path = tuple[str, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A schema that a value has to fit, beside others."""
 
     node: object
-    path: Path
+    path: SchemaPath
 
     def inner(self, *way: str) -> "_Part":
         """Return what is within it."""
@@ -96,7 +94,7 @@ class _Search:
             self._may_be.add(key)
         return found
 
-    def _made(self, node: dict[str, Any], path: Path) -> _Part:
+    def _made(self, node: dict[str, Any], path: SchemaPath) -> _Part:
         self._kept.append(node)
         return _Part(node, path)
 

@@ -32,11 +32,10 @@ from models.language.forms.apart import (
 from models.language.forms.bounds import EXACT, bound_inside, has_few_remainders, number_of, width_between
 from models.language.forms.expressions import pattern_of_names, without_look_ahead
 from models.language.forms.formats import FORMATS
-from models.language.forms.pointers import pointer_of, resolve, steps
+from models.language.forms.pointers import SchemaPath, pointer_of, resolve, steps
 
 Schema = dict[str, Any] | bool
 Node = dict[str, Any]
-Path = tuple[str, ...]
 More = list[dict[str, Any]]
 
 _MOST_NODES = 20_000
@@ -147,7 +146,7 @@ class _Walk:
 
     # One schema
 
-    def _schema(self, node: object, path: Path) -> Schema:
+    def _schema(self, node: object, path: SchemaPath) -> Schema:
         self._nodes += 1
         if len(path) > 2 * MOST_DEPTH or self._nodes > _MOST_NODES:
             raise LimitExceeded(f"The schema is nested deeper than {MOST_DEPTH}, or too large. Make it simpler.")
@@ -180,21 +179,21 @@ class _Walk:
             out["allOf"] = [*out.get("allOf", ()), *also]
         return out
 
-    def _coarsened(self, node: Node, path: Path) -> dict[str, Any]:
+    def _coarsened(self, node: Node, path: SchemaPath) -> dict[str, Any]:
         for keyword in sorted(node.keys() & _FINER):
             self._loosen(keyword, path)
         return {keyword: value for keyword, value in node.items() if keyword not in _FINER}
 
-    def _others(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _others(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         for keyword in _LOOSENED:
             if keyword in node and node[keyword] not in ({}, True):
                 self._loosen(keyword, path, made_good=self._dependencies(keyword, node, out))
 
-    def _loosen(self, keyword: str, path: Path, *, made_good: bool = False) -> None:
+    def _loosen(self, keyword: str, path: SchemaPath, *, made_good: bool = False) -> None:
         self._dropped.setdefault(Dropped(keyword=keyword, pointer=pointer_of(path)))
         self._open += not made_good
 
-    def _reference(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _reference(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         if "$ref" not in node:
             return
         pointer = self._local(node["$ref"])
@@ -215,7 +214,7 @@ class _Walk:
         target = resolve(self._root, steps(pointer))
         return pointer if isinstance(target, dict | bool) else None
 
-    def _type(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _type(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         if "type" not in node:
             return
         kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
@@ -225,7 +224,7 @@ class _Walk:
         if node.get("nullable") is True and "null" not in kinds:  # OpenAPI 3.0
             out["type"] = [*kinds, "null"]
 
-    def _values(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _values(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         if "const" in node:
             if is_plain(node["const"], path):
                 out["const"] = node["const"]
@@ -242,7 +241,7 @@ class _Walk:
 
     # Numbers
 
-    def _numbers(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _numbers(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         whole = node.get("type") == "integer"
         low, high = self._bound(node, "inimum", path), self._bound(node, "aximum", path)
         for (value, exclusive), keyword, sign in ((low, "minimum", 1), (high, "maximum", -1)):
@@ -271,7 +270,7 @@ class _Walk:
                 self._loosen("multipleOf", path)
 
     @staticmethod
-    def _bound(node: Node, name: str, path: Path) -> tuple[int | float | None, bool]:
+    def _bound(node: Node, name: str, path: SchemaPath) -> tuple[int | float | None, bool]:
         """Return the tighter of two bounds, and whether it is itself excluded."""
         inclusive, exclusive = f"m{name}", f"exclusiveM{name}"
         value = None if node.get(inclusive) is None else number_of(node[inclusive], inclusive, path)
@@ -284,7 +283,7 @@ class _Walk:
 
     # Strings
 
-    def _strings(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _strings(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         self._counts(node, "Length", path, out)
         pattern, name = node.get("pattern"), node.get("format")
         if pattern is not None:
@@ -310,7 +309,7 @@ class _Walk:
             self._loosen(f"format: {name}", path)
         # Else what else is asked of the string says how it is written, and the format is what it annotates.
 
-    def _counts(self, node: Node, name: str, path: Path, out: Node) -> None:
+    def _counts(self, node: Node, name: str, path: SchemaPath, out: Node) -> None:
         """Take over `minName` and `maxName`."""
         for keyword in (f"min{name}", f"max{name}"):
             value = node.get(keyword)
@@ -326,7 +325,7 @@ class _Walk:
 
     # Arrays
 
-    def _arrays(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _arrays(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         first, rest, keyword = node.get("prefixItems"), node.get("items"), "items"
         if isinstance(rest, list):  # up to 2019-09
             first, rest, keyword = rest, node.get("additionalItems"), "additionalItems"
@@ -346,7 +345,7 @@ class _Walk:
         if "contains" in node:
             self._contains(node, path, out)
 
-    def _contains(self, node: Node, path: Path, out: Node) -> None:
+    def _contains(self, node: Node, path: SchemaPath, out: Node) -> None:
         least, most = node.get("minContains", 1), node.get("maxContains")
         if least == 0 and most is None:
             return  # nothing is asked
@@ -360,7 +359,7 @@ class _Walk:
 
     # Objects
 
-    def _objects(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _objects(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         properties = _mapping(node, "properties", path)
         if "properties" in node:
             out["properties"] = {
@@ -378,7 +377,7 @@ class _Walk:
         if "minProperties" in out or "maxProperties" in out:
             self._sized(path, out)
 
-    def _patterned(self, node: Node, path: Path, out: Node) -> None:
+    def _patterned(self, node: Node, path: SchemaPath, out: Node) -> None:
         patterned = _mapping(node, "patternProperties", path)
         if not patterned:
             return
@@ -392,7 +391,7 @@ class _Walk:
         out["additionalProperties"] = not self._narrow
         self._loosen("patternProperties", path, made_good=self._narrow)
 
-    def _named(self, node: Node, path: Path, out: Node) -> None:
+    def _named(self, node: Node, path: SchemaPath, out: Node) -> None:
         """Say `propertyNames` by other keywords, where the object has no others that name properties."""
         names = self._target(node["propertyNames"])
         said = names.keys() & SAYING if isinstance(names, dict) else set()
@@ -417,7 +416,7 @@ class _Walk:
             out.pop("patternProperties", None)
         self._loosen("propertyNames", path, made_good=self._narrow)
 
-    def _sized(self, path: Path, out: Node) -> None:
+    def _sized(self, path: SchemaPath, out: Node) -> None:
         """See that an object's size can be held, as far as it can: free names may be written twice, and count once then."""
         listed, required = out.get("properties", {}), set(out.get("required", ()))
         least = out.get("minProperties", 0)
@@ -458,7 +457,7 @@ class _Walk:
 
     # Several schemas at once
 
-    def _branches(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _branches(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         for keyword in ("allOf", "anyOf", "oneOf"):
             if keyword not in node:
                 continue
@@ -519,7 +518,7 @@ class _Walk:
             node = resolve(self._root, steps(pointer))
         return node
 
-    def _conditions(self, node: Node, path: Path, out: Node, also: More) -> None:
+    def _conditions(self, node: Node, path: SchemaPath, out: Node, also: More) -> None:
         if "if" in node and node.keys() & {"then", "else"}:
             before = self._open
             if self._narrow and "allOf" not in out:

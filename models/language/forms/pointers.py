@@ -2,13 +2,16 @@
 
 from urllib.parse import unquote
 
+SchemaPath = tuple[str, ...]
+"""The steps to a place in a schema."""
 
-def pointer_of(path: tuple[str, ...]) -> str:
+
+def pointer_of(path: SchemaPath) -> str:
     """Return a path as a JSON Pointer."""
     return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def steps(pointer: str) -> tuple[str, ...]:
+def steps(pointer: str) -> SchemaPath:
     """Return a JSON Pointer, perhaps of a URI's fragment, as a path."""
     return tuple(_unescaped(step) for step in pointer.split("/")[1:])
 
@@ -17,7 +20,7 @@ def _unescaped(step: str) -> str:
     return unquote(step).replace("~1", "/").replace("~0", "~")
 
 
-def resolve(root: object, path: tuple[str, ...]) -> object:
+def resolve(root: object, path: SchemaPath) -> object:
     """Return what is at a path; None if nothing is."""
     node = root
     for step in path:

@@ -13,7 +13,7 @@ _LEAST = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class CallFields:
     """A function that is called, or a piece of its arguments."""
 
     name: str | None = None
@@ -26,7 +26,7 @@ class Fragment:
 
     index: int | None = None
     id: str | None = None
-    function: Function | None = None
+    function: CallFields | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class DeltaFields:
     """What a chunk of a chat completion says.
 
     Thoughts are `reasoning_content` at DeepSeek and older servers of vLLM, `reasoning` at newer ones and at OpenRouter.
@@ -93,19 +93,19 @@ class Said:
 class Choice:
     """A piece of one answer: `delta` of a chat completion, `text` of a completion."""
 
-    delta: Said | None = None
+    delta: DeltaFields | None = None
     text: str | None = None
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
     @property
-    def said(self) -> Said | None:
+    def said(self) -> DeltaFields | None:
         """What it says, if it says anything."""
-        return Said(content=self.text) if self.delta is None and self.text is not None else self.delta
+        return DeltaFields(content=self.text) if self.delta is None and self.text is not None else self.delta
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class UsageFields:
     """What was used."""
 
     prompt_tokens: int = 0
@@ -117,7 +117,7 @@ class Chunk:
     """A chunk, or what a server says in its place."""
 
     choices: tuple[Choice, ...] | None = None
-    usage: Usage | None = None
+    usage: UsageFields | None = None
     error: Any = None
 
 

@@ -48,7 +48,7 @@ from models.language.openai.wire import (
     REFUSED,
     TIMEOUT,
     UNAVAILABLE,
-    Answer,
+    ChunkReader,
     Dialect,
     Fixed,
     body,
@@ -239,7 +239,7 @@ class OpenAIEngine:
         """
         refuse_unsupported(request, _HONOURED, "openai")
         fields = body(request, self._dialect)
-        answer, events = Answer(request, self._server), EventReader()
+        answer, events = ChunkReader(request, self._server), EventReader()
         deadline_s = request.deadline
         async with self._place(request.priority, deadline_s), self._answered(fields, deadline_s) as content:
             while not answer.done and (received := await self._read(content, deadline_s)):

@@ -31,7 +31,7 @@ from models.content import (
 )
 from models.errors import BadInput, BatonError, Internal, LimitExceeded, NotFound, Overloaded, Unsupported
 from models.ids import new_id
-from models.language.openai.chunks import CHUNK, Fragment, Function, Logprobs, Usage, margin, written
+from models.language.openai.chunks import CHUNK, CallFields, Fragment, Logprobs, UsageFields, margin, written
 from models.owner import Owner
 from models.ports.generate import (
     PROCESSORS,
@@ -210,7 +210,7 @@ def _json(text: str, field: str) -> object:
         raise BadInput(f"This schema is no JSON: {exc}.", field=field) from exc
 
 
-class Answer:
+class ChunkReader:
     """Turns the events of one answer into deltas."""
 
     def __init__(self, request: GenerateRequest, server: str) -> None:
@@ -220,7 +220,7 @@ class Answer:
         self._signals = request.signals
         self._most = request.logprobs
         self._reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: UsageFields | None = None
         self._call: tuple[int | None, str, str] | None = None
         self._indexes: set[int] = set()
         self._pieces = 0  # servers send a piece for a token, and tell the true count only at the end
@@ -298,7 +298,7 @@ class Answer:
         )
 
     def _fragment(self, fragment: Fragment) -> CallDelta:
-        function = fragment.function or Function()
+        function = fragment.function or CallFields()
         # Some servers leave the index out; there, a name begins a call.
         begins = bool(function.name) if fragment.index is None else self._call and fragment.index != self._call[0]
         if self._call is None or begins:

@@ -19,13 +19,13 @@ from models.content import FinishDelta, Message, TextDelta, TextPart
 from models.errors import BatonError, Unavailable, WorkerDied
 from models.language.tokens import CountedTokens, EstimatedTokens
 from models.placement.client import Worker
-from models.placement.fleet import Fleet, Standing
+from models.placement.fleet import CardStatus, ServedCards
 from models.ports.generate import GenerateRequest
 from models.sources import FileSource, HubSource
 from models.supply.fetch import FetchFailed, Progress
 from models.supply.store import Store
 
-_READY = Standing(state="ready")
+_READY = CardStatus(state="ready")
 _REPLY = json.dumps({"rules": [{"pattern": "exit", "reply": "", "fault": "exit"}, {"pattern": ".*", "reply": "yes"}]})
 _REMOTE = EngineSpec(name="openai", options='{"base_url": "http://127.0.0.1:9/v1", "model": "remote"}')
 
@@ -74,7 +74,7 @@ class House:
     def __init__(self, cards: Sequence[Card], store: Any, **aliases: str) -> None:
         self.clock: Clock = SystemClock()
         self.worker = Worker({}, self.clock)
-        self.fleet = Fleet(cards, aliases, store, {"decoding": self.worker}, self.clock)
+        self.fleet = ServedCards(cards, aliases, store, {"decoding": self.worker}, self.clock)
         self.fleet.build()
         self.bringing_up: asyncio.Task[None] | None = None
 
@@ -95,7 +95,7 @@ class House:
             while not holds():  # noqa: ASYNC110  # neither a fleet nor a worker tells anybody
                 await asyncio.sleep(0)
 
-    async def until_state(self, card: str, *states: str) -> Standing:
+    async def until_state(self, card: str, *states: str) -> CardStatus:
         await self.until(lambda: self.fleet.standing(card).state in states)
         return self.fleet.standing(card)
 
@@ -124,7 +124,7 @@ def weights(tmp_path: Path) -> FileSource:
 
 async def test_before_it_runs_everything_that_has_to_be_loaded_waits(store: Store) -> None:
     house = House([new_card("one"), new_card("two")], store)
-    assert [house.fleet.standing(name) for name in ("one", "two")] == [Standing(state="waiting")] * 2
+    assert [house.fleet.standing(name) for name in ("one", "two")] == [CardStatus(state="waiting")] * 2
 
 
 async def test_a_card_that_needs_no_weights_comes_up_and_answers(store: Store) -> None:
@@ -166,10 +166,10 @@ async def test_how_far_fetching_is_can_be_watched(tmp_path: Path) -> None:
     source = HubSource(repository="acme/tiny")
     async with House([new_card("one", sources=(source,)), new_card("two")], store).running() as house:
         for expected in (
-            Standing(state="fetching"),
-            Standing(state="fetching", done_bytes=1, total_bytes=9),
-            Standing(state="fetching", done_bytes=9, total_bytes=9),
-            Standing(state="converting", done_bytes=5),
+            CardStatus(state="fetching"),
+            CardStatus(state="fetching", done_bytes=1, total_bytes=9),
+            CardStatus(state="fetching", done_bytes=9, total_bytes=9),
+            CardStatus(state="converting", done_bytes=5),
         ):
             await house.until(lambda expected=expected: house.fleet.standing("one") == expected)
             assert house.fleet.standing("two").state == "waiting"
@@ -183,7 +183,7 @@ async def test_a_card_that_cannot_be_fetched_says_why_and_holds_up_no_other(tmp_
     source = HubSource(repository="acme/tiny")
     async with House([new_card("one", sources=(source,)), new_card("two")], store).running() as house:
         await house.until_state("two", "ready")
-        assert house.fleet.standing("one") == Standing(
+        assert house.fleet.standing("one") == CardStatus(
             state="failed", message="The model hub cannot be reached. Check the network."
         )
         with pytest.raises(FetchFailed, match="cannot be reached"):

@@ -28,7 +28,7 @@ from models.content import (
 )
 from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable
 from models.language.tokens import PIECE_CHARACTERS, TokenCounter
-from models.placement.fleet import FixedOffer, Standing
+from models.placement.fleet import CardStatus, FixedCardView
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from orchestrator.act.band import Band, BandLimits, Score
 from orchestrator.decide.decider import Decider
@@ -46,10 +46,10 @@ class Words:
         return len(text.split())
 
 
-class WordsOffer(FixedOffer):
+class WordsOffer(FixedCardView):
     """Cards whose tokens are words; refuses to count where nobody should."""
 
-    def __init__(self, *cards: Card, standings: Mapping[str, Standing] | None = None, counts: bool = True) -> None:
+    def __init__(self, *cards: Card, standings: Mapping[str, CardStatus] | None = None, counts: bool = True) -> None:
         super().__init__(cards, standings)
         self.aliases = {"default": cards[0].name}
         self.counts = counts
@@ -61,7 +61,7 @@ class WordsOffer(FixedOffer):
 
 @pytest.fixture
 def new_band(clock: ManualClock) -> Callable[..., Band]:
-    def make(offer: FixedOffer, agents: Mapping[str, Any] | None = None, **limits: float) -> Band:
+    def make(offer: FixedCardView, agents: Mapping[str, Any] | None = None, **limits: float) -> Band:
         return Band(Decider(offer, max_characters=10_000), offer, agents or {}, clock, BandLimits(**limits))  # type: ignore[arg-type]
 
     return make
@@ -167,7 +167,7 @@ async def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
     new_band: Any, new_card: Callable[..., Card]
 ) -> None:
     cards = (new_card("cheap", 1.0), new_card("dear", 9.0))
-    band = new_band(WordsOffer(*cards, standings={"cheap": Standing(state="loading")}))
+    band = new_band(WordsOffer(*cards, standings={"cheap": CardStatus(state="loading")}))
     decision = (await decide(band, asking())).decision
     assert decision.card == "dear"
     assert [(refused.card, refused.reason) for refused in decision.refused] == [("cheap", "is loading")]
@@ -177,14 +177,14 @@ async def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
         "reads text",
         "is loading",
     )
-    coming = {card.name: Standing(state="fetching") for card in cards}
+    coming = {card.name: CardStatus(state="fetching") for card in cards}
     assert (await decide(new_band(WordsOffer(*cards, standings=coming)), asking())).decision.card == "cheap"
 
 
 async def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(
     new_band: Any, new_card: Callable[..., Card]
 ) -> None:
-    failed = {"cheap": Standing(state="failed", message="The disk is full.")}
+    failed = {"cheap": CardStatus(state="failed", message="The disk is full.")}
     band = new_band(WordsOffer(new_card("cheap", 1.0), new_card("dear", 9.0), standings=failed))
     decision = (await decide(band, asking())).decision
     assert decision.card == "dear"
@@ -197,7 +197,7 @@ async def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(
 async def test_what_no_card_could_ever_take_is_the_callers_error_also_while_all_are_down(
     new_band: Any, new_card: Callable[..., Card]
 ) -> None:
-    failed = {"cheap": Standing(state="failed", message="The disk is full.")}
+    failed = {"cheap": CardStatus(state="failed", message="The disk is full.")}
     band = new_band(WordsOffer(replace(new_card("cheap", 1.0), calls_tools=False), standings=failed))
     with pytest.raises(BadInput) as refused:
         await decide(band, asking(tools=TOOLS))
@@ -428,7 +428,7 @@ def long(n: int, characters: int) -> Message:
 
 
 @pytest.fixture
-def new_long_band(clock: ManualClock) -> Callable[[FixedOffer], Band]:
+def new_long_band(clock: ManualClock) -> Callable[[FixedCardView], Band]:
     return lambda offer: Band(Decider(offer, max_characters=100_000), offer, {}, clock, BandLimits())
 
 

@@ -16,7 +16,7 @@ from models.catalog import Card
 from models.clock import ManualClock, sleep_until
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta, text_of
 from models.errors import LimitExceeded, NotFound, Overloaded
-from models.placement.fleet import FixedOffer
+from models.placement.fleet import FixedCardView
 from models.ports.generate import GenerateRequest
 from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completion, Completions
@@ -30,7 +30,7 @@ class House:
     """What completions need, and what was counted."""
 
     def __init__(self, clock: ManualClock, card: Card, agent: Any, **limits: Any) -> None:
-        offer = FixedOffer((card,))
+        offer = FixedCardView((card,))
         self.registry = CollectorRegistry()
         decider = Decider(offer, max_characters=100)
         self.band = Band(decider, offer, {"writer": agent}, clock, BandLimits(**limits))

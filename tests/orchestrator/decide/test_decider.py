@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.catalog import Card
 from models.errors import Unavailable
-from models.placement.fleet import FixedOffer, Standing
+from models.placement.fleet import CardStatus, FixedCardView
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.decision import EDGES, END, MAX_REPAIRS, START, STEPS, decision_of, in_line
 from orchestrator.decide.graph import DecisionGraph
@@ -55,13 +55,13 @@ def wants(agent: str = "writer", card: str | None = None) -> Controlled:
 
 
 @pytest.fixture
-def offer(new_card: Callable[..., Card]) -> FixedOffer:
+def offer(new_card: Callable[..., Card]) -> FixedCardView:
     cards = (new_card("cheap", 0.1), new_card("dear", 9.0), new_card("down", 0.2))
-    return FixedOffer(cards, {"down": Standing(state="failed", message="No network.")})
+    return FixedCardView(cards, {"down": CardStatus(state="failed", message="No network.")})
 
 
 @pytest.fixture
-def decide(offer: FixedOffer, message: Any) -> Callable[..., Any]:
+def decide(offer: FixedCardView, message: Any) -> Callable[..., Any]:
     async def decided(controller: Any = None, search: Any = None, **more: Any) -> Decision:
         decider = Decider(
             offer,
@@ -132,7 +132,7 @@ async def test_what_was_recalled_is_logged_by_its_ids(decide: Any) -> None:
     ]
 
 
-async def test_nothing_is_left_of_a_decision_however_it_ends(offer: FixedOffer, message: Any) -> None:
+async def test_nothing_is_left_of_a_decision_however_it_ends(offer: FixedCardView, message: Any) -> None:
     class Never(ScriptedController):
         async def control(self, asked: Asked, inputs: Inputs, fault: str | None) -> Controlled:
             await asyncio.Event().wait()
@@ -168,7 +168,7 @@ _WANTED = st.builds(
 )
 
 
-def test_in_a_line_or_as_a_graph_the_same_steps_decide_the_same(offer: FixedOffer, message: Any) -> None:
+def test_in_a_line_or_as_a_graph_the_same_steps_decide_the_same(offer: FixedCardView, message: Any) -> None:
     with asyncio.Runner() as runner:
         graph = runner.run(_graph())
         decider = Decider(offer, max_characters=20, agents=("writer", "painter"))
@@ -194,7 +194,7 @@ CALL_KEY = ("turn_1", 1, 0, "call_1")
 
 
 @pytest.fixture
-def decider(offer: FixedOffer) -> Decider:
+def decider(offer: FixedCardView) -> Decider:
     return Decider(offer, max_characters=20)
 
 

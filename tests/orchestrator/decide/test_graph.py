@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.catalog import Card, EngineSpec
 from models.content import AudioPart, BlobRef, Call, CallResult, ImagePart, Message, TextPart
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound
-from models.placement.fleet import FixedOffer, Standing
+from models.placement.fleet import CardStatus, FixedCardView
 from models.ports.generate import RegexConstraint, ToolConstraint, ToolSpec
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
@@ -30,7 +30,7 @@ KEY = ("sess_1", "turn_1", 1)
 def decider(new_card: Callable[..., Card]) -> Decider:
     seeing = new_card("seeing", 2.0, frozenset({"text", "image"}))
     mute = replace(new_card("mute", 0.1), calls_tools=False)
-    return Decider(FixedOffer((new_card("small", 1.0), seeing, mute)), max_characters=20)
+    return Decider(FixedCardView((new_card("small", 1.0), seeing, mute)), max_characters=20)
 
 
 @pytest.fixture
@@ -79,7 +79,11 @@ async def test_a_logged_decision_is_replayed_from_its_inputs(graph: DecisionGrap
 
 _NAMES = ("a", "b", "c")
 _STANDINGS = st.sampled_from(
-    (Standing(state="ready"), Standing(state="fetching", done_bytes=1), Standing(state="failed", message="No network."))
+    (
+        CardStatus(state="ready"),
+        CardStatus(state="fetching", done_bytes=1),
+        CardStatus(state="failed", message="No network."),
+    )
 )
 _PARTS = st.sampled_from(
     (TextPart(text="hi"), TextPart(text="word " * 9), PICTURE, AudioPart(blob=BLOB, rate_hz=16_000, samples=1))
@@ -88,7 +92,7 @@ _TOOLS = ToolConstraint(tools=(ToolSpec(name="add", description="", parameters="
 
 
 @st.composite
-def _offers(draw: st.DrawFn) -> FixedOffer:
+def _offers(draw: st.DrawFn) -> FixedCardView:
     cards = [
         Card(
             name=name,
@@ -102,7 +106,7 @@ def _offers(draw: st.DrawFn) -> FixedOffer:
         )
         for name in draw(st.sets(st.sampled_from(_NAMES)))
     ]
-    offer = FixedOffer(cards, {card.name: draw(_STANDINGS) for card in cards})
+    offer = FixedCardView(cards, {card.name: draw(_STANDINGS) for card in cards})
     offer.aliases = {"default": cards[0].name} if cards else {}
     return offer
 
@@ -142,7 +146,7 @@ def test_a_live_decision_and_its_replay_are_the_same_whatever_there_is_to_decide
 
         @settings(max_examples=100, derandomize=True)
         @given(_offers(), _turns(), st.lists(_PARTS, max_size=1), st.sampled_from((30, 10_000)))
-        def anything(offer: FixedOffer, turn_input: TurnInput, before: list[Any], max_characters: int) -> None:
+        def anything(offer: FixedCardView, turn_input: TurnInput, before: list[Any], max_characters: int) -> None:
             history = tuple(Message(item_id="item_0", role="user", parts=(part,)) for part in before)
             runner.run(check(Decider(offer, max_characters=max_characters), turn_input, history))
 
@@ -238,14 +242,14 @@ async def test_what_no_model_can_take_is_refused_with_every_reason(decider: Deci
 
 
 async def test_where_only_the_tools_are_too_much_to_ask_they_are_the_field_at_fault(new_card: Any, says: Any) -> None:
-    decider = Decider(FixedOffer((replace(new_card("mute"), calls_tools=False),)), max_characters=20)
+    decider = Decider(FixedCardView((replace(new_card("mute"), calls_tools=False),)), max_characters=20)
     with pytest.raises(BadInput, match="cannot call tools") as refused:
         await decider.decide(says("hello", tools=_TOOLS), ())
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
 
 
 async def test_where_only_the_form_is_too_much_to_ask_it_is_the_field_at_fault(new_card: Any, says: Any) -> None:
-    decider = Decider(FixedOffer((new_card("free"),)), max_characters=20)
+    decider = Decider(FixedCardView((new_card("free"),)), max_characters=20)
     with pytest.raises(BadInput, match="cannot hold an answer to a regular expression") as refused:
         await decider.decide(says("hello", form=RegexConstraint(pattern="a+")), ())
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "form")
@@ -264,7 +268,7 @@ async def test_a_decision_that_was_logged_in_an_earlier_form_is_replayed_as_it_w
 
 def test_inputs_count_what_is_said_now_and_name_what_was_said_before(says: Any, new_card: Callable[..., Card]) -> None:
     history = (*shows(PICTURE).items, Message(item_id="item_2", role="assistant", parts=()))
-    inputs = decision_inputs(says("héllo🎻", instructions="12"), history, FixedOffer((new_card(),)), 100)
+    inputs = decision_inputs(says("héllo🎻", instructions="12"), history, FixedCardView((new_card(),)), 100)
     assert inputs["characters"] == 8
     assert (inputs["input_kinds"], inputs["earlier_kinds"], inputs["history_items"]) == (["text"], ["image"], 2)
     assert json.loads(json.dumps(inputs)) == inputs

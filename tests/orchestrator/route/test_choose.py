@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import Card
-from models.placement.fleet import CardState, Standing
+from models.placement.fleet import CardState, CardStatus
 from orchestrator.route.choose import CardFacts, Needs, card_facts, choose, explain
 
 
@@ -129,7 +129,7 @@ def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
 
 
 def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) -> None:
-    standing = Standing(state="failed", message="The disk is full.", done_bytes=7)
+    standing = CardStatus(state="failed", message="The disk is full.", done_bytes=7)
     assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"})), standing, 12) == {
         "name": "seeing",
         "reads": ["image", "text"],

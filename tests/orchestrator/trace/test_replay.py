@@ -9,7 +9,7 @@ import pytest
 
 from models.catalog import Card
 from models.errors import BadInput
-from models.placement.fleet import FixedOffer
+from models.placement.fleet import FixedCardView
 from orchestrator.decide.decider import Decider
 from orchestrator.events import Decision, TurnInput
 from orchestrator.trace.replay import changed, replay
@@ -18,7 +18,7 @@ from orchestrator.trace.replay import changed, replay
 @pytest.fixture
 async def logged(new_card: Callable[..., Card], message: Any) -> Decision:
     seeing = new_card("dear.1", 9.0, frozenset({"text", "image"}))
-    decider = Decider(FixedOffer((new_card("cheap", 0.1), seeing)), max_characters=20)
+    decider = Decider(FixedCardView((new_card("cheap", 0.1), seeing)), max_characters=20)
     return await decider.decide(TurnInput(items=(message("hello", "item_1"),)), ())
 
 

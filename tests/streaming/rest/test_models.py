@@ -12,7 +12,7 @@ from support.completions import check_model
 from support.server import say, send, until
 
 from models.catalog import Card, EngineSpec
-from models.placement.fleet import CardState, Fleet, Standing
+from models.placement.fleet import CardState, CardStatus, ServedCards
 from streaming.readiness import readiness
 
 
@@ -66,7 +66,7 @@ class _Standings:
 
     def __init__(self, states: Sequence[CardState]) -> None:
         self._standings = {
-            f"m{n}": Standing(state=state, done_bytes=n, total_bytes=9, message="why" if state == "failed" else None)
+            f"m{n}": CardStatus(state=state, done_bytes=n, total_bytes=9, message="why" if state == "failed" else None)
             for n, state in enumerate(states)
         }
 
@@ -85,7 +85,7 @@ class _Standings:
             for name in self._standings
         ]
 
-    def standing(self, card: str) -> Standing:
+    def standing(self, card: str) -> CardStatus:
         return self._standings[card]
 
 
@@ -106,7 +106,7 @@ class _Standings:
 def test_a_server_is_ready_with_one_model_up_and_none_on_its_way(
     states: list[CardState], status: int, said: str
 ) -> None:
-    answer, body = readiness(cast("Fleet", _Standings(states)), None)
+    answer, body = readiness(cast("ServedCards", _Standings(states)), None)
     assert (answer, body["status"]) == (status, said)
     assert body["models"] == [
         {
@@ -125,12 +125,12 @@ def test_a_model_that_failed_and_is_tried_again_keeps_no_other_from_being_ready(
         cards = (SimpleNamespace(name="up"), SimpleNamespace(name="down"))
         others = ()
 
-        def standing(self, card: str) -> Standing:
-            return Standing(state="ready") if card == "up" else Standing(state="fetching", message="No network.")
+        def standing(self, card: str) -> CardStatus:
+            return CardStatus(state="ready") if card == "up" else CardStatus(state="fetching", message="No network.")
 
-    assert readiness(cast("Fleet", Offer()), None)[0] == 200
+    assert readiness(cast("ServedCards", Offer()), None)[0] == 200
     Offer.cards = Offer.cards[1:]
-    answer, body = readiness(cast("Fleet", Offer()), None)
+    answer, body = readiness(cast("ServedCards", Offer()), None)
     assert (answer, body["status"]) == (503, "loading")
 
 

@@ -13,22 +13,22 @@ from rich.console import Console
 
 from models.errors import BadInput
 from streaming.terminal.api import Address, Refused
-from streaming.terminal.commands import COMMANDS, Command, Words, parse
+from streaming.terminal.commands import COMMANDS, Say, SlashCommand, parse
 from streaming.terminal.exchange import Exchange
-from streaming.terminal.link import Cursor
+from streaming.terminal.link import Bookmark
 from streaming.terminal.loading import words
 from streaming.terminal.markdown import Block, Growing, blocks, printable
 from streaming.terminal.prompt import _Commands
 from streaming.terminal.screen import MARK, StreamScreen, TerminalScreen
 from streaming.terminal.transcript import (
-    Answer,
     Answered,
     Answering,
-    Fault,
+    Display,
     Removed,
-    Said,
-    Settings,
-    Transcript,
+    ShownAnswer,
+    ShownFault,
+    ShownSettings,
+    ShownWords,
     Waiting,
 )
 
@@ -39,14 +39,14 @@ from streaming.terminal.transcript import (
     ("typed", "read"),
     [
         ("  ", None),
-        ("hello\nyou ", Words(text="hello\nyou")),
-        ("//etc/hosts has what?", Words(text="/etc/hosts has what?")),
-        ("/new", Command(name="new", argument="")),
-        ("/MODEL  smollm2 ", Command(name="model", argument="smollm2")),
-        ("/system be brief\nand kind", Command(name="system", argument="be brief\nand kind")),
+        ("hello\nyou ", Say(text="hello\nyou")),
+        ("//etc/hosts has what?", Say(text="/etc/hosts has what?")),
+        ("/new", SlashCommand(name="new", argument="")),
+        ("/MODEL  smollm2 ", SlashCommand(name="model", argument="smollm2")),
+        ("/system be brief\nand kind", SlashCommand(name="system", argument="be brief\nand kind")),
     ],
 )
-def test_a_line_is_something_to_say_or_a_command(typed: str, read: Command | Words | None) -> None:
+def test_a_line_is_something_to_say_or_a_command(typed: str, read: SlashCommand | Say | None) -> None:
     assert parse(typed) == read
 
 
@@ -171,7 +171,7 @@ def test_an_answer_is_stopped_also_if_it_begins_later_and_not_asked_for_if_it_wa
 
 
 def test_a_reconnection_goes_on_from_the_last_row_of_a_session_that_was_kept() -> None:
-    cursor = Cursor()
+    cursor = Bookmark()
     assert cursor.reconnect() == {"baton": "events"}
     cursor.take({"type": "baton.session.attached", "session_id": "sess_1", "seq": 0})
     assert cursor.session_id == "sess_1"
@@ -215,14 +215,14 @@ def _turn(text: str, status: str = "completed", error: dict[str, Any] | None = N
     ]
 
 
-def _told(transcript: Transcript, events: list[dict[str, Any]]) -> list[Any]:
+def _told(transcript: Display, events: list[dict[str, Any]]) -> list[Any]:
     return [shown for event in events for shown in transcript.take(event)]
 
 
 def test_a_turn_comes_to_a_question_and_an_answer_with_its_route_and_times() -> None:
-    transcript = Transcript()
+    transcript = Display()
     told = _told(transcript, _turn("fine"))
-    assert told[0] == Said(item_id="item_1", role="user", text="hello")
+    assert told[0] == ShownWords(item_id="item_1", role="user", text="hello")
     assert all(isinstance(one, Answering) for one in told[1:-1])
     answer = told[-1].answer
     assert isinstance(told[-1], Answered)
@@ -234,12 +234,12 @@ def test_a_turn_comes_to_a_question_and_an_answer_with_its_route_and_times() -> 
 
 
 def test_what_is_told_twice_after_a_loss_changes_nothing() -> None:
-    transcript = Transcript()
+    transcript = Display()
     events = _turn("all of it")
     _told(transcript, events[:8])
     assert transcript.running is not None
     again = _told(transcript, events[1:])
-    assert not [one for one in again if isinstance(one, Said)]
+    assert not [one for one in again if isinstance(one, ShownWords)]
     assert again[-1].answer.text == "all of it"
     assert _told(transcript, events) == []
 
@@ -254,11 +254,11 @@ def test_what_is_told_twice_after_a_loss_changes_nothing() -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_says_why(status: str, error: dict[str, Any] | None, problem: str) -> None:
-    assert _told(Transcript(), _turn("x", status, error))[-1].answer.problem == problem
+    assert _told(Display(), _turn("x", status, error))[-1].answer.problem == problem
 
 
 def test_a_call_of_a_function_is_shown_as_one_and_its_result_as_what_the_tool_said() -> None:
-    transcript = Transcript()
+    transcript = Display()
     call = {"id": "item_3", "type": "function_call", "name": "weather"}
     place = {"response_id": "resp_1", "item_id": "item_3"}
     result = {"id": "item_4", "type": "function_call_output", "output": "sunny"}
@@ -272,13 +272,13 @@ def test_a_call_of_a_function_is_shown_as_one_and_its_result_as_what_the_tool_sa
         ],
     )
     assert told[-2].answer.text == "`weather({})`"
-    assert told[-1] == Said(item_id="item_4", role="tool", text="sunny")
+    assert told[-1] == ShownWords(item_id="item_4", role="tool", text="sunny")
 
 
 def test_settings_removals_and_faults_are_told_and_unknown_events_are_passed_over() -> None:
     changed = {"title": "A", "model": None, "instructions": "be kind"}
     told = _told(
-        Transcript(),
+        Display(),
         [
             {"type": "baton.session.updated", "session_id": "sess_1", **changed},
             {"type": "conversation.item.deleted", "item_id": "item_1"},
@@ -288,19 +288,19 @@ def test_settings_removals_and_faults_are_told_and_unknown_events_are_passed_ove
         ],
     )
     assert told == [
-        Settings(title="A", model=None, instructions="be kind"),
+        ShownSettings(title="A", model=None, instructions="be kind"),
         Removed(item_id="item_1"),
-        Fault(message="unsupported!", code="unsupported", about="ev_1"),
+        ShownFault(message="unsupported!", code="unsupported", about="ev_1"),
     ]
 
 
 def test_a_script_gets_the_answer_alone_once_and_whole() -> None:
     out = io.StringIO()
     screen = StreamScreen(out, None)
-    answer = Answer(response_id="resp_1", texts={"item_1": "one "})
+    answer = ShownAnswer(response_id="resp_1", texts={"item_1": "one "})
     screen.show(Waiting(), ours=True)
     screen.show(Answering(answer=answer), ours=True)
-    screen.show(Answering(answer=Answer(response_id="resp_0", texts={"item_0": "of somebody else"})), ours=False)
+    screen.show(Answering(answer=ShownAnswer(response_id="resp_0", texts={"item_0": "of somebody else"})), ours=False)
     answer.texts["item_1"] = "o"  # told again after a loss
     screen.show(Answering(answer=answer), ours=True)
     answer.texts["item_1"] = "one two"
@@ -311,14 +311,14 @@ def test_a_script_gets_the_answer_alone_once_and_whole() -> None:
 def test_a_terminal_shows_what_was_said_and_how_an_answer_ended() -> None:
     out = io.StringIO()
     screen = TerminalScreen(Console(file=out, width=60))
-    answer = Answer(response_id="resp_1", texts={"item_2": "All **good**."}, model="small", problem="Stopped.")
+    answer = ShownAnswer(response_id="resp_1", texts={"item_2": "All **good**."}, model="small", problem="Stopped.")
     for shown in (
-        Said(item_id="item_1", role="user", text="hello\nyou"),
+        ShownWords(item_id="item_1", role="user", text="hello\nyou"),
         Answered(answer=answer),
-        Said(item_id="item_3", role="tool", text="sunny"),
+        ShownWords(item_id="item_3", role="tool", text="sunny"),
         Removed(item_id="item_1"),
-        Settings(title="A", model=None, instructions=None),
-        Fault(message="No.", code="unsupported", about=None),
+        ShownSettings(title="A", model=None, instructions=None),
+        ShownFault(message="No.", code="unsupported", about=None),
     ):
         screen.show(shown, ours=False)
     assert out.getvalue().split("\n") == [

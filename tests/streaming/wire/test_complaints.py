@@ -20,7 +20,7 @@ from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.rest.chat_request import ChatRequest
 from streaming.rest.sessions import SessionChanges
-from streaming.wire.complaints import Step, complaint, written
+from streaming.wire.complaints import PathStep, complaint, written
 
 _TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
 
@@ -95,21 +95,21 @@ _VALIDATORS_WORDS = re.compile(
 )
 
 
-def _places(value: Any, path: tuple[Step, ...] = ()) -> Iterator[tuple[Step, ...]]:
+def _places(value: Any, path: tuple[PathStep, ...] = ()) -> Iterator[tuple[PathStep, ...]]:
     yield path
     if isinstance(value, dict | list):
         for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _places(inner, (*path, step))
 
 
-def _at(value: Any, path: tuple[Step, ...]) -> Any:
+def _at(value: Any, path: tuple[PathStep, ...]) -> Any:
     for step in path:
         value = value[step]
     return value
 
 
 @st.composite
-def _spoiled(draw: st.DrawFn, valid: list[dict[str, Any]]) -> tuple[dict[str, Any], tuple[Step, ...]]:
+def _spoiled(draw: st.DrawFn, valid: list[dict[str, Any]]) -> tuple[dict[str, Any], tuple[PathStep, ...]]:
     """Draw something valid with one fault in it, and where the fault is."""
     body = copy.deepcopy(draw(st.sampled_from(valid)))
     path = draw(st.sampled_from([path for path in _places(body) if path]))
@@ -136,7 +136,7 @@ def _refusal(adapter: TypeAdapter[Any], body: Any) -> BadInput | None:
     return None
 
 
-def _check(field: str | None, message: str, path: tuple[Step, ...]) -> None:
+def _check(field: str | None, message: str, path: tuple[PathStep, ...]) -> None:
     place = written(path)
     assert field is not None
     if "parameters" in path and field.endswith(".parameters"):
@@ -158,7 +158,7 @@ def test_the_bodies_are_valid_before_they_are_spoiled() -> None:
 
 @given(spoiled=_spoiled([_BODY]))
 def test_a_body_with_one_fault_is_refused_for_the_field_with_the_fault(
-    spoiled: tuple[dict[str, Any], tuple[Step, ...]],
+    spoiled: tuple[dict[str, Any], tuple[PathStep, ...]],
 ) -> None:
     body, path = spoiled
     if (error := _refusal(_CHAT, body)) is not None:
@@ -180,7 +180,7 @@ def _receive(event: Any) -> dict[str, Any] | None:
 
 @given(spoiled=_spoiled(_EVENTS))
 def test_an_event_with_one_fault_is_refused_for_the_field_with_the_fault(
-    spoiled: tuple[dict[str, Any], tuple[Step, ...]],
+    spoiled: tuple[dict[str, Any], tuple[PathStep, ...]],
 ) -> None:
     event, path = spoiled
     error = _receive(event)

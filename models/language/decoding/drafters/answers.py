@@ -25,7 +25,7 @@ _PLACES = 4
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Answer:
+class EarlierAnswer:
     """A stored text. It is its own key."""
 
     owner: Owner
@@ -39,7 +39,7 @@ _MOST_JOBS = 256
 class Found:
     """A place in an answer: the `matched` tokens before index `next` are also the end of the text that was asked about."""
 
-    answer: Answer
+    answer: EarlierAnswer
     next: int
     matched: int
 
@@ -48,8 +48,8 @@ class Found:
 class _Text:
     """What is kept of one owner."""
 
-    index: dict[int, list[tuple[Answer, int]]] = field(default_factory=dict)
-    kept: OrderedDict[tuple[int, ...], Answer] = field(default_factory=OrderedDict)
+    index: dict[int, list[tuple[EarlierAnswer, int]]] = field(default_factory=dict)
+    kept: OrderedDict[tuple[int, ...], EarlierAnswer] = field(default_factory=OrderedDict)
     tokens: int = 0
 
 
@@ -61,7 +61,7 @@ class _Tenant:
     tokens: int = 0
 
 
-class Answers:
+class EarlierAnswers:
     """The store of all owners.
 
     What is added is read, and what is dropped is removed, a bounded number of tokens at a time (`work`).
@@ -95,7 +95,7 @@ class Answers:
         self._tenants.move_to_end(owner.tenant)
         text = tenant.owners.setdefault(owner, _Text())
         tenant.owners.move_to_end(owner)
-        answer = Answer(owner=owner, tokens=tuple(tokens))
+        answer = EarlierAnswer(owner=owner, tokens=tuple(tokens))
         if answer.tokens in text.kept:
             text.kept.move_to_end(answer.tokens)
             return
@@ -109,7 +109,7 @@ class Answers:
         while self._total > self._total_tokens:
             self._drop(next(idle for idle in self._tenants.values() if idle.tokens))
 
-    def use(self, answer: Answer) -> None:
+    def use(self, answer: EarlierAnswer) -> None:
         """Note that an answer was of use, so that it is dropped later than others."""
         text = self._text(answer.owner)
         if text is not None and answer.tokens in text.kept:
@@ -154,7 +154,7 @@ class Answers:
 
     # Jobs run one after another, so that an answer has been read before it is removed.
 
-    def _enter(self, text: _Text, answer: Answer) -> Iterator[None]:
+    def _enter(self, text: _Text, answer: EarlierAnswer) -> Iterator[None]:
         for after in range(RUN_TOKENS, len(answer.tokens)):
             places = text.index.setdefault(hash(answer.tokens[after - RUN_TOKENS : after]), [])
             places.append((answer, after))
@@ -162,7 +162,7 @@ class Answers:
                 del places[0]
             yield
 
-    def _remove(self, text: _Text, answer: Answer) -> Iterator[None]:
+    def _remove(self, text: _Text, answer: EarlierAnswer) -> Iterator[None]:
         for after in range(RUN_TOKENS, len(answer.tokens)):
             run = hash(answer.tokens[after - RUN_TOKENS : after])
             if run in text.index:

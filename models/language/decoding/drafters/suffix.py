@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from models.language.decoding.drafters import Context, DrafterName
-from models.language.decoding.drafters.answers import LONGEST_MATCH, Answer, Answers
+from models.language.decoding.drafters.answers import LONGEST_MATCH, EarlierAnswer, EarlierAnswers
 from models.language.decoding.drafters.automaton import Automaton
 from models.owner import Owner
 
@@ -80,22 +80,22 @@ class _Row:
     seen: tuple[int, int] = (0, 0)  # the lengths of text and automaton for which the three below were found
     matched: int = 0
     next: int = 0  # index of what followed: in `answer`, or in the request itself
-    answer: Answer | None = None
+    answer: EarlierAnswer | None = None
 
 
 class SuffixDrafter:
     """Copies what followed an earlier occurrence of the text's end. Implements `Drafter`.
 
     A step spends a bounded time on reading: a prompt of 6,000 tokens is ready after some 47 steps, and serves no drafts until
-    then. Memory: about 120 bytes for a token of a running request, and what `Answers` says.
+    then. Memory: about 120 bytes for a token of a running request, and what `EarlierAnswers` says.
 
     Args:
         answers: the store of earlier answers.
         least_match: with a shorter match nothing is drafted.
     """
 
-    def __init__(self, *, answers: Answers | None = None, least_match: int = 1) -> None:
-        self._answers = Answers() if answers is None else answers
+    def __init__(self, *, answers: EarlierAnswers | None = None, least_match: int = 1) -> None:
+        self._answers = EarlierAnswers() if answers is None else answers
         self._least_match = least_match
         self._rows: dict[Context, _Row] = {}
         self._owners: OrderedDict[Owner, _Learned] = OrderedDict()

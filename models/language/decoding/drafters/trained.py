@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.language.decoding.decoder import Batch, Decoder, Layer, Product, Span
+from models.language.decoding.decoder import Batch, Decoder, Layer, Span
 from models.language.decoding.drafters import Context, DrafterName
 from models.language.decoding.drafters.weights import (
     DraftWeights,
@@ -28,7 +28,7 @@ from models.language.decoding.drafters.weights import (
     load_draft,
     shipped,
 )
-from models.language.decoding.linear import GROUP, dense, eight_bit
+from models.language.decoding.linear import GROUP, Product, dense, eight_bit
 
 PLACE_TOKENS = 512
 """So many tokens of a request are remembered, the latest ones."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from models.language.decoding.arena import Arena
-from models.language.decoding.cache import BLOCK_TOKENS, Cache, Lease
+from models.language.decoding.cache import BLOCK_TOKENS, Cache, RowLease
 from models.language.decoding.prefixes import Scope
 from models.owner import Owner
 
@@ -24,13 +24,13 @@ def _cache(blocks: int = _BLOCKS) -> Cache:
     return Cache(Arena(layers=1, slots=blocks * BLOCK_TOKENS, kv_heads=1, head_size=1, dtype=torch.float32, device=cpu))
 
 
-def _write(cache: Cache, lease: Lease, tokens: list[int], begin: int) -> None:
+def _write(cache: Cache, lease: RowLease, tokens: list[int], begin: int) -> None:
     slots = torch.arange(lease.start + begin, lease.start + len(tokens))
     keys = torch.tensor(tokens[begin:], dtype=torch.float32)[:, None, None]
     cache.arena.write(0, slots, keys, -keys)
 
 
-def _read(cache: Cache, lease: Lease, count: int) -> list[int]:
+def _read(cache: Cache, lease: RowLease, count: int) -> list[int]:
     keys = cache.arena.keys[0][lease.start : lease.start + count, 0, 0]
     assert torch.equal(cache.arena.values[0][lease.start : lease.start + count, 0, 0], -keys)
     return keys.int().tolist()
@@ -56,7 +56,7 @@ class Rows(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cache = _cache()
-        self.rows: list[tuple[Lease, list[int]]] = []
+        self.rows: list[tuple[RowLease, list[int]]] = []
         self.known: dict[Scope, list[list[int]]] = {ADA: [], TERSE: [], BOB: []}
 
     @rule(scope=st.sampled_from((ADA, TERSE, BOB)), text=texts(), more=st.integers(0, 40))
@@ -193,7 +193,7 @@ def test_a_cache_that_is_full_of_what_was_kept_gives_that_up_and_moves_next_to_n
         move(source, target, count)
 
     cache.arena.move = counted  # type: ignore[method-assign]
-    working: list[tuple[Lease, list[int]]] = []
+    working: list[tuple[RowLease, list[int]]] = []
     opened = 0
     for number in range(600):
         if len(working) == 4:

@@ -13,7 +13,7 @@ from models.language.decoding import linear
 from models.language.decoding.decoder import Batch, Decoder, Span
 from models.language.decoding.linear import four_bit
 from models.language.decoding.loading import decoder_of
-from models.language.decoding.packed import Blocks
+from models.language.decoding.packed import PackedMatrix
 
 if not linear.FASTEST:
     pytest.skip("no C compiler where Baton was installed, or no AVX-512", allow_module_level=True)
@@ -39,7 +39,7 @@ _MODELS = {
 
 def _pack(_names, weight, bias):
     data = gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q4_1)
-    return four_bit(*Blocks(kind="Q4_1", data=torch.from_numpy(data)).unpack(), bias)
+    return four_bit(*PackedMatrix(kind="Q4_1", data=torch.from_numpy(data)).unpack(), bias)
 
 
 def _decoder(name: str, kind: type[Decoder] = CpuDecoder) -> Decoder:

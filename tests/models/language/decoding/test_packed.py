@@ -4,18 +4,18 @@ import gguf
 import pytest
 import torch
 
-from models.language.decoding.packed import KINDS, Blocks, packer, write_packed
+from models.language.decoding.packed import KINDS, PackedMatrix, packer, write_packed
 
 _QKV = ["q.weight", "k.weight", "v.weight"]
 
 
-def _blocks(kind: str, outer: int = 48, inner: int = 64) -> Blocks:
+def _blocks(kind: str, outer: int = 48, inner: int = 64) -> PackedMatrix:
     weight = torch.randn(outer, inner, generator=torch.Generator().manual_seed(outer)).numpy()
     data = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
-    return Blocks(kind=kind, data=torch.from_numpy(data))
+    return PackedMatrix(kind=kind, data=torch.from_numpy(data))
 
 
-def _error(product, blocks: list[Blocks]) -> float:
+def _error(product, blocks: list[PackedMatrix]) -> float:
     seen = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
     exact = seen @ torch.cat([one.dense() for one in blocks]).t()
     return float((product(seen) - exact).norm() / exact.norm())

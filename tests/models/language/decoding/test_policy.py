@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from models.language.decoding.drafters import DrafterName
-from models.language.decoding.policy import Choice, Policy, RowState
+from models.language.decoding.policy import DraftChoice, Policy, RowState
 
 ANSWER_TOKENS = 128
 
@@ -79,7 +79,7 @@ class Engine:
             self.step()
         return (self.plain_ms - begun[1]) / (self.ms - begun[0])
 
-    def step(self) -> list[Choice]:
+    def step(self) -> list[DraftChoice]:
         states = [
             RowState(key=request, limit=self.answer_tokens - length - 1, offers=self.offers(self.rng))
             for request, length in zip(self.requests, self.lengths, strict=True)
@@ -102,7 +102,7 @@ class Engine:
             self.advance(row, choice)
         return choices
 
-    def advance(self, row: int, choice: Choice) -> None:
+    def advance(self, row: int, choice: DraftChoice) -> None:
         accepted = 0
         if choice.drafter is not None:
             while accepted < choice.length and self.rng.random() < self.accepted(
@@ -218,7 +218,7 @@ def test_a_draft_is_no_longer_than_the_row_can_take_nor_than_the_offer():
 def test_a_row_that_nobody_has_a_guess_for_writes_plainly():
     policy = _warm(Policy(), STEPS["flat"], rows=1)
     (choice,) = policy.choose([RowState(key=1, limit=8, offers={"suffix": []})])
-    assert choice == Choice(drafter=None, length=0, expected=0.0, reason="no_guess")
+    assert choice == DraftChoice(drafter=None, length=0, expected=0.0, reason="no_guess")
 
 
 def test_on_a_machine_without_time_to_spare_no_offers_need_be_made():

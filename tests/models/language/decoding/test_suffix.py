@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.language.decoding.drafters import Context
-from models.language.decoding.drafters.answers import RUN_TOKENS, Answers
+from models.language.decoding.drafters.answers import RUN_TOKENS, EarlierAnswers
 from models.language.decoding.drafters.automaton import Automaton
 from models.language.decoding.drafters.suffix import SuffixDrafter
 from models.owner import Owner
@@ -179,7 +179,7 @@ def test_nobody_is_ever_shown_what_another_was_answered(text, owner):
 
 
 def test_a_request_that_wrote_hardly_anything_is_not_stored():
-    answers = Answers()
+    answers = EarlierAnswers()
     drafter = SuffixDrafter(answers=answers)
     _answered(drafter, list(range(100)), [1, 2, 3])
     assert len(answers) == 0
@@ -202,7 +202,7 @@ WRITERS = (Owner("a"), Owner("a", "x"), Owner("a", "y"), Owner("b"))
     )
 )
 def test_the_store_keeps_its_bounds_and_leaves_nothing_of_what_it_drops(added):
-    answers = Answers(tenant_tokens=40, total_tokens=60)
+    answers = EarlierAnswers(tenant_tokens=40, total_tokens=60)
     kept: dict[Owner, list[tuple[int, ...]]] = {}  # whoever was here last at the end
 
     def size(tenant: str | None = None) -> int:
@@ -232,7 +232,7 @@ def test_the_store_keeps_its_bounds_and_leaves_nothing_of_what_it_drops(added):
 
 
 def test_the_longest_match_in_the_store_is_found():
-    answers = Answers()
+    answers = EarlierAnswers()
     answers.add(ADA, [9, 1, 2, 3, 4, 5, 50])
     answers.add(ADA, [8, 8, 2, 3, 4, 5, 60])
     answers.work(100)
@@ -245,7 +245,7 @@ def test_the_longest_match_in_the_store_is_found():
 
 
 def test_an_answer_that_was_of_use_is_dropped_later():
-    answers = Answers(tenant_tokens=20)
+    answers = EarlierAnswers(tenant_tokens=20)
     answers.add(ADA, range(10))
     answers.add(ADA, range(10, 20))
     answers.work(100)
