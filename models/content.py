@@ -160,7 +160,13 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRequest:
-    """A call that waits until somebody allows it. `call_id` is the call's; `server` is who would run it, if not Baton."""
+    """A call that waits until somebody allows it.
+
+    Attributes:
+        call_id: the call's.
+        server: who would run it, if not Baton.
+        expires_ms: until when, in milliseconds of Unix time; then it is not made.
+    """
 
     kind: Literal["approval_request"] = "approval_request"
     item_id: str
@@ -168,6 +174,7 @@ class ApprovalRequest:
     name: str
     arguments: str
     server: str | None = None
+    expires_ms: int | None = None
     output: OutputRole = "answer"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from agents.tools.python import Tools, load_tools
 from agents.writer import Writer
 from memory.blobs import BlobStore
 from memory.database import Database
@@ -23,8 +24,8 @@ from models.placement.engines import Place, place_of
 from models.placement.fleet import ServedCards
 from models.shares import share_of
 from models.supply.store import Store
-from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completions
+from orchestrator.act.execute import Executor, TurnLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
@@ -48,12 +49,13 @@ class Conductor:
     workers: Mapping[Place, Worker]
     sessions: Sessions
     completions: Completions
-    band: Band
+    executor: Executor
+    tools: Tools
 
     async def drain(self) -> None:
         """Take no turn any more, and wait for those that run, `settings.drain_s` at most."""
         deadline_s = self.clock.now_s() + self.settings.drain_s
-        await self.band.drain(deadline_s)
+        await self.executor.admission.drain(deadline_s)
         await self.sessions.until_free(deadline_s)
 
     def check_model(self, name: str) -> None:
@@ -72,7 +74,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
 
     Raises:
         Conflict: another server holds the home.
-        BadInput: a setting names a file that cannot be read.
+        BadInput: a setting names a file that cannot be read, or tools that cannot be loaded.
         Internal: the database cannot be opened.
     """
     clock = SystemClock()
@@ -86,10 +88,12 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             fleet = ServedCards(cards, aliases, Store(settings.cache), workers, clock)
             fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
-            band = Band(decider, fleet, {"writer": Writer(fleet.engines)}, clock, _band_limits(settings))
+            tools = Tools() if settings.tools is None else load_tools(settings.tools)
+            agents = {"writer": Writer(fleet.engines)}
+            executor = Executor(decider, fleet, agents, clock, _turn_limits(settings), tools)
             sessions = Sessions(
                 database,
-                band,
+                executor,
                 clock,
                 meters,
                 _session_limits(settings),
@@ -99,7 +103,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             meters.worker_restarts.set_function(lambda: sum(worker.restarts for worker in workers.values()))
             meters.worker_requests.set_function(lambda: sum(worker.requests for worker in workers.values()))
             meters.writes_waiting.set_function(lambda: database.waiting)
-            meters.turns.set_function(lambda: band.turns)
+            meters.turns.set_function(lambda: executor.admission.turns)
             try:
                 if recovered := await sessions.recover():
                     _log.warning("%d turns were cut off by the last stop; their logs say so now", recovered)
@@ -122,14 +126,16 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             fleet=fleet,
                             workers=workers,
                             sessions=sessions,
-                            completions=Completions(band, meters, _session_limits(settings)),
-                            band=band,
+                            completions=Completions(executor, meters, _session_limits(settings)),
+                            executor=executor,
+                            tools=tools,
                         )
                     finally:
                         await sessions.stop()
                         for task in running:
                             task.cancel()
             finally:
+                tools.close()
                 await fleet.aclose()
         finally:
             database.close()
@@ -186,12 +192,13 @@ def _workers(cards: Sequence[Card], settings: Settings, clock: Clock) -> Mapping
     }
 
 
-def _band_limits(settings: Settings) -> BandLimits:
-    return BandLimits(
+def _turn_limits(settings: Settings) -> TurnLimits:
+    return TurnLimits(
         turn_timeout_s=settings.turn_timeout_s,
         max_output_tokens=settings.max_output_tokens,
         turns=settings.max_turns,
         tenant_turns=settings.max_tenant_turns or min(256, share_of(settings.max_turns)),
+        approval_s=settings.approval_timeout_s,
     )
 
 

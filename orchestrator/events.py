@@ -10,6 +10,7 @@ A turn is the work of tasks. What a generation yields is what its agents yield, 
 
 import json
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal, assert_never
 
 from pydantic import TypeAdapter
@@ -387,6 +388,12 @@ GenerationEvent = AgentEvent | PlanMade | PlanRevised | TurnDone
 """What a generation yields; the last is `TurnDone`."""
 
 
+def effect_key(turn_id: str, task_id: str, ordinal: int) -> str:
+    """Return the key of the effect of a task's call: the same for the same call of the same task, if that is run again."""
+    key = f"{turn_id}/{task_id.removeprefix(turn_id + '.')}/{ordinal}"
+    return key if len(key) <= _KEY_CHARACTERS else sha256(key.encode()).hexdigest()
+
+
 def failed(turn_id: str, generation: int, fault: Fault) -> TurnDone:
     """Return the end of a generation that failed as a whole."""
     origin = Origin(agent="conductor", task_id=turn_id, turn_id=turn_id, generation=generation)
@@ -452,6 +459,9 @@ class PartAdded:
 SessionEvent = Committed | ItemSnapshot | ItemDelta | PartAdded
 
 _TITLE_CHARACTERS = 60
+
+_KEY_CHARACTERS = 128
+"""Of an effect's key, at most; see `memory.schema`."""
 
 _LOG_EVENT: TypeAdapter[LogEvent] = TypeAdapter(LogEvent)
 

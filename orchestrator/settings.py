@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         Field(description="cards or profiles to serve, with commas; by default the embedded one and your own cards"),
     ] = None
     script: Annotated[Path | None, Field(description="options of the scripted engine, a JSON file")] = None
+    tools: Annotated[
+        Path | None, Field(description="a file of Python whose `tools` this server runs for models that call them")
+    ] = None
+    approval_timeout_s: Annotated[
+        PositiveFloat, Field(description="how long somebody has to allow a call of such a tool")
+    ] = 3600.0
     allowed_origins: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
         own = self.catalog or self.home / "catalog.toml"
         return (own,) if self.catalog is not None or own.is_file() else ()
 
-    @field_validator("home", "cache", "catalog")
+    @field_validator("home", "cache", "catalog", "tools")
     @classmethod
     def _expanded(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser()

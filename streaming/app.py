@@ -29,6 +29,7 @@ from streaming.rest.models import model_routes
 from streaming.rest.operations import operation_routes
 from streaming.rest.sessions import session_routes
 from streaming.rest.texts import text_routes
+from streaming.rest.traces import trace_routes
 from streaming.wire.errors import error_response, http_error_response, invalid_request, told
 
 _WEB = Path(__file__).parent / "web"
@@ -85,6 +86,7 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(model_routes(conductor))
     app.include_router(session_routes(conductor))
     app.include_router(follow_routes(conductor, limits, authenticator))
+    app.include_router(trace_routes(conductor))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")
     origins = conductor.settings.allowed_origins
     gate = KeyGate(app, authenticator=authenticator, rates=rates, limits=limits, meters=meters, origins=origins)

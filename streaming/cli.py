@@ -9,6 +9,7 @@ from streaming.commands.backup import backup, restore
 from streaming.commands.chat import chat
 from streaming.commands.keys import keys_app
 from streaming.commands.models import models_app
+from streaming.commands.replay import replay
 from streaming.commands.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -33,5 +34,6 @@ app.command()(serve)
 app.command()(chat)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.command()(replay)
 app.command()(backup)
 app.command()(restore)

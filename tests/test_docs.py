@@ -114,6 +114,20 @@ async def test_the_messages_of_the_realtime_page_get_an_answer(tmp_path: Path) -
         assert words(await until(socket, "response.done")) == count(3)
 
 
+async def test_the_tools_of_their_page_are_called_and_allowed(tmp_path: Path) -> None:
+    tools, client = _blocks("docs/howto/tools.md", "python")
+    (tmp_path / "tools.py").write_text(tools)
+    rules = [
+        {"pattern": "^Remind me to (.*)$", "reply": '{"text": "\\1"}', "call": "remind"},
+        {"pattern": "It is written down", "reply": "I will remind you."},
+    ]
+    environment = {"BATON_TOOLS": str(tmp_path / "tools.py")}
+    async with serving(tmp_path / "home", rules=rules, environment=environment) as server:
+        printed = await _run(server, sys.executable, "-W", "error", "-c", client, cwd=tmp_path)
+    assert printed == """May remind be called with {"text": "water the plants."}? Yes.\nI will remind you.\n"""
+    assert re.fullmatch(r"water the plants\. \(turn_\w+/1/0\)\n", (tmp_path / "reminders.txt").read_text())
+
+
 async def test_the_script_of_the_realtime_page_is_taken(tmp_path: Path) -> None:
     (script,) = _blocks("docs/realtime.md", "json")
     options = json.loads(script)

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 
 from agents.events import Fault, TaskProgress
 from memory.log import EndState
 from models.content import CallDelta, Item, ReasoningDelta, TextDelta, UsageDelta, length_of
 from models.errors import Internal, too_long
 from models.ids import new_id
-from orchestrator.act.band import Band, Score
+from orchestrator.act.execute import Executor
+from orchestrator.act.work import Work
 from orchestrator.events import Decision, GenerationEvent, TurnDone, TurnEnded, TurnInput, Usage, failed
 from orchestrator.limits import SessionLimits, check_lengths
 from orchestrator.meters import Meters, TurnWatch
@@ -21,12 +21,12 @@ _log = logging.getLogger(__name__)
 class Completion:
     """One such turn, decided and not yet played. Its times count from when it was begun."""
 
-    def __init__(self, band: Band, score: Score, watch: TurnWatch, began_s: float) -> None:
-        self._band = band
-        self._score = score
+    def __init__(self, executor: Executor, work: Work, watch: TurnWatch, began_s: float) -> None:
+        self._executor = executor
+        self._work = work
         self._watch = watch
         self._began_s = began_s
-        self._decided_s = band.clock.now_s()
+        self._decided_s = executor.clock.now_s()
         self._first_s: float | None = None
         self._usage = Usage()
         self._written = 0
@@ -35,17 +35,17 @@ class Completion:
     @property
     def turn_id(self) -> str:
         """Its id."""
-        return self._score.task.origin.turn_id
+        return self._work.turn_id
 
     @property
     def decision(self) -> Decision:
         """Who answers, and why."""
-        return self._score.decision
+        return self._work.decision
 
     async def events(self) -> AsyncGenerator[GenerationEvent, None]:
         """Yield the answer; the last event is `TurnDone`. Closing it stops the work."""
         try:
-            async with aclosing(self._band.play(self._score)) as events:
+            async with aclosing(self._executor.run(self._work)) as events:
                 async for event in events:
                     self._note(event)
                     yield event
@@ -58,7 +58,7 @@ class Completion:
 
     def ended(self) -> TurnEnded:
         """Return how it ended, or how it would have if it were left now."""
-        now_s = self._band.clock.now_s()
+        now_s = self._executor.clock.now_s()
         state, reason, fault = self._end
         return TurnEnded(
             turn_id=self.turn_id,
@@ -79,7 +79,7 @@ class Completion:
             case TaskProgress(delta=delta):
                 if isinstance(delta, TextDelta | CallDelta | ReasoningDelta):
                     self._written = max(self._written, delta.written)
-                now_s = self._band.clock.now_s()
+                now_s = self._executor.clock.now_s()
                 self._watch.delta(now_s)
                 if self._first_s is None:
                     self._first_s = now_s
@@ -92,9 +92,9 @@ class Completion:
 class Completions:
     """Begins them; one for all tenants."""
 
-    def __init__(self, band: Band, meters: Meters, limits: SessionLimits) -> None:
+    def __init__(self, executor: Executor, meters: Meters, limits: SessionLimits) -> None:
         """Take histories within the limits that sessions keep theirs in; what is longer is refused, since nothing keeps it."""
-        self._band = band
+        self._executor = executor
         self._meters = meters
         self._limits = limits
 
@@ -106,19 +106,17 @@ class Completions:
 
         Raises:
             LimitExceeded: the history is too long.
-            BatonError: the turn is refused; see `Band.decide`, `Band.seat`.
+            BatonError: the turn is refused; see `Executor.decide`, `Executor.seat`.
         """
         check_lengths(history, self._limits.item_characters)
         if (length := sum(length_of(item) for item in history)) > self._limits.history_characters:
             raise too_long("the conversation", length, self._limits.history_characters)
-        began_s = self._band.clock.now_s()
-        with self._band.seat(tenant):
-            score = await self._band.decide(
+        began_s = self._executor.clock.now_s()
+        with self._executor.admission.seat(tenant):
+            work = await self._executor.decide(
                 tenant=tenant, turn_id=new_id("turn"), generation=1, turn_input=turn_input, history=history
             )
-            if fork is not None:
-                score = replace(score, task=replace(score.task, fork=fork))
-            completion = Completion(self._band, score, self._meters.watch(tenant), began_s)
+            completion = Completion(self._executor, work.forked(fork), self._meters.watch(tenant), began_s)
             try:
                 yield completion
             finally:

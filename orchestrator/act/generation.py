@@ -13,9 +13,11 @@ from contextlib import aclosing
 
 from agents.events import Fault
 from agents.port import Task
-from models.content import Item
+from models.clock import wait_for_event
+from models.content import ApprovalResponse, Item
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
-from orchestrator.act.band import Band, Score
+from orchestrator.act.execute import Executor
+from orchestrator.act.work import Work
 from orchestrator.events import Decision, GenerationEvent, TurnInput, failed
 
 _log = logging.getLogger(__name__)
@@ -35,30 +37,38 @@ class Generation:
         generation: which of its generations.
         turn_input: what is answered.
         task: what the agent was given; None before that was decided.
+        committed: set by the session once it is accepted.
+        following: the session's task that runs it.
     """
 
     def __init__(
         self,
-        band: Band,
+        executor: Executor,
         *,
         tenant: str,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
-        history: Sequence[Item],
+        history: Sequence[Item] = (),
+        work: Work | None = None,
     ) -> None:
+        """Answer `turn_input` to `history`; or go on with `work` that waited, and is committed already."""
         self.turn_id = turn_id
         self.generation = generation
-        self._band = band
+        self._executor = executor
         self._tenant = tenant
         self.turn_input = turn_input
         self.task: Task | None = None
         self._history = tuple(history)
-        self._deadline_s = band.clock.now_s() + band.limits.turn_timeout_s
+        self._deadline_s = executor.clock.now_s() + executor.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._held: deque[GenerationEvent] = deque()
         self._take: Take | None = None
+        self.committed = asyncio.Event()
+        self.following: asyncio.Task[None] | None = None
         self._taken_over = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._work = work
 
     async def decision(self) -> Decision:
         """Return the decision once it is made.
@@ -80,13 +90,16 @@ class Generation:
     async def run(self) -> None:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
-            with self._band.seat(self._tenant):
-                async with self._band.clock.timeout_at(self._deadline_s):
-                    score = await self._decide()
-                    self.task = score.task
+            with self._executor.admission.seat(self._tenant):
+                async with self._executor.clock.timeout_at(self._deadline_s):
+                    if self._work is None:
+                        self._work = await self._decide()
+                    self.task = self._work.task
                     if not self._decided.done():
-                        self._decided.set_result(score.decision)
-                    await self._act(score)
+                        self._decided.set_result(self._work.decision)
+                    await self._act(self._work)
+            while self._work.wants is not None:
+                await self._go_on(self._work)
         except BatonError as exc:
             await self._fail(exc)
         except TimeoutError:
@@ -94,19 +107,43 @@ class Generation:
         except Exception:  # noqa: BLE001  # a defect fails its turn, and the log says so
             _log.exception("turn %s failed", self.turn_id)
             await self._fail(Internal("The turn failed on our side. Try again; the server's log has the cause."))
+        finally:
+            if self._work is not None and self._work.made:
+                await self._executor.calls.forget(self._work)
+
+    def approve(self, response: ApprovalResponse) -> None:
+        """Take in what was said to a call that waits, once that is in the log."""
+        if self._work is not None and self._work.approve(response):
+            self._answered.set()
+
+    async def _go_on(self, work: Work) -> None:
+        """Wait for what is wanted, which takes no seat and none of the turn's time; then act further."""
+        clock = self._executor.clock
+        left_s = work.deadline_s - clock.now_s()
+        if work.wants == "commit":
+            await self._taken_over.wait()
+            work.is_committed = True
+        else:
+            await wait_for_event(clock, self._answered, self._executor.calls.deadline_s(work))
+            self._answered.clear()
+        work.deadline_s = clock.now_s() + left_s
+        with self._executor.admission.seat(self._tenant, is_running=True):
+            async with clock.timeout_at(work.deadline_s):
+                await self._act(work)
 
     def abandon(self) -> None:
         """Tell whoever waits for the decision that there will be none."""
         self._refuse(Conflict("The proposal was dropped meanwhile. Propose it again.", code="not_proposed"))
 
-    async def _decide(self) -> Score:
-        return await self._band.decide(
+    async def _decide(self) -> Work:
+        return await self._executor.decide(
             tenant=self._tenant,
             turn_id=self.turn_id,
             generation=self.generation,
             turn_input=self.turn_input,
             history=self._history,
             deadline_s=self._deadline_s,
+            is_kept=True,
         )
 
     def _refuse(self, error: BatonError) -> None:
@@ -114,10 +151,12 @@ class Generation:
             self._decided.set_exception(error)
             self._decided.exception()  # retrieved here: a proposal that nobody commits is nobody's error
 
-    async def _act(self, score: Score) -> None:
-        async with aclosing(self._band.play(score)) as events:
+    async def _act(self, work: Work) -> None:
+        work.is_committed = work.is_committed or self._taken_over.is_set()
+        async with aclosing(self._executor.run(work)) as events:
             async for event in events:
                 if not await self._hand(event):
+                    work.wants = None
                     return
 
     async def _fail(self, error: BatonError) -> None:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from agents.port import Task
 from models.clock import Clock, sleep_until
 from models.errors import BatonError
-from orchestrator.act.band import Band
+from orchestrator.act.execute import Executor
 from orchestrator.events import TurnInput
 from orchestrator.meters import Meters
 from orchestrator.sessions.state import SessionState
@@ -29,9 +29,9 @@ _SOON_ITEMS = 32
 class ReadingAhead:
     """One session's; at most one prompt is read at a time. The session owns the tasks."""
 
-    def __init__(self, band: Band, clock: Clock, meters: Meters, tenant: str) -> None:
+    def __init__(self, executor: Executor, clock: Clock, meters: Meters, tenant: str) -> None:
         """Begin with nothing to do."""
-        self._band = band
+        self._executor = executor
         self._clock = clock
         self._meters = meters
         self._tenant = tenant
@@ -52,7 +52,7 @@ class ReadingAhead:
         await sleep_until(self._clock, self._clock.now_s() + _PAUSE_S)
         try:
             coming, history = state.next_context(_SOON_ITEMS) or (None, state.context)
-            async with aclosing(self._band.read_ahead(last, turn_input, tuple(history), coming=coming)) as read:
+            async with aclosing(self._executor.read_ahead(last, turn_input, tuple(history), coming=coming)) as read:
                 async for used in read:
                     self._meters.read_ahead(self._tenant, used)
         except BatonError:

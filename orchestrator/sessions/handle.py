@@ -11,17 +11,27 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from agents.events import Fault, TaskOutput, TaskProgress, TaskStarted
 from memory.trouble import LASTING
 from models.clock import Clock, wait_for_event
-from models.content import CallResult, Item, Part, UsageDelta
+from models.content import ApprovalResponse, CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable, quoted
 from models.ids import new_id
-from orchestrator.act.band import Band
+from orchestrator.act.execute import Executor
 from orchestrator.act.generation import Generation
-from orchestrator.events import GenerationEvent, LogEvent, SessionEvent, SessionSettings, TurnDone, TurnEnded, TurnInput
+from orchestrator.act.work import Work
+from orchestrator.events import (
+    GenerationEvent,
+    ItemsAdded,
+    LogEvent,
+    SessionEvent,
+    SessionSettings,
+    TurnDone,
+    TurnEnded,
+    TurnInput,
+)
 from orchestrator.meters import Meters
 from orchestrator.sessions.ahead import ReadingAhead
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Earlier, check_context
@@ -36,15 +46,6 @@ _log = logging.getLogger(__name__)
 _CATCH_UP_ROWS = 256
 
 
-@dataclass(slots=True)
-class _Work:
-    """A generation at work: what it does, and the task that follows it once it is committed."""
-
-    attempt: Generation
-    committed: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-
 class Session:
     """One continuing conversation. Made by `Sessions.open`, which also runs it."""
 
@@ -54,7 +55,7 @@ class Session:
         session_id: str,
         state: SessionState,
         journal: Journal,
-        band: Band,
+        executor: Executor,
         clock: Clock,
         meters: Meters,
     ) -> None:
@@ -62,11 +63,11 @@ class Session:
         self.session_id = session_id
         self._state = state
         self._journal = journal
-        self._band = band
+        self._executor = executor
         self._clock = clock
         self._meters = meters
-        self._work: dict[int, _Work] = {}
-        self._ahead = ReadingAhead(band, clock, meters, tenant)
+        self._generations: dict[tuple[str, int], Generation] = {}  # by turn and generation
+        self._ahead = ReadingAhead(executor, clock, meters, tenant)
         self._watch = meters.watch(tenant)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -75,6 +76,7 @@ class Session:
         self._tasks: asyncio.TaskGroup
         # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
         self._next_item_id = new_id("item")
+        self._left_waiting: Generation | None = None  # what another process began and somebody is to answer
         self._closed = False
         self._closed_by: Fault | None = None  # what keeps the log from being written
         self._state.touch(clock.now_s())
@@ -136,20 +138,20 @@ class Session:
         earlier = await self._earlier(turn_input.items)
         generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s(), earlier)
         self._state.recall(earlier.calls)
-        self._drop(*dropped)
-        self._ahead.stop()
         proposal = self._state.proposal
         assert proposal is not None  # `propose` has just made it
-        attempt = Generation(
-            self._band,
-            tenant=self.tenant,
-            turn_id=proposal.turn_id,
-            generation=generation,
-            turn_input=turn_input,
-            history=self._state.context if context is None else context,
+        self._drop(*((proposal.turn_id, each) for each in dropped))
+        self._ahead.stop()
+        self._begin(
+            Generation(
+                self._executor,
+                tenant=self.tenant,
+                turn_id=proposal.turn_id,
+                generation=generation,
+                turn_input=turn_input,
+                history=self._state.context if context is None else context,
+            )
         )
-        work = self._work[generation] = _Work(attempt)
-        work.task = self._tasks.create_task(self._follow(work))
         self._rescheduled.set()
         return generation
 
@@ -165,18 +167,18 @@ class Session:
         """
         asked_s = self._clock.now_s()
         await self._opened()
-        work = self._work.get(generation)
+        key = ("" if self._state.proposal is None else self._state.proposal.turn_id, generation)
+        work = self._generations.get(key)
         if work is None or work.committed.is_set():
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
-        turn_id = work.attempt.turn_id
+        turn_id = work.turn_id
         try:
-            decision = await work.attempt.decision()
+            decision = await work.decision()
         except BatonError:
-            if self._work.get(generation) is work:  # else it was dropped, and another turn may have its number by now
-                self._state.discard(turn_id, generation)
-                self._drop(generation)
+            self._state.discard(*key)
+            self._drop(key)
             raise
-        earlier = await self._earlier(work.attempt.turn_input.items)
+        earlier = await self._earlier(work.turn_input.items)
         await self._transact(
             lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s, earlier=earlier)
         )
@@ -298,7 +300,7 @@ class Session:
 
     async def until_free(self, deadline_s: float) -> bool:
         """Wait until no turn runs; return whether that came before `deadline_s`."""
-        while not (self._state.free or self._closed):
+        while not (self._state.free or self._waits or self._closed):
             if not await wait_for_event(self._clock, self._changed, deadline_s):
                 return False
         return True
@@ -369,25 +371,32 @@ class Session:
         async with asyncio.TaskGroup() as self._tasks:
             self._started.set()
             try:
+                if self._left_waiting is not None:
+                    self._begin(self._left_waiting)
                 while not self._closed:
                     self._rescheduled.clear()
                     await wait_for_event(self._clock, self._rescheduled, self._state.next_due_s())
                     await self._keep_time()
             finally:
                 self._closed = True
-                self._drop(*self._work)
+                self._drop(*self._generations)
                 self._ahead.stop()
                 self._notify()
 
     async def close(self, reason: str) -> None:
-        """Stop what runs, log that it was stopped, and end `run`."""
+        """Stop what runs, log that it was stopped, and end `run`. A turn that waits for somebody waits in the log."""
         await self._started.wait()
         while not self._closed:
-            await self._interrupt(reason)
+            if not self._waits:
+                await self._interrupt(reason)
             async with self._lock:  # what is being written may be the next turn
-                if self._state.turn is None:
+                if self._state.turn is None or self._waits:
                     self._closed = True
         self._rescheduled.set()
+
+    @property
+    def _waits(self) -> bool:
+        return self._state.turn is not None and self._state.turn.waits
 
     async def _opened(self) -> None:
         await self._started.wait()
@@ -435,12 +444,29 @@ class Session:
             model=settings.model if turn_input.model is None else turn_input.model,
         )
 
-    async def _follow(self, work: _Work) -> None:
+    def resume(self, work: Work) -> None:
+        """Go on with the turn that waits, which another process began. Called before anything else is asked."""
+        generation = Generation(
+            self._executor,
+            tenant=self.tenant,
+            turn_id=work.turn_id,
+            generation=work.generation,
+            turn_input=work.turn_input,
+            work=work,
+        )
+        generation.committed.set()
+        self._left_waiting = generation
+
+    def _begin(self, generation: Generation) -> None:
+        self._generations[generation.turn_id, generation.generation] = generation
+        generation.following = self._tasks.create_task(self._follow(generation))
+
+    async def _follow(self, generation: Generation) -> None:
         """Run a generation; once it is committed, take what it yields until it ends or is stale."""
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(work.attempt.run())
-            await work.committed.wait()
-            if not await work.attempt.deliver(self._take):
+            running = tasks.create_task(generation.run())
+            await generation.committed.wait()
+            if not await generation.deliver(self._take):
                 running.cancel()
 
     async def _take(self, event: GenerationEvent) -> bool:
@@ -505,14 +531,18 @@ class Session:
     def _settle(self, events: tuple[LogEvent, ...]) -> None:
         """Begin, drop and stop generations, as the rows just applied say."""
         turn = self._state.turn
-        keep = None if turn is None else turn.generation
-        answered = next((work.attempt for work in self._work.values() if work.committed.is_set()), None)
-        for generation, work in list(self._work.items()):
-            if generation == keep:
-                work.committed.set()
-            elif turn is not None or work.committed.is_set():
-                self._drop(generation)
+        keep = None if turn is None else (turn.turn_id, turn.generation)
+        answered = next((each for each in self._generations.values() if each.committed.is_set()), None)
+        for key, generation in list(self._generations.items()):
+            if key == keep:
+                generation.committed.set()
+            elif turn is not None or generation.committed.is_set():
+                self._drop(key)
         for event in events:
+            if isinstance(event, ItemsAdded) and answered is not None:
+                for item in event.items:
+                    if isinstance(item, ApprovalResponse):
+                        answered.approve(item)
             if isinstance(event, TurnEnded):
                 self._meters.turn_ended(self.tenant, event)
                 if answered is not None and answered.task is not None and not self._closed:
@@ -521,15 +551,15 @@ class Session:
 
     def _drop_proposal(self) -> None:
         self._state.drop_proposal()
-        self._drop(*(generation for generation, work in self._work.items() if not work.committed.is_set()))
+        self._drop(*(key for key, each in self._generations.items() if not each.committed.is_set()))
         self._rescheduled.set()
 
-    def _drop(self, *generations: int) -> None:
-        for generation in generations:
-            if (work := self._work.pop(generation, None)) is not None:
-                work.attempt.abandon()
-                if work.task is not None:
-                    work.task.cancel()
+    def _drop(self, *keys: tuple[str, int]) -> None:
+        for key in keys:
+            if (generation := self._generations.pop(key, None)) is not None:
+                generation.abandon()
+                if generation.following is not None:
+                    generation.following.cancel()
 
     def _notify(self) -> None:
         self._changed.set()

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import asdict
 from typing import assert_never
 
@@ -56,6 +56,9 @@ from orchestrator.sessions.conversation import Earlier
 _log = logging.getLogger(__name__)
 
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
+
+
+_PAGE_ROWS = 256
 
 
 class Journal:
@@ -207,6 +210,21 @@ class Journal:
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
+
+
+async def read_rows(
+    database: Database, clock: Clock, tenant: str, session_id: str
+) -> AsyncGenerator[tuple[Committed, ...], None]:
+    """Yield the rows of a session, from the first on, some at a time.
+
+    Raises:
+        NotFound: the tenant has no such session.
+    """
+    journal, after = Journal(database, clock, tenant, session_id), 0
+    await journal.record()
+    while rows := await journal.read(after, _PAGE_ROWS):
+        yield rows
+        after = rows[-1].seq
 
 
 def _place(item: Item, seq: int) -> ItemPlace:

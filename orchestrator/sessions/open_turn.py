@@ -10,11 +10,11 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import assert_never
 
 from agents.events import Origin
 from models.content import (
+    ApprovalRequest,
     AudioDelta,
     Call,
     CallDelta,
@@ -33,10 +33,7 @@ from models.content import (
     is_beside,
 )
 from models.ports.generate import ToolSpec
-from orchestrator.events import CallEffect, OnLeave, TaskResult, TurnInput, Usage
-
-_KEY_CHARACTERS = 128
-"""Of an effect's key, at most; see `memory.schema`."""
+from orchestrator.events import CallEffect, OnLeave, TaskResult, TurnInput, Usage, effect_key
 
 ItemKey = tuple[str, str | None]
 """A task, and a call of it if the item is one."""
@@ -204,6 +201,7 @@ class LiveTurn:
         items: how many were begun that are part of the conversation; the next one's index.
         opened_id: the item that was begun last.
         first_delta_s: when the first delta was taken that is no work for other tasks.
+        requests: what somebody is asked to allow and has not answered, by the items' ids.
     """
 
     turn_id: str
@@ -220,6 +218,12 @@ class LiveTurn:
     items: int = 0
     opened_id: str | None = None
     first_delta_s: float | None = None
+    requests: dict[str, ApprovalRequest] = field(default_factory=dict)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for somebody."""
+        return bool(self.requests)
 
     @property
     def usage(self) -> Usage:
@@ -248,9 +252,7 @@ class LiveTurn:
     def effect_of(self, name: str, task_id: str, ordinal: int) -> CallEffect:
         """Return what a call does, and its key: the same for the same call of the same task of this turn, if that is run again."""
         tool = self.tools.get(name)
-        key = f"{self.turn_id}/{task_id.removeprefix(self.turn_id + '.')}/{ordinal}"
-        if len(key) > _KEY_CHARACTERS:
-            key = sha256(key.encode()).hexdigest()
+        key = effect_key(self.turn_id, task_id, ordinal)
         if tool is None:
             return CallEffect(key=key, effect="effectful")
         return CallEffect(key=key, effect=tool.effect, runner=tool.runner)

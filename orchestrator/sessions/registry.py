@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,13 +17,15 @@ from models.content import Item
 from models.errors import Overloaded
 from models.ids import new_id
 from models.shares import share_of
-from orchestrator.act.band import Band
-from orchestrator.events import ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
+from orchestrator.act.execute import Executor
+from orchestrator.act.resume import resumed
+from orchestrator.act.work import Work
+from orchestrator.events import Committed, ItemClosed, LogEvent, SessionSettings, TurnAccepted, TurnEnded
 from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
 from orchestrator.sessions.folding import fold
 from orchestrator.sessions.handle import Session
-from orchestrator.sessions.journal import Journal
+from orchestrator.sessions.journal import Journal, read_rows
 from orchestrator.sessions.state import SessionState
 
 _log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class Sessions:
     def __init__(
         self,
         database: Database,
-        band: Band,
+        executor: Executor,
         clock: Clock,
         meters: Meters,
         limits: SessionLimits,
@@ -78,7 +80,7 @@ class Sessions:
         max_tenant_open: int | None = None,
     ) -> None:
         self._database = database
-        self._band = band
+        self._executor = executor
         self._clock = clock
         self._meters = meters
         self._limits = limits
@@ -91,17 +93,21 @@ class Sessions:
         meters.sessions.set_function(lambda: len(self._open))
 
     async def recover(self) -> int:
-        """Report every turn that a restart cut off as interrupted, in its session's log. Return how many there were."""
-        cut_off = await self._database.read(log.open_turns)
-        for turn in cut_off:
+        """Report every turn that a restart cut off as interrupted, in its session's log, but for those that wait for somebody.
+
+        Return how many there were.
+        """
+        recovered = 0
+        for turn in await self._database.read(log.open_turns):
             journal = self._journal(turn.tenant, turn.session_id)
             try:
                 rows = (await self._fold(journal)).plan_recover("server_restarted")
                 if rows:
                     await journal.write(rows)
+                    recovered += 1
             except Exception:  # noqa: BLE001  # one log that cannot be read must not keep the server from starting
                 _log.exception("session %s could not be recovered", turn.session_id)
-        return len(cut_off)
+        return recovered
 
     async def run(self, started: asyncio.Event) -> None:
         """Own the sessions until `stop`."""
@@ -150,7 +156,21 @@ class Sessions:
             if left_over := state.plan_recover("storage_failed"):
                 # It was closed by a failed transaction: what could not be logged then is logged now.
                 state.apply(await journal.write(left_over), self._clock.now_s())
-            return self._start(tenant, session_id, state, journal)
+            work = await self._left_waiting(journal, state, tenant)
+            session = self._start(tenant, session_id, state, journal)
+            if work is not None:
+                session.resume(work)
+            return session
+
+    async def _left_waiting(self, journal: Journal, state: SessionState, tenant: str) -> Work | None:
+        """Return what is left to do of a turn that waits for somebody."""
+        if state.turn is None or not state.turn.waits:
+            return None
+        rows: list[Committed] = []
+        while len(page := await journal.read(state.turn.accepted_seq - 1 + len(rows), _PAGE_ROWS)):
+            rows += page
+        deadline_s = self._clock.now_s() + self._executor.limits.turn_timeout_s
+        return resumed(rows, tuple(state.context), tenant, deadline_s)
 
     async def delete(self, tenant: str, session_id: str) -> None:
         """Delete a session and its log. What runs in it is stopped, and its readers are told that it was closed.
@@ -194,6 +214,10 @@ class Sessions:
             items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept)
         )
 
+    def rows(self, tenant: str, session_id: str) -> AsyncGenerator[tuple[Committed, ...], None]:
+        """Yield the rows of a session; see `journal.read_rows`."""
+        return read_rows(self._database, self._clock, tenant, session_id)
+
     def _journal(self, tenant: str, session_id: str) -> Journal:
         return Journal(self._database, self._clock, tenant, session_id)
 
@@ -227,7 +251,7 @@ class Sessions:
         return False
 
     def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
-        session = Session(tenant, session_id, state, journal, self._band, self._clock, self._meters)
+        session = Session(tenant, session_id, state, journal, self._executor, self._clock, self._meters)
         self._open[session_id] = session
         self._tasks.create_task(self._run(session))
         return session

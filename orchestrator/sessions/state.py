@@ -40,6 +40,7 @@ from orchestrator.events import (
     title_of,
 )
 from orchestrator.limits import SessionLimits
+from orchestrator.sessions import approvals
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
@@ -108,6 +109,7 @@ class SessionState:
         match event:
             case ItemsAdded():
                 self._conversation.add(event.items, event.after, is_open=event.after_open, index=event.after_index)
+                approvals.note(self.turn, event.items)
                 self._name(event)
             case ItemsRemoved():
                 self._conversation.remove(event.item_ids)
@@ -150,6 +152,7 @@ class SessionState:
                     self._conversation.take(event.item, event.index, audio_ms=event.audio_ms)
                 if self.turn is not None:
                     fold_closed(self.turn, event)
+                approvals.note(self.turn, (event.item,))
             case TaskEnded():
                 if self.turn is not None and (task := self.turn.tasks.get(event.task_id)) is not None:
                     task.is_over = True
@@ -255,8 +258,8 @@ class SessionState:
         return (*cancelled(turn, (), now_s), *self._plan_end(turn, now_s, state="interrupted", reason=reason))
 
     def plan_recover(self, reason: str) -> tuple[LogEvent, ...]:
-        """Return the row that reports a turn which was cut off, and by what; none if there is no such turn."""
-        if self.turn is None:
+        """Return the row that reports a turn which was cut off, and by what; none if there is no such turn, or it waits."""
+        if self.turn is None or self.turn.waits:
             return ()
         return (
             TurnEnded(
@@ -293,6 +296,7 @@ class SessionState:
         indexes = {item_id: index for item_id, index in opened.items() if index is not None}
         self._conversation.check_place(items, after, left=left, open_indexes=indexes)
         self._conversation.check_new(items, earlier)
+        approvals.check(self.turn, items, self.items)
         at = None if after is None else indexes.get(after)
         return (ItemsAdded(items=items, after=after, after_open=at is not None, after_index=at),)
 
@@ -425,8 +429,8 @@ class SessionState:
         """Return when `overdue` may next have something to say."""
         if self.proposal is not None:
             return self.proposal.expires_s
-        if self._readers or self._accepting is not None:
-            return None
+        if self._readers or self._accepting is not None or (self.turn is not None and self.turn.waits):
+            return None  # what waits for somebody has a deadline of its own
         due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self._grace_s(self.turn))
         return due_s if isfinite(due_s) else None
 

@@ -84,6 +84,15 @@ class FunctionOutputItem(_ItemBase):
     output: str
 
 
+class ApprovalItem(_ItemBase):
+    """Whether a call may be made that waits for it."""
+
+    type: Literal["mcp_approval_response"]
+    approval_request_id: str
+    approve: bool
+    reason: Annotated[str | None, Field(max_length=1000)] = None
+
+
 class ItemReference(Sparse):
     """An item of the session, by its id."""
 
@@ -104,11 +113,12 @@ ClientItem = Annotated[
     Annotated[UserItem, Tag("user")]
     | Annotated[AssistantItem, Tag("assistant")]
     | Annotated[FunctionCallItem, Tag("function_call")]
-    | Annotated[FunctionOutputItem, Tag("function_call_output")],
+    | Annotated[FunctionOutputItem, Tag("function_call_output")]
+    | Annotated[ApprovalItem, Tag("mcp_approval_response")],
     Discriminator(
         _item_tag,
         custom_error_type="item_type",
-        custom_error_message="an item's type is 'message', 'function_call' or 'function_call_output'",
+        custom_error_message="an item's type is 'message', 'function_call', 'function_call_output' or 'mcp_approval_response'",
     ),
 ]
 

@@ -10,7 +10,7 @@ Names of the API before it was generally available are understood (`modalities`,
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,16 +20,19 @@ from pydantic import (
 )
 
 from models.errors import BadInput, BatonError, NotFound, Unsupported, quoted, too_long
-from models.ports.generate import ToolConstraint
+from models.ports.generate import ToolConstraint, ToolSpec
 from streaming.wire.complaints import complaint, not_offered_choice
 from streaming.wire.shapes import Sparse
-from streaming.wire.tools import FunctionOnOffer, ToolMode, on_offer
+from streaming.wire.tools import FunctionOnOffer, ServerTool, ToolMode, on_offer
 
 
 class FunctionTool(Sparse, FunctionOnOffer):
     """A function on offer."""
 
     type: Literal["function"]
+
+
+Tool = FunctionTool | ServerTool
 
 
 class FunctionChoice(Sparse):
@@ -54,7 +57,7 @@ class Options:
 
     model: str | None = None
     instructions: str | None = None
-    tools: tuple[FunctionTool, ...] | None = None
+    tools: tuple[Tool, ...] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | Literal["inf"] | None = None
@@ -68,10 +71,12 @@ class Bounds:
     Attributes:
         check_model: raises `NotFound` for a model that is not served.
         characters: the most of instructions.
+        tools: that this server runs.
     """
 
     check_model: Callable[[str], None] = lambda name: None
     characters: int = sys.maxsize
+    tools: Mapping[str, ToolSpec] = field(default_factory=dict)
 
 
 ANYTHING = Bounds()
@@ -98,6 +103,7 @@ _HONOURED: Mapping[str, TypeAdapter[Any]] = {
     "temperature": TypeAdapter(Annotated[float, Field(ge=0, le=2)] | None),
 }
 _FUNCTION = TypeAdapter(FunctionTool)
+_SERVER_TOOL = TypeAdapter(ServerTool)
 
 _OLD_NAMES = {"modalities": "output_modalities", "max_response_output_tokens": "max_output_tokens"}
 """Names that fields had before, and have now."""
@@ -145,7 +151,7 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
             elif name not in _HONOURED or (section == "response" and name == "model"):
                 rest[key] = value
             elif name == "tools":
-                changes[name], errors = _functions(section, _valid(section, key, value))
+                changes[name], errors = _tools(section, _valid(section, key, value), bounds)
                 refused += errors
             elif name == "output_modalities":
                 _check_modalities(section, key, _valid(section, key, value))
@@ -158,7 +164,7 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
     return TakenOptions(changes=changes, rest=rest, refused=tuple(refused))
 
 
-def check_choice(section: str, tools: tuple[FunctionTool, ...] | None, choice: ToolChoice | None) -> None:
+def check_choice(section: str, tools: tuple[Tool, ...] | None, choice: ToolChoice | None) -> None:
     """Check that what has to be called is on offer.
 
     Raises:
@@ -212,8 +218,8 @@ def unknown(section: str, name: str) -> BadInput:
     return BadInput(f"Unknown or unsupported parameter: '{field}'.", code="unknown_parameter", field=field)
 
 
-def tool_constraint(options: Options) -> ToolConstraint | None:
-    """Return what an engine is told of the tools on offer.
+def tool_constraint(options: Options, bounds: Bounds = ANYTHING) -> ToolConstraint | None:
+    """Return what an engine is told of the tools on offer; those that the server runs are in `bounds`.
 
     Raises:
         BadInput: a function has to be called, and there is none, or not that one.
@@ -222,9 +228,10 @@ def tool_constraint(options: Options) -> ToolConstraint | None:
     choice = options.tool_choice
     if not options.tools:
         return None
+    tools = [bounds.tools[tool.name] if isinstance(tool, ServerTool) else tool for tool in options.tools]
     named = choice.name if isinstance(choice, FunctionChoice) else None
     return on_offer(
-        options.tools,
+        tools,
         None if isinstance(choice, FunctionChoice) else choice,
         named=named,
         parallel=options.parallel_tool_calls,
@@ -239,22 +246,25 @@ def wire_session(options: Options) -> dict[str, Any]:
         **({} if options.model is None else {"model": options.model}),
         "instructions": options.instructions or "",
         "output_modalities": ["text"],
-        "tools": [
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description or "",
-                "parameters": tool.parameters or {},
-                **({} if tool.strict is None else {"strict": tool.strict}),
-            }
-            for tool in options.tools or ()
-        ],
+        "tools": [_wire_tool(tool) for tool in options.tools or ()],
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "parallel_tool_calls": options.parallel_tool_calls is not False,
         "max_output_tokens": options.max_output_tokens or "inf",
         "truncation": "auto",
         "tracing": None,
         "prompt": None,
+    }
+
+
+def _wire_tool(tool: Tool) -> dict[str, Any]:
+    if isinstance(tool, ServerTool):
+        return {"type": "server", "name": tool.name}
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description or "",
+        "parameters": tool.parameters or {},
+        **({} if tool.strict is None else {"strict": tool.strict}),
     }
 
 
@@ -309,15 +319,16 @@ def _possible(section: str, name: str, value: Any, bounds: Bounds) -> Any:
     return value
 
 
-def _functions(section: str, sent: list[Any] | None) -> tuple[tuple[FunctionTool, ...] | None, list[BatonError]]:
+def _tools(section: str, sent: list[Any] | None, bounds: Bounds) -> tuple[tuple[Tool, ...] | None, list[BatonError]]:
     """Return those tools that can be offered, and why the others cannot."""
     if sent is None:
         return None, []
-    tools: dict[str, FunctionTool] = {}
+    tools: dict[str, Tool] = {}
     refused: list[BatonError] = []
     for at, one in enumerate(sent):
         try:
-            tool = _function(section, at, one)
+            is_server = isinstance(one, dict) and one.get("type") == "server"
+            tool = _server_tool(section, at, one, bounds) if is_server else _function(section, at, one)
             if tool.name in tools:
                 field = f"{section}.tools[{at}].name"
                 raise BadInput(
@@ -329,6 +340,18 @@ def _functions(section: str, sent: list[Any] | None) -> tuple[tuple[FunctionTool
         except BatonError as exc:
             refused.append(exc)
     return tuple(tools.values()), refused
+
+
+def _server_tool(section: str, at: int, sent: Any, bounds: Bounds) -> ServerTool:
+    tool: ServerTool = validated(_SERVER_TOOL, sent, section, "tools", at)
+    if tool.name not in bounds.tools:
+        known = f"It runs {', '.join(sorted(bounds.tools))}" if bounds.tools else "It runs none"
+        raise BadInput(
+            f"This server runs no tool {tool.name!r}. {known}.",
+            code="unknown_tool",
+            field=f"{section}.tools[{at}].name",
+        )
+    return tool
 
 
 def _function(section: str, at: int, sent: Any) -> FunctionTool:

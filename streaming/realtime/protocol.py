@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, assert_never
 from pydantic import TypeAdapter, ValidationError
 
 from memory.keys import RequestDefaults
-from models.content import Call, CallResult, Item, ItemStatus, Message, TextPart
+from models.content import ApprovalResponse, Call, CallResult, Item, ItemStatus, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported, quoted
 from models.ids import new_id
 from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
@@ -19,6 +19,7 @@ from streaming.realtime.events import (
     CLIENT_EVENT,
     SUPPORTED,
     UNSUPPORTED,
+    ApprovalItem,
     AssistantItem,
     ClientEvent,
     ClientItem,
@@ -265,7 +266,7 @@ class RealtimeProtocol:
         turn_input = TurnInput(
             instructions=options.instructions,
             model=options.model,
-            tools=tool_constraint(options),
+            tools=tool_constraint(options, self._bounds),
             max_output_tokens=tokens if isinstance(tokens, int) else None,
             sampling=SamplingOverrides(temperature=options.temperature),
             metadata=own.metadata,
@@ -342,6 +343,10 @@ def _item(item: ClientItem) -> Item:
             )
         case FunctionOutputItem():
             return CallResult(item_id=item_id, call_id=item.call_id, parts=(TextPart(text=item.output, source="tool"),))
+        case ApprovalItem():
+            return ApprovalResponse(
+                item_id=item_id, request_id=item.approval_request_id, approve=item.approve, reason=item.reason
+            )
         case _:
             assert_never(item)
 

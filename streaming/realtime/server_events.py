@@ -201,7 +201,7 @@ class ServerEvents:
                     out += self._grown(turn_id, item.item_id, part.text)
                 else:
                     out += self._part(turn_id, item.item_id, part)
-        elif text := text_of(item):
+        elif isinstance(item, Call) and (text := text_of(item)):
             out += self._grown(turn_id, item.item_id, text)
         return out
 

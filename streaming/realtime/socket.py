@@ -123,7 +123,9 @@ class RealtimeEndpoint:
         if query.get("baton") not in {None, "events"}:
             raise BadInput("Of Baton's extensions, only 'baton=events' can be asked for.", field="baton")
         bounds = Bounds(
-            check_model=self._conductor.check_model, characters=self._conductor.settings.max_input_characters
+            check_model=self._conductor.check_model,
+            characters=self._conductor.settings.max_input_characters,
+            tools={tool.spec.name: tool.spec for tool in self._conductor.tools},
         )
         sessions = self._conductor.sessions
         if (session_id := query.get("session")) is None:

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from memory.sessions import SessionRecord
-from models.content import Item, status_of
+from models.content import ApprovalResponse, Item, status_of
 from models.errors import too_long
+from models.ids import new_id
 from orchestrator.build import Conductor
 from orchestrator.sessions.registry import SessionHistory
 from streaming.auth import Caller
@@ -29,6 +30,16 @@ class SessionChanges(BaseModel):
     title: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
     instructions: str | None = None
     model: Annotated[str | None, Field(max_length=128)] = None
+
+
+class ApprovalAnswer(BaseModel):
+    """Whether a call may be made that waits for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    approval_request_id: Annotated[str, Field(min_length=1, max_length=64)]
+    approve: bool
+    reason: Annotated[str | None, Field(max_length=1000)] = None
 
 
 def session_routes(conductor: Conductor) -> APIRouter:
@@ -91,6 +102,16 @@ def session_routes(conductor: Conductor) -> APIRouter:
             )
         text = json.dumps(_whole(record, told), ensure_ascii=False, indent=2)
         return _download(text, "application/json", f"{session_id}.json")
+
+    @router.post("/{session_id}/approvals", status_code=201)
+    async def answer_request(session_id: str, body: ApprovalAnswer, request: Request) -> dict[str, Any]:
+        """Say whether a call may be made that waits for it."""
+        session = await sessions.open(_tenant(request), session_id)
+        response = ApprovalResponse(
+            item_id=new_id("item"), request_id=body.approval_request_id, approve=body.approve, reason=body.reason
+        )
+        await session.add((response,))
+        return wire_item(response, "completed")
 
     return router
 

@@ -67,6 +67,7 @@ def wire_item(item: Item, status: Literal["completed", "incomplete", "in_progres
                 "name": item.name,
                 "arguments": item.arguments,
                 "call_id": item.call_id,
+                **({} if item.expires_ms is None else {"expires_at": item.expires_ms // 1000}),
             }
         case ApprovalResponse():
             asked = {"approval_request_id": item.request_id, "approve": item.approve, "reason": item.reason}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.ports.generate import ToolConstraint, ToolSpec
-from streaming.wire.shapes import ID, JsonObject, Typed
+from streaming.wire.shapes import ID, JsonObject, Sparse, Typed
 
 FunctionName = Annotated[str, Field(pattern=ID)]
 
@@ -24,20 +24,33 @@ class FunctionOnOffer(Typed):
     strict: bool | None = None
 
 
+class ServerTool(Sparse):
+    """A tool that this server runs, by its name. What it does, the server knows."""
+
+    type: Literal["server"]
+    name: FunctionName
+
+
 def on_offer(
-    functions: Iterable[FunctionOnOffer], choice: ToolMode | None, *, named: str | None, parallel: bool | None
+    functions: Iterable[FunctionOnOffer | ToolSpec],
+    choice: ToolMode | None,
+    *,
+    named: str | None,
+    parallel: bool | None,
 ) -> ToolConstraint:
     """Return what an engine is told of functions.
 
     Args:
-        functions: those on offer, at least one.
+        functions: those on offer, at least one; what the server runs as it is known here.
         choice: whether one has to be called; None is `auto`.
         named: the one that has to be called, if it is named.
         parallel: whether one answer may hold several calls; None is that it may.
     """
     return ToolConstraint(
         tools=tuple(
-            ToolSpec(
+            function
+            if isinstance(function, ToolSpec)
+            else ToolSpec(
                 name=function.name,
                 description=function.description or "",
                 parameters=json.dumps(function.parameters or {}),

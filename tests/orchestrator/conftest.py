@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from support.sessions import RecordingEngine, Steps
 
 from agents.port import Agent
+from agents.tools.python import Tools
 from agents.writer import Writer
 from memory.database import Database
 from models.catalog import Card, EngineSpec
@@ -21,7 +22,7 @@ from models.content import Item, Message, Part, TextPart, parts_of, text_of
 from models.language.scripted import ScriptedEngine, build
 from models.placement.fleet import FixedCardView
 from models.ports.context import EngineContext
-from orchestrator.act.band import Band, BandLimits
+from orchestrator.act.execute import Executor, TurnLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.events import (
     Committed,
@@ -162,17 +163,18 @@ class House:
         turn_timeout_s: float = 120.0,
         max_output_tokens: int = 1024,
         max_open: int = 100,
-        **band_limits: int,
+        tools: Tools | None = None,
+        **turn_limits: int,
     ) -> None:
         self.database = database
         self.clock = clock
         self.registry = CollectorRegistry()
         offer = FixedCardView((scripted_card(),))
         self.decider = Decider(offer, max_characters=1_000)
-        bounds = BandLimits(turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens, **band_limits)
-        self.band = Band(self.decider, offer, agents, clock, bounds)
+        bounds = TurnLimits(turn_timeout_s=turn_timeout_s, max_output_tokens=max_output_tokens, **turn_limits)
+        self.executor = Executor(self.decider, offer, agents, clock, bounds, tools)
         self.sessions = Sessions(
-            database, self.band, clock, Meters(self.registry), limits, max_open=max_open, max_tenant_open=max_open
+            database, self.executor, clock, Meters(self.registry), limits, max_open=max_open, max_tenant_open=max_open
         )
         self._ids = 0
 
@@ -276,7 +278,12 @@ def open_house(database: Database, clock: ManualClock, engine: ScriptedEngine):
     """Return what gives a running house to `async with`; its arguments are the limits of its sessions."""
 
     def start(
-        agents: dict[str, Agent] | None = None, *, max_open: int = 100, turn_timeout_s: float = 120.0, **limits: float
+        agents: dict[str, Agent] | None = None,
+        *,
+        max_open: int = 100,
+        turn_timeout_s: float = 120.0,
+        tools: Tools | None = None,
+        **limits: float,
     ):
         return House(
             database,
@@ -285,6 +292,7 @@ def open_house(database: Database, clock: ManualClock, engine: ScriptedEngine):
             SessionLimits(**limits),  # type: ignore[arg-type]
             turn_timeout_s=turn_timeout_s,
             max_open=max_open,
+            tools=tools,
         ).running()
 
     return start

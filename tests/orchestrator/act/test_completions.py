@@ -18,8 +18,8 @@ from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, Usa
 from models.errors import LimitExceeded, NotFound, Overloaded
 from models.placement.fleet import FixedCardView
 from models.ports.generate import GenerateRequest
-from orchestrator.act.band import Band, BandLimits
 from orchestrator.act.completions import Completion, Completions
+from orchestrator.act.execute import Executor, TurnLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.events import TurnDone, TurnInput, Usage
 from orchestrator.limits import SessionLimits
@@ -33,9 +33,9 @@ class House:
         offer = FixedCardView((card,))
         self.registry = CollectorRegistry()
         decider = Decider(offer, max_characters=100)
-        self.band = Band(decider, offer, {"writer": agent}, clock, BandLimits(**limits))
+        self.executor = Executor(decider, offer, {"writer": agent}, clock, TurnLimits(**limits))
         self.completions = Completions(
-            self.band, Meters(self.registry), SessionLimits(item_characters=50, history_characters=120)
+            self.executor, Meters(self.registry), SessionLimits(item_characters=50, history_characters=120)
         )
 
     def begin(self, text: str = "hello", tenant: str = "local", **more: Any) -> Any:
@@ -225,7 +225,7 @@ async def test_a_turn_that_is_refused_takes_no_seat_and_is_not_counted(new_house
         with pytest.raises(NotFound):
             async with house.begin(model="nonesuch"):
                 pass
-    assert house.band.turns == 0
+    assert house.executor.admission.turns == 0
     assert b'state="' not in generate_latest(house.registry)
 
 
@@ -240,7 +240,7 @@ async def test_a_turn_has_its_seat_from_its_decision_to_the_end_of_its_block(new
             async with house.begin(tenant="somebody"):
                 pass
     async with house.begin():
-        assert house.band.turns == 1
+        assert house.executor.admission.turns == 1
 
 
 async def test_what_goes_wrong_around_it_is_not_swallowed_and_ends_it(new_house: Any, recording: Any) -> None:
@@ -254,7 +254,7 @@ async def test_what_goes_wrong_around_it_is_not_swallowed_and_ends_it(new_house:
 
     with pytest.raises(ConnectionResetError):
         await send_to_somebody_who_is_gone()
-    assert (recording.closed, house.band.turns) == (1, 0)
+    assert (recording.closed, house.executor.admission.turns) == (1, 0)
     assert house.count("baton_turns_total", state="interrupted") == 1
 
 

@@ -159,6 +159,6 @@ async def test_so_many_are_read_at_a_time_and_others_are_passed_over_and_no_tena
     talking: Any, others: int, own: int, is_read: bool
 ) -> None:
     async with talking() as (house, session, engine):
-        house.band._ahead.update({"other": others, session.tenant: own})
+        house.executor._ahead.update({"other": others, session.tenant: own})
         await rest(house, 0.3)
         assert bool(engine.ahead) is is_read

@@ -21,7 +21,7 @@ from orchestrator.sessions.asides import Aside
 @asynccontextmanager
 async def _aside(house: Any, clock: ManualClock, *history: Any) -> AsyncIterator[tuple[Aside, CollectorRegistry]]:
     registry = CollectorRegistry()
-    completions = Completions(house.band, Meters(registry), SessionLimits())
+    completions = Completions(house.executor, Meters(registry), SessionLimits())
     turn_input = TurnInput(metadata={"a": "b"})
     async with completions.begin("local", turn_input, history) as completion:
         yield Aside(completion, turn_input, clock), registry
@@ -33,14 +33,14 @@ async def test_it_is_told_as_a_turn_is(
 ) -> None:
     async with open_house() as house, _aside(house, clock, message(said, "item_1")) as (aside, registry):
         transcript = new_transcript(0)
-        assert house.band.turns == 1
+        assert house.executor.admission.turns == 1
         async for event in aside.events():
             transcript.take(event)
         assert [event.kind for event in transcript.log] == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]
         assert transcript.log[0].input.metadata == {"a": "b"}
         assert transcript.log[-1].state == state
         assert aside.cancel("client_cancelled") == []
-    assert house.band.turns == 0
+    assert house.executor.admission.turns == 0
     assert (
         sum(sample.value for metric in registry.collect() for sample in metric.samples if "turns_total" in sample.name)
         == 1

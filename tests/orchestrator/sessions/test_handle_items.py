@@ -16,7 +16,7 @@ from models.clock import ManualClock, sleep_until
 from models.content import Call, CallDelta, CallResult, Delta, FinishDelta, Message, TextPart, text_of
 from models.errors import Conflict, LimitExceeded, NotFound, Overloaded
 from models.ports.generate import GenerateRequest
-from orchestrator.act.band import messages
+from orchestrator.act.context import messages
 from orchestrator.events import ItemDelta, ItemSnapshot, TurnInput
 
 

@@ -257,7 +257,7 @@ async def test_deleting_a_session_stops_what_runs_in_it(open_house: Any, recordi
         await house.until(lambda: recording.steps == 1)
         await house.sessions.delete("local", session.session_id)
         await house.until(lambda: recording.closed == 1)
-        assert house.band.turns == 0
+        assert house.executor.admission.turns == 0
         assert peek("SELECT * FROM turns") == []
         assert await house.sessions.recover() == 0
 
@@ -348,7 +348,7 @@ async def test_a_turn_that_is_being_accepted_is_waited_for(open_house: Any, cloc
 async def test_a_band_that_drains_refuses_the_turn_and_the_session_stays_whole(open_house: Any) -> None:
     async with open_house() as house:
         session = await house.sessions.create("local")
-        await house.band.drain(house.clock.now_s())
+        await house.executor.admission.drain(house.clock.now_s())
         with pytest.raises(BatonError) as refused:
             await session.respond(house.says("hello"))
         assert (refused.value.code, refused.value.retryable) == ("server_stopping", True)
@@ -360,14 +360,14 @@ async def test_turns_of_sessions_take_seats_and_give_them_back(open_house: Any, 
     async with open_house() as house:
         session = await house.sessions.create("local")
         turn_id = await session.respond(house.says("wait"))
-        assert house.band.turns == 1
+        assert house.executor.admission.turns == 1
         await session.cancel(turn_id, "client_cancelled")
-        await house.until(lambda: house.band.turns == 0)
+        await house.until(lambda: house.executor.admission.turns == 0)
         await session.propose(house.says("wait"))
         await house.settle()
-        assert house.band.turns == 1  # a guess works too
+        assert house.executor.admission.turns == 1  # a guess works too
         await session.close("server_stopped")
-        await house.until(lambda: house.band.turns == 0)
+        await house.until(lambda: house.executor.admission.turns == 0)
 
 
 async def test_an_error_that_an_agent_should_have_told_ends_its_turn_all_the_same(

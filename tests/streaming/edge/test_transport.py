@@ -153,9 +153,9 @@ async def test_who_leaves_stops_the_answer_also_with_a_request_behind_it(serve: 
         body = b'{"messages": [{"role": "user", "content": "go"}], "stream": true}'
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {served.address}\r\ncontent-type: application/json\r\n"
         writer.write(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body + _GET + b"\r\n")
-        await served.until(lambda: served.conductor.band.turns == 1, timeout_s=10)
+        await served.until(lambda: served.conductor.executor.admission.turns == 1, timeout_s=10)
         writer.transport.abort()
-        await served.until(lambda: served.conductor.band.turns == 0)
+        await served.until(lambda: served.conductor.executor.admission.turns == 0)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ async def test_who_is_being_answered_never_gives_way_and_the_next_is_told_so(ser
         body = {"messages": [{"role": "user", "content": "go"}]}
         async with served.http() as one, served.http() as two, served.http() as three:
             asked = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for client in (one, two)]
-            await served.until(lambda: served.conductor.band.turns == 2, timeout_s=5)
+            await served.until(lambda: served.conductor.executor.admission.turns == 2, timeout_s=5)
             refused = await three.get("/healthz")
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
             assert refused.headers["retry-after"]
@@ -342,6 +342,6 @@ async def test_who_reads_slowly_gets_it_all(flooded: tuple[Served, socket.socket
 
 async def test_who_never_reads_is_let_go(flooded: tuple[Served, socket.socket]) -> None:
     served, _ = flooded
-    await served.until(lambda: served.conductor.band.turns == 1)
-    await served.until(lambda: served.conductor.band.turns == 0, timeout_s=10)
+    await served.until(lambda: served.conductor.executor.admission.turns == 1)
+    await served.until(lambda: served.conductor.executor.admission.turns == 0, timeout_s=10)
     assert served.sample("baton_turns_total", tenant="local", state="interrupted") == 1

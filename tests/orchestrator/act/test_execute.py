@@ -26,11 +26,11 @@ from models.content import (
     VideoPart,
     text_of,
 )
-from models.errors import BadInput, LimitExceeded, NotFound, Overloaded, Unavailable
+from models.errors import BadInput, LimitExceeded, NotFound, Unavailable
 from models.language.tokens import PIECE_CHARACTERS, TokenCounter
 from models.placement.fleet import CardStatus, FixedCardView
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
-from orchestrator.act.band import Band, BandLimits, Score
+from orchestrator.act.execute import Executor, TurnLimits, Work
 from orchestrator.decide.decider import Decider
 from orchestrator.decide.graph import DecisionGraph
 from orchestrator.events import SamplingOverrides, TurnDone, TurnInput, done_with
@@ -60,9 +60,9 @@ class WordsOffer(FixedCardView):
 
 
 @pytest.fixture
-def new_band(clock: ManualClock) -> Callable[..., Band]:
-    def make(offer: FixedCardView, agents: Mapping[str, Any] | None = None, **limits: float) -> Band:
-        return Band(Decider(offer, max_characters=10_000), offer, agents or {}, clock, BandLimits(**limits))  # type: ignore[arg-type]
+def new_executor(clock: ManualClock) -> Callable[..., Executor]:
+    def make(offer: FixedCardView, agents: Mapping[str, Any] | None = None, **limits: float) -> Executor:
+        return Executor(Decider(offer, max_characters=10_000), offer, agents or {}, clock, TurnLimits(**limits))  # type: ignore[arg-type]
 
     return make
 
@@ -76,8 +76,8 @@ def said(words: int, n: int = 0, role: Any = "user") -> Message:
     return Message(item_id=f"item_{n}", role=role, parts=(TextPart(text="wörd " * words),))
 
 
-async def decide(band: Band, turn_input: TurnInput, *history: Message) -> Score:
-    return await band.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
+async def decide(executor: Executor, turn_input: TurnInput, *history: Message) -> Work:
+    return await executor.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
 
 
 def asking(words: int = 1, **more: Any) -> TurnInput:
@@ -87,39 +87,41 @@ def asking(words: int = 1, **more: Any) -> TurnInput:
 # Deciding
 
 
-async def test_a_task_says_whose_turn_it_is_and_until_when(new_band: Any, small: Card, clock: ManualClock) -> None:
-    score = await decide(new_band(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
-    task = score.task
+async def test_a_task_says_whose_turn_it_is_and_until_when(new_executor: Any, small: Card, clock: ManualClock) -> None:
+    work = await decide(new_executor(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
+    task = work.task
     assert task.origin == Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     assert (task.tenant, task.card, task.constraint) == ("local", "small", TOOLS)
     assert (task.budget.deadline_s, task.budget.output_tokens) == (clock.now_s() + 30.0, 20)
-    assert score.decision.card == "small"
+    assert work.decision.card == "small"
 
 
-async def test_an_answer_is_held_to_a_form_or_calls_a_function_on_offer_or_either(new_band: Any, small: Card) -> None:
-    band, form = new_band(WordsOffer(replace(small, forms=frozenset({"regex"})))), RegexConstraint(pattern="a+")
-    assert (await decide(band, asking(form=form))).task.constraint == form
-    assert (await decide(band, asking(form=form, tools=replace(TOOLS, choice="none")))).task.constraint == form
-    assert (await decide(band, asking(form=form, tools=TOOLS))).task.constraint == replace(TOOLS, form=form)
-    assert (await decide(band, asking(tools=TOOLS))).task.constraint == TOOLS
+async def test_an_answer_is_held_to_a_form_or_calls_a_function_on_offer_or_either(
+    new_executor: Any, small: Card
+) -> None:
+    executor, form = new_executor(WordsOffer(replace(small, forms=frozenset({"regex"})))), RegexConstraint(pattern="a+")
+    assert (await decide(executor, asking(form=form))).task.constraint == form
+    assert (await decide(executor, asking(form=form, tools=replace(TOOLS, choice="none")))).task.constraint == form
+    assert (await decide(executor, asking(form=form, tools=TOOLS))).task.constraint == replace(TOOLS, form=form)
+    assert (await decide(executor, asking(tools=TOOLS))).task.constraint == TOOLS
 
 
-async def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_band: Any, small: Card) -> None:
-    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking())
-    assert score.task.sampling == Sampling(temperature=0.6, top_p=0.9, max_output_tokens=20)
+async def test_a_turn_that_says_nothing_of_sampling_gets_the_cards(new_executor: Any, small: Card) -> None:
+    work = await decide(new_executor(WordsOffer(small), max_output_tokens=20), asking())
+    assert work.task.sampling == Sampling(temperature=0.6, top_p=0.9, max_output_tokens=20)
 
 
-async def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_band: Any, small: Card) -> None:
+async def test_what_a_turn_says_of_sampling_holds_also_where_it_is_zero(new_executor: Any, small: Card) -> None:
     asked = SamplingOverrides(temperature=0.0, top_p=0.1, seed=0, stop=("END",))
-    score = await decide(new_band(WordsOffer(small)), asking(sampling=asked, max_output_tokens=7))
-    assert score.task.sampling == Sampling(temperature=0.0, top_p=0.1, seed=0, stop=("END",), max_output_tokens=7)
-    score = await decide(
-        new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7)
+    work = await decide(new_executor(WordsOffer(small)), asking(sampling=asked, max_output_tokens=7))
+    assert work.task.sampling == Sampling(temperature=0.0, top_p=0.1, seed=0, stop=("END",), max_output_tokens=7)
+    work = await decide(
+        new_executor(WordsOffer(small)), asking(sampling=SamplingOverrides(top_p=0.1), max_output_tokens=7)
     )
-    assert score.task.sampling == Sampling(temperature=0.6, top_p=0.1, max_output_tokens=7)
+    assert work.task.sampling == Sampling(temperature=0.6, top_p=0.1, max_output_tokens=7)
 
 
-async def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_band: Any, small: Card) -> None:
+async def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new_executor: Any, small: Card) -> None:
     said: dict[str, Any] = {
         "temperature": 0.5,
         "top_p": 0.4,
@@ -133,30 +135,34 @@ async def test_everything_that_a_turn_may_say_of_sampling_reaches_the_engine(new
         "min_p": 0.1,
     }
     assert {field.name for field in fields(SamplingOverrides)} == set(said)
-    score = await decide(new_band(WordsOffer(small)), asking(sampling=SamplingOverrides(**said), max_output_tokens=7))
-    assert score.task.sampling == Sampling(**said, max_output_tokens=7)
+    work = await decide(
+        new_executor(WordsOffer(small)), asking(sampling=SamplingOverrides(**said), max_output_tokens=7)
+    )
+    assert work.task.sampling == Sampling(**said, max_output_tokens=7)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 20), (7, 7), (21, 20)])
 async def test_an_answer_is_as_long_as_asked_for_within_the_servers_limit(
-    new_band: Any, small: Card, asked: int | None, given: int
+    new_executor: Any, small: Card, asked: int | None, given: int
 ) -> None:
-    task = (await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(max_output_tokens=asked))).task
+    task = (await decide(new_executor(WordsOffer(small), max_output_tokens=20), asking(max_output_tokens=asked))).task
     assert task.budget.output_tokens == task.sampling.max_output_tokens == given
 
 
 async def test_a_model_may_be_asked_for_by_another_name(
-    new_band: Any, small: Card, new_card: Callable[..., Card]
+    new_executor: Any, small: Card, new_card: Callable[..., Card]
 ) -> None:
     offer = WordsOffer(small, new_card("cheaper", -1.0))
-    assert (await decide(new_band(offer), asking())).task.card == "cheaper"
-    score = await decide(new_band(offer), asking(model="default"))
-    assert (score.task.card, score.decision.reasons[0]) == ("small", "asked for by name")
+    assert (await decide(new_executor(offer), asking())).task.card == "cheaper"
+    work = await decide(new_executor(offer), asking(model="default"))
+    assert (work.task.card, work.decision.reasons[0]) == ("small", "asked for by name")
 
 
-async def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_all(new_band: Any, small: Card) -> None:
+async def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_all(
+    new_executor: Any, small: Card
+) -> None:
     with pytest.raises(NotFound, match=r"'smal'.*Did you mean 'small'.*default, small") as refused:
-        await decide(new_band(WordsOffer(small)), asking(model="smal"))
+        await decide(new_executor(WordsOffer(small)), asking(model="smal"))
     assert (refused.value.code, refused.value.field) == ("model_not_found", "model")
 
 
@@ -164,93 +170,93 @@ async def test_an_unknown_name_is_refused_with_the_names_there_are_aliases_and_a
 
 
 async def test_a_card_that_is_up_goes_before_a_cheaper_one_that_is_coming(
-    new_band: Any, new_card: Callable[..., Card]
+    new_executor: Any, new_card: Callable[..., Card]
 ) -> None:
     cards = (new_card("cheap", 1.0), new_card("dear", 9.0))
-    band = new_band(WordsOffer(*cards, standings={"cheap": CardStatus(state="loading")}))
-    decision = (await decide(band, asking())).decision
+    executor = new_executor(WordsOffer(*cards, standings={"cheap": CardStatus(state="loading")}))
+    decision = (await decide(executor, asking())).decision
     assert decision.card == "dear"
     assert [(refused.card, refused.reason) for refused in decision.refused] == [("cheap", "is loading")]
     # But where it is asked for, it is waited for; and so is the cheapest where none is up.
-    assert (await decide(band, asking(model="cheap"))).decision.reasons == (
+    assert (await decide(executor, asking(model="cheap"))).decision.reasons == (
         "asked for by name",
         "reads text",
         "is loading",
     )
     coming = {card.name: CardStatus(state="fetching") for card in cards}
-    assert (await decide(new_band(WordsOffer(*cards, standings=coming)), asking())).decision.card == "cheap"
+    assert (await decide(new_executor(WordsOffer(*cards, standings=coming)), asking())).decision.card == "cheap"
 
 
 async def test_a_card_that_failed_is_not_taken_and_its_reason_is_told(
-    new_band: Any, new_card: Callable[..., Card]
+    new_executor: Any, new_card: Callable[..., Card]
 ) -> None:
     failed = {"cheap": CardStatus(state="failed", message="The disk is full.")}
-    band = new_band(WordsOffer(new_card("cheap", 1.0), new_card("dear", 9.0), standings=failed))
-    decision = (await decide(band, asking())).decision
+    executor = new_executor(WordsOffer(new_card("cheap", 1.0), new_card("dear", 9.0), standings=failed))
+    decision = (await decide(executor, asking())).decision
     assert decision.card == "dear"
     assert decision.refused[0].reason == "is not up: The disk is full."
     with pytest.raises(Unavailable, match=r"\(cheap: is not up: The disk is full\.\)") as refused:
-        await decide(band, asking(model="cheap"))
+        await decide(executor, asking(model="cheap"))
     assert refused.value.retry_after_s
 
 
 async def test_what_no_card_could_ever_take_is_the_callers_error_also_while_all_are_down(
-    new_band: Any, new_card: Callable[..., Card]
+    new_executor: Any, new_card: Callable[..., Card]
 ) -> None:
     failed = {"cheap": CardStatus(state="failed", message="The disk is full.")}
-    band = new_band(WordsOffer(replace(new_card("cheap", 1.0), calls_tools=False), standings=failed))
+    executor = new_executor(WordsOffer(replace(new_card("cheap", 1.0), calls_tools=False), standings=failed))
     with pytest.raises(BadInput) as refused:
-        await decide(band, asking(tools=TOOLS))
+        await decide(executor, asking(tools=TOOLS))
     assert (refused.value.code, refused.value.field) == ("no_capable_model", "tools")
 
 
 # Fitting
 
 
-async def test_what_fits_by_its_bytes_is_not_counted(new_band: Any, new_card: Callable[..., Card]) -> None:
+async def test_what_fits_by_its_bytes_is_not_counted(new_executor: Any, new_card: Callable[..., Card]) -> None:
     offer = WordsOffer(new_card("large"), counts=False)
     history = [said(50, n) for n in range(10)]
-    score = await decide(new_band(offer), asking(instructions="Be brief.", tools=TOOLS), *history)
-    assert score.task.messages[1:-1] == tuple(history)
+    work = await decide(new_executor(offer), asking(instructions="Be brief.", tools=TOOLS), *history)
+    assert work.task.messages[1:-1] == tuple(history)
 
 
 async def test_the_oldest_are_left_out_of_a_window_that_is_too_small_and_the_decision_says_so(
-    new_band: Any, small: Card
+    new_executor: Any, small: Card
 ) -> None:
     history = [said(10, n) for n in range(8)]
-    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), *history)
+    work = await decide(new_executor(WordsOffer(small), max_output_tokens=20), asking(), *history)
     # 100 of the window, less 8 + 8 for instructions and answer, less 20 that the answer wants and 6 to spare, are 58 for items.
     # 8 times 10 + 8, and 9, are 95 too many: cut by three times 32, before the seventh.
-    assert [item.item_id for item in score.task.messages] == ["item_6", "item_7", "item_99"]
-    assert score.decision.remarks[-1] == "is shown 2 of 8 earlier items: its window holds no more"
-    assert score.task.budget.output_tokens == 20
+    assert [item.item_id for item in work.task.messages] == ["item_6", "item_7", "item_99"]
+    assert work.decision.remarks[-1] == "is shown 2 of 8 earlier items: its window holds no more"
+    assert work.task.budget.output_tokens == 20
 
 
-async def test_what_a_window_leaves_out_is_no_part_of_what_is_replayed(new_band: Any, small: Card) -> None:
-    decision = (await decide(new_band(WordsOffer(small)), asking(), *(said(10, n) for n in range(8)))).decision
+async def test_what_a_window_leaves_out_is_no_part_of_what_is_replayed(new_executor: Any, small: Card) -> None:
+    decision = (await decide(new_executor(WordsOffer(small)), asking(), *(said(10, n) for n in range(8)))).decision
     replayed = await DecisionGraph().replay(("sess_1", "turn_1", 2), json.loads(decision.inputs))
     assert decision.notes
     assert replayed == replace(decision, notes=())
 
 
-async def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_band: Any, small: Card) -> None:
-    score = await decide(new_band(WordsOffer(small), max_output_tokens=20), asking(), said(20))
-    assert score.decision.remarks == ("the only one that can", "reads text")
+async def test_where_all_is_shown_the_decision_does_not_speak_of_it(new_executor: Any, small: Card) -> None:
+    work = await decide(new_executor(WordsOffer(small), max_output_tokens=20), asking(), said(20))
+    assert work.decision.remarks == ("the only one that can", "reads text")
 
 
-async def test_an_answer_gets_what_the_history_leaves_over(new_band: Any, small: Card) -> None:
+async def test_an_answer_gets_what_the_history_leaves_over(new_executor: Any, small: Card) -> None:
     # Too many bytes to be sure, so the tokens are counted: 25 for what is said now and 18 for the history leave 57.
-    band = new_band(WordsOffer(small), max_output_tokens=1_000)
-    assert (await decide(band, asking(), said(10))).task.budget.output_tokens == 57
-    assert (await decide(band, asking(max_output_tokens=50), said(10))).task.budget.output_tokens == 50
+    executor = new_executor(WordsOffer(small), max_output_tokens=1_000)
+    assert (await decide(executor, asking(), said(10))).task.budget.output_tokens == 57
+    assert (await decide(executor, asking(max_output_tokens=50), said(10))).task.budget.output_tokens == 50
 
 
-async def test_a_long_history_leaves_the_answer_half_of_the_room(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small), max_output_tokens=1_000)
-    score = await decide(band, asking(), *(said(1, n) for n in range(50)))
+async def test_a_long_history_leaves_the_answer_half_of_the_room(new_executor: Any, small: Card) -> None:
+    executor = new_executor(WordsOffer(small), max_output_tokens=1_000)
+    work = await decide(executor, asking(), *(said(1, n) for n in range(50)))
     # 75 are left, 38 of them for the answer and 6 to spare: 31 for the history. Of 450 a multiple of 20 goes that leaves that.
-    assert len(score.task.messages) == 1 + 3
-    assert score.task.budget.output_tokens == 75 - 27
+    assert len(work.task.messages) == 1 + 3
+    assert work.task.budget.output_tokens == 75 - 27
 
 
 @settings(max_examples=150, derandomize=True)
@@ -273,15 +279,15 @@ async def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_
         cost_per_million_tokens=0.0,
     )
     offer, clock = WordsOffer(card), ManualClock()
-    band = Band(Decider(offer, max_characters=10_000), offer, {}, clock, BandLimits(max_output_tokens=output))
+    executor = Executor(Decider(offer, max_characters=10_000), offer, {}, clock, TurnLimits(max_output_tokens=output))
     turn_input = asking(words, tools=TOOLS)
     now = count_tokens(said_now(turn_input, ()), Words())
     items = [said(count, n, role) for n, (count, role) in enumerate(history)]
     if now >= window:
         with pytest.raises(LimitExceeded):
-            await decide(band, turn_input, *items)
+            await decide(executor, turn_input, *items)
         return
-    task = (await decide(band, turn_input, *items)).task
+    task = (await decide(executor, turn_input, *items)).task
     shown = task.messages[:-1]
     spent = now + count_tokens([text_of(item) for item in shown], Words())
     assert spent + task.budget.output_tokens <= window
@@ -296,7 +302,7 @@ async def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_
 
 @pytest.mark.parametrize("where", ["items", "instructions", "tools"])
 async def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
-    new_band: Any, small: Card, where: str
+    new_executor: Any, small: Card, where: str
 ) -> None:
     much = "wörd " * 100
     turn_input = {
@@ -307,22 +313,22 @@ async def test_what_is_more_than_the_window_holds_is_refused_with_both_numbers(
     with pytest.raises(
         LimitExceeded, match=r"length is 100 tokens\. However, your messages resulted in 1[0-9][0-9] tokens"
     ) as refused:
-        await decide(new_band(WordsOffer(small)), turn_input)
+        await decide(new_executor(WordsOffer(small)), turn_input)
     assert (refused.value.code, refused.value.field) == ("context_length_exceeded", "input")
 
 
 async def test_what_is_too_much_for_one_model_goes_to_another(
-    new_band: Any, small: Card, new_card: Callable[..., Card]
+    new_executor: Any, small: Card, new_card: Callable[..., Card]
 ) -> None:
-    decision = (await decide(new_band(WordsOffer(small, new_card("large", 9.0))), asking(100))).decision
+    decision = (await decide(new_executor(WordsOffer(small, new_card("large", 9.0))), asking(100))).decision
     assert decision.card == "large"
     assert decision.refused[0].reason.startswith("its window has 100 tokens")
 
 
-async def test_what_no_model_can_do_is_not_blamed_on_a_window(new_band: Any, small: Card) -> None:
+async def test_what_no_model_can_do_is_not_blamed_on_a_window(new_executor: Any, small: Card) -> None:
     mute = replace(small, calls_tools=False)
     with pytest.raises(BadInput) as refused:
-        await decide(new_band(WordsOffer(mute)), asking(100, tools=TOOLS))
+        await decide(new_executor(WordsOffer(mute)), asking(100, tools=TOOLS))
     assert refused.value.code == "no_capable_model"
 
 
@@ -357,41 +363,41 @@ ANSWERED = Message(item_id="item_answer", role="assistant", parts=(TextPart(text
 
 @pytest.mark.parametrize("part", MEDIA, ids=lambda part: part.kind)
 async def test_what_was_shown_and_answered_asks_nothing_of_later_turns(
-    new_band: Any, new_card: Callable[..., Card], part: Any
+    new_executor: Any, new_card: Callable[..., Card], part: Any
 ) -> None:
-    band = new_band(_two_cards(new_card))
-    first = await decide(band, TurnInput(items=(_shows(part),)))
+    executor = new_executor(_two_cards(new_card))
+    first = await decide(executor, TurnInput(items=(_shows(part),)))
     assert (first.decision.card, first.task.messages) == ("dear", (_shows(part),))
-    joke = await decide(band, asking(), _shows(part), ANSWERED)
+    joke = await decide(executor, asking(), _shows(part), ANSWERED)
     assert joke.decision.card == "cheap"
     assert text_of(joke.task.messages[0]) == f"what is it?{_IN_WORDS[part.kind]}"
     # A model that can read it is shown it as it was.
-    named = await decide(band, asking(model="dear"), _shows(part), ANSWERED)
+    named = await decide(executor, asking(model="dear"), _shows(part), ANSWERED)
     assert named.task.messages[0] == _shows(part)
 
 
 @pytest.mark.parametrize("part", MEDIA, ids=lambda part: part.kind)
 async def test_what_was_shown_and_not_answered_is_a_need_whoever_asks_for_the_answer(
-    new_band: Any, new_card: Callable[..., Card], part: Any
+    new_executor: Any, new_card: Callable[..., Card], part: Any
 ) -> None:
-    band = new_band(_two_cards(new_card))
-    assert (await decide(band, TurnInput(), _shows(part))).decision.card == "dear"
-    assert (await decide(band, asking(), _shows(part))).decision.card == "dear"
+    executor = new_executor(_two_cards(new_card))
+    assert (await decide(executor, TurnInput(), _shows(part))).decision.card == "dear"
+    assert (await decide(executor, asking(), _shows(part))).decision.card == "dear"
     called = Call(item_id="item_call", call_id="call_1", name="add", arguments="{}")
     result = CallResult(item_id="item_result", call_id="call_1", parts=(TextPart(text="4"),))
-    assert (await decide(band, TurnInput(), _shows(part), called, result)).decision.card == "dear"
+    assert (await decide(executor, TurnInput(), _shows(part), called, result)).decision.card == "dear"
     shown = replace(result, parts=(part,))
-    assert (await decide(band, TurnInput(), said(1), called, shown)).decision.card == "dear"
-    assert (await decide(band, asking(), said(1), called, shown, ANSWERED)).decision.card == "cheap"
+    assert (await decide(executor, TurnInput(), said(1), called, shown)).decision.card == "dear"
+    assert (await decide(executor, asking(), said(1), called, shown, ANSWERED)).decision.card == "cheap"
 
 
-async def test_words_for_what_is_not_shown_take_their_place_in_the_window(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small), max_output_tokens=10)
+async def test_words_for_what_is_not_shown_take_their_place_in_the_window(new_executor: Any, small: Card) -> None:
+    executor = new_executor(WordsOffer(small), max_output_tokens=10)
     pictures = [replace(_shows(MEDIA[0]), item_id=f"item_{n}") for n in range(8)]
     history = [item for n, each in enumerate(pictures) for item in (each, replace(ANSWERED, item_id=f"item_a{n}"))]
-    score = await decide(band, asking(), *history)
-    assert score.decision.notes
-    assert count_tokens([text_of(item) for item in score.task.messages], Words()) <= 100
+    work = await decide(executor, asking(), *history)
+    assert work.decision.notes
+    assert count_tokens([text_of(item) for item in work.task.messages], Words()) <= 100
 
 
 # Counting holds the loop up
@@ -428,28 +434,30 @@ def long(n: int, characters: int) -> Message:
 
 
 @pytest.fixture
-def new_long_band(clock: ManualClock) -> Callable[[FixedCardView], Band]:
-    return lambda offer: Band(Decider(offer, max_characters=100_000), offer, {}, clock, BandLimits())
+def new_long_executor(clock: ManualClock) -> Callable[[FixedCardView], Executor]:
+    return lambda offer: Executor(Decider(offer, max_characters=100_000), offer, {}, clock, TurnLimits())
 
 
-async def test_an_input_over_the_limit_is_refused_uncounted(new_band: Any, small: Card) -> None:
+async def test_an_input_over_the_limit_is_refused_uncounted(new_executor: Any, small: Card) -> None:
     with pytest.raises(LimitExceeded, match="the maximum here is 10000"):
-        await decide(new_band(WordsOffer(small, counts=False)), asking(100_000))
+        await decide(new_executor(WordsOffer(small, counts=False)), asking(100_000))
 
 
-async def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(new_long_band: Any, small: Card) -> None:
+async def test_what_a_window_cannot_hold_is_counted_no_further_than_shows_it(
+    new_long_executor: Any, small: Card
+) -> None:
     offer = PiecesOffer(replace(small, context_tokens=2_000))
     with pytest.raises(LimitExceeded, match=r"2000 tokens\. However, your messages resulted in 2\d\d\d tokens or more"):
-        await decide(new_long_band(offer), TurnInput(items=(long(1, 90_000),)))
+        await decide(new_long_executor(offer), TurnInput(items=(long(1, 90_000),)))
     assert sum(offer.pieces.counted) <= 2_000 * 5 + PIECE_CHARACTERS
     offer.pieces.counted.clear()
-    await decide(new_long_band(offer), asking(), long(2, 90_000), long(3, 90_000))
+    await decide(new_long_executor(offer), asking(), long(2, 90_000), long(3, 90_000))
     assert sum(offer.pieces.counted) <= 2 * (2_000 * 5 + PIECE_CHARACTERS)
 
 
-async def test_long_texts_are_counted_in_pieces_between_which_others_work(new_long_band: Any, small: Card) -> None:
+async def test_long_texts_are_counted_in_pieces_between_which_others_work(new_long_executor: Any, small: Card) -> None:
     offer = PiecesOffer(replace(small, context_tokens=90_000))
-    band, turn_input = new_long_band(offer), TurnInput(items=(long(99, 85_000),))
+    executor, turn_input = new_long_executor(offer), TurnInput(items=(long(99, 85_000),))
     history = [long(n, 95_000) for n in range(5)]
     done = asyncio.Event()
     strides: list[int] = []
@@ -462,7 +470,7 @@ async def test_long_texts_are_counted_in_pieces_between_which_others_work(new_lo
 
     working = asyncio.create_task(others())
     await asyncio.sleep(0)
-    task = (await decide(band, turn_input, *history)).task
+    task = (await decide(executor, turn_input, *history)).task
     done.set()
     await working
     assert len(offer.pieces.counted) > 100
@@ -471,76 +479,11 @@ async def test_long_texts_are_counted_in_pieces_between_which_others_work(new_lo
     assert 1 < len(task.messages) < 6
 
 
-async def test_what_will_be_refused_for_its_length_is_not_counted(new_long_band: Any, small: Card) -> None:
+async def test_what_will_be_refused_for_its_length_is_not_counted(new_long_executor: Any, small: Card) -> None:
     offer = PiecesOffer(small)
     with pytest.raises(LimitExceeded):
-        await decide(new_long_band(offer), TurnInput(items=(long(1, 200_000),)))
+        await decide(new_long_executor(offer), TurnInput(items=(long(1, 200_000),)))
     assert not offer.pieces.counted
-
-
-# Seats
-
-
-def test_a_turn_is_counted_while_it_runs_however_it_ends(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small))
-    with band.seat("a"), band.seat("a"), band.seat("b"):
-        assert band.turns == 3
-    with pytest.raises(ZeroDivisionError), band.seat("a"):
-        raise ZeroDivisionError
-    assert band.turns == 0
-    assert not band._seats
-
-
-def test_more_turns_than_the_server_takes_are_refused_and_may_be_retried(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small), turns=2)
-    with band.seat("a"), band.seat("b"):
-        with pytest.raises(Overloaded, match="2 turns are running") as refused, band.seat("c"):
-            pass
-        assert (refused.value.code, refused.value.retryable) == ("overloaded", True)
-    with band.seat("c"):
-        assert band.turns == 1
-
-
-def test_one_tenant_cannot_take_every_seat(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small), turns=3, tenant_turns=2)
-    with band.seat("a"):
-        with band.seat("a"):
-            with pytest.raises(Overloaded, match="2 turns of yours") as refused, band.seat("a"):
-                pass
-            assert refused.value.code == "too_many_turns"
-            with band.seat("b"):
-                assert band.turns == 3
-        with band.seat("a"):
-            assert band.turns == 2
-
-
-async def test_draining_takes_no_turn_and_waits_for_those_that_run(
-    new_band: Any, small: Card, clock: ManualClock
-) -> None:
-    band = new_band(WordsOffer(small))
-    with band.seat("a"):
-        with band.seat("b"):
-            draining = asyncio.create_task(band.drain(clock.now_s() + 10.0))
-            await asyncio.sleep(0)
-            with pytest.raises(Overloaded) as refused, band.seat("c"):
-                pass
-            assert (refused.value.code, refused.value.retryable) == ("server_stopping", True)
-        await asyncio.sleep(0)
-        assert not draining.done()
-    await draining
-
-
-async def test_draining_ends_at_its_deadline_and_at_once_where_nothing_runs(
-    new_band: Any, small: Card, clock: ManualClock
-) -> None:
-    band = new_band(WordsOffer(small))
-    with band.seat("a"):
-        draining = asyncio.create_task(band.drain(clock.now_s() + 10.0))
-        await asyncio.sleep(0)
-        clock.advance(10.0)
-        await draining
-        assert band.turns == 1
-    await band.drain(clock.now_s())
 
 
 # Playing
@@ -561,29 +504,29 @@ class Agent:
             self.closed = True
 
 
-async def test_a_play_ends_with_the_agents_end(new_band: Any, small: Card) -> None:
+async def test_a_play_ends_with_the_agents_end(new_executor: Any, small: Card) -> None:
     origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     events = (TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
-    band = new_band(WordsOffer(small), {"writer": Agent(*events)})
-    started, done = [event async for event in band.play(await decide(band, asking()))]
+    executor = new_executor(WordsOffer(small), {"writer": Agent(*events)})
+    started, done = [event async for event in executor.run(await decide(executor, asking()))]
     assert started == events[0]
     assert done == done_with(events[1])
     assert (done.state, done.reason, done.ends) == ("finished", "stop", (events[1],))
 
 
-async def test_an_agent_that_stops_without_an_end_has_failed(new_band: Any, small: Card) -> None:
-    band = new_band(WordsOffer(small), {"writer": Agent()})
-    (failed,) = [event async for event in band.play(await decide(band, asking()))]
+async def test_an_agent_that_stops_without_an_end_has_failed(new_executor: Any, small: Card) -> None:
+    executor = new_executor(WordsOffer(small), {"writer": Agent()})
+    (failed,) = [event async for event in executor.run(await decide(executor, asking()))]
     assert isinstance(failed, TurnDone)
     assert (failed.fault.code, failed.fault.retryable) == ("internal", True)
     assert failed.origin.generation == 2
 
 
-async def test_closing_a_play_closes_the_agent(new_band: Any, small: Card) -> None:
+async def test_closing_a_play_closes_the_agent(new_executor: Any, small: Card) -> None:
     origin = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
     agent = Agent(TaskStarted(origin=origin, card="small"), TaskFinished(origin=origin, reason="stop"))
-    band = new_band(WordsOffer(small), {"writer": agent})
-    playing = band.play(await decide(band, asking()))
+    executor = new_executor(WordsOffer(small), {"writer": agent})
+    playing = executor.run(await decide(executor, asking()))
     await anext(playing)
     await playing.aclose()
     assert agent.closed
