@@ -35,6 +35,10 @@ class Owner:
         """Return whose the session, or the call, of this id is when it is theirs: of those who are unnamed, its own."""
         return replace(self, subject=_NOBODY + place_id) if self.subject == _NOBODY else self
 
+    def is_of(self, tenant: str, subject: str | None) -> bool:
+        """Return whether it is that subject of the tenant, or, if None is named, the tenant or any subject of it."""
+        return self.tenant == tenant and subject in {None, self.subject}
+
     @property
     def name(self) -> str | None:
         """What the tenant calls the subject; None if it has no name."""

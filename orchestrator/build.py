@@ -34,6 +34,8 @@ from orchestrator.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_FORGET_S = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conductor:
@@ -57,6 +59,14 @@ class Conductor:
         deadline_s = self.clock.now_s() + self.settings.drain_s
         await self.executor.admission.drain(deadline_s)
         await self.sessions.until_free(deadline_s)
+
+    async def forget(self, tenant: str, subject: str | None = None) -> None:
+        """Have every engine let go of what it keeps of a tenant, or of one subject of it; waits for `_FORGET_S` at most."""
+        try:
+            async with self.clock.timeout_at(self.clock.now_s() + _FORGET_S):
+                await self.fleet.forget(tenant, subject)
+        except TimeoutError:
+            _log.error("what engines keep of a tenant was not forgotten within %s s; it is when they go on", _FORGET_S)
 
     def check_model(self, name: str) -> None:
         """Check that a model is served.

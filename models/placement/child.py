@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Protocol, assert_never, cast, runtime_checkable
+from typing import Protocol, assert_never, cast
 
 from models.clock import SystemClock
 from models.errors import BatonError, Internal, NotFound
@@ -48,7 +48,7 @@ from models.placement.frames import (
 from models.ports.activity import ActivityRequest
 from models.ports.context import EngineContext
 from models.ports.embed import Embedder, EmbedRequest
-from models.ports.generate import Engine, GenerateRequest, stalled_s
+from models.ports.generate import Engine, GenerateRequest, Keeping, stalled_s
 from models.ports.streams import UNREAD_INPUTS, Stream
 from models.ports.synthesize import SynthesizeRequest
 from models.ports.transcribe import TranscribeRequest
@@ -61,15 +61,6 @@ _CREDIT = UNREAD_INPUTS // 4
 
 _SWITCH_S = 0.001
 """After how long a thread that holds the interpreter lets another one have it: a voice waits for no more than that."""
-
-
-@runtime_checkable
-class Keeping(Protocol):
-    """An engine that keeps something of requests that are over."""
-
-    async def forget(self, tenant: str, subject: str | None) -> None:
-        """Let go of all that is kept of a tenant, or of one subject of it. Returns once it is gone."""
-        ...
 
 
 class _Opening(Protocol):

@@ -225,6 +225,15 @@ class Watched(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """An engine, of whatever port, that keeps something of requests that are over: prompts it has read, answers to draft from."""
+
+    async def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all that is kept of a tenant, or of one subject of it. Returns once it is gone."""
+        ...
+
+
 def stalled_s(engine: object) -> float:
     """Return for how long an engine has been at the same step, as far as that can be known."""
     return engine.stalled_s() if isinstance(engine, Watched) else 0.0

@@ -87,6 +87,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
     async def delete_session(session_id: str, request: Request) -> Response:
         """Delete a session and its log."""
         await sessions.delete(_tenant(request), session_id)
+        await conductor.forget(_tenant(request))  # what engines keep, they keep by owner and not by session
         return Response(status_code=204)
 
     @router.get("/{session_id}/export")

@@ -140,6 +140,11 @@ class Cache:
             if (spare := self._prefixes.keep(lease.scope, tokens, kept)) is not None:
                 self._blocks.free(spare.start, spare.blocks)
 
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all that is kept of a tenant, or of one subject of it. What rows at work hold stays theirs."""
+        for kept in [kept for kept in self._prefixes if kept.scope.owner.is_of(tenant, subject)]:
+            self._give_up(kept)
+
     # Inside
 
     def _adopted(self, kept: Kept, tokens: int, blocks: int) -> RowLease | None:

@@ -64,6 +64,9 @@ HONOURED = frozenset(
 
 _CLOSED = "The model has been closed."
 
+_LOOK_S = 1.0
+"""How often whoever waits for the thread looks whether it is still there."""
+
 _UNREAD_DELTAS = 64
 """How far a reader may be behind before its request rests."""
 
@@ -167,6 +170,14 @@ class DecodingEngine:
         await asyncio.to_thread(self._thread.join)
         self._words.shutdown(wait=False)
         await self._trial.aclose()
+
+    async def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of prompts and answers that are kept of a tenant, or of one subject of it. Returns once they are gone."""
+        self._refuse_if_closed()
+        done = asyncio.get_running_loop().create_future()
+        self._inbox.put(lambda: self._forget(tenant, subject, done))
+        while not done.done() and self._thread.is_alive():
+            await asyncio.wait((done,), timeout=_LOOK_S)
 
     def _refuse_if_closed(self) -> None:
         if self._closing:
@@ -308,6 +319,11 @@ class DecodingEngine:
         self._streams.add(stream)
         self._loop.submit(row)
 
+    def _forget(self, tenant: str, subject: str | None, done: "asyncio.Future[None]") -> None:
+        self._loop.forget(tenant, subject)
+        with suppress(RuntimeError):  # the loop has been closed, and nobody waits there
+            done.get_loop().call_soon_threadsafe(_settle, done)
+
     def _cancel(self, row: Row, stream: "_Stream") -> None:
         if stream in self._streams:
             self._streams.remove(stream)
@@ -412,6 +428,11 @@ class _Stream:
             self._wake()
         self.ended = isinstance(delta, FinishDelta)
         return delta
+
+
+def _settle(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 def _receive(told: Sequence[tuple[_Stream, Sequence[Delta], BatonError | None]]) -> None:

@@ -117,6 +117,14 @@ class Loop:
         else:
             row.tell((), Overloaded(f"{_AHEAD_ROWS} prompts wait to be read ahead, the most there may be."))
 
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all that is kept of a tenant, or of one subject of it; of what is at work, nothing will be kept."""
+        for row in (*self._rows, *self._ahead):
+            if row.context.owner.is_of(tenant, subject):
+                row.context.forgotten = True
+        self._cache.forget(tenant, subject)
+        self._speculation.forget(tenant, subject)
+
     def cancel(self, row: Row) -> None:
         """Let a request go, wherever it is; its cache is free at once. Nothing more is told."""
         if row in self._ahead:
@@ -389,7 +397,7 @@ class Loop:
             work = _Work(row=row, count=min(_AHEAD_TOKENS, row.unread))
             self._forward([work])
             row.fed += work.count
-            self._cache.close(row.lease, tokens[: row.fed])
+            self._cache.close(row.lease, () if row.context.forgotten else tokens[: row.fed])
             row.lease = None
             # A piece at a time: it may be cancelled, and has been read all the same.
             deltas: list[Delta] = [UsageDelta(input_tokens=work.count, output_tokens=0)]
@@ -405,7 +413,7 @@ class Loop:
         self._rows.remove(row)
         self._speculation.leave(row)
         if row.lease is not None:
-            held = row.context.tokens[: row.fed] if row.prompt.plain else ()
+            held = row.context.tokens[: row.fed] if row.prompt.plain and not row.context.forgotten else ()
             self._cache.close(row.lease, held)
             row.lease, row.fed = None, 0
         self._unpark(row)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol
 
-from models.language.decoding.drafters import Drafter, DrafterName, Forecasts
+from models.language.decoding.drafters import Drafter, DrafterName, Forecasts, Remembers
 from models.language.decoding.policy import DraftChoice, RowState
 from models.language.decoding.rows import Row
 
@@ -73,6 +73,12 @@ class Speculation:
         """Take a row in."""
         for drafter in self._drafters.values():
             drafter.join(row.context)
+
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Have every drafter let go of what it learned of a tenant, or of one subject of it."""
+        for drafter in self._drafters.values():
+            if isinstance(drafter, Remembers):
+                drafter.forget(tenant, subject)
 
     def leave(self, row: Row) -> None:
         """Let a row go."""

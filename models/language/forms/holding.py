@@ -29,7 +29,7 @@ from models.language.forms.checking import Checker
 from models.language.forms.plan import Level, Plan, has_schema
 from models.language.forms.planning import Planning
 from models.owner import Owner
-from models.ports.generate import Constraint, Engine, GenerateRequest, ToolConstraint, stalled_s
+from models.ports.generate import Constraint, Engine, GenerateRequest, Keeping, ToolConstraint, stalled_s
 
 ATTEMPTS = 4
 
@@ -110,6 +110,11 @@ class Holding:
         if constraint is None or request.reads_ahead or not has_schema(constraint):
             return self._engine.generate(request)
         return self._generate(request, constraint)
+
+    async def forget(self, tenant: str, subject: str | None) -> None:
+        """Have the engine let go of what it keeps of a tenant, or of one subject of it."""
+        if isinstance(self._engine, Keeping):
+            await self._engine.forget(tenant, subject)
 
     def stalled_s(self) -> float:
         """Return for how long the engine has been at the same step; see `models.ports.generate.Watched`."""

@@ -254,6 +254,22 @@ async def test_each_card_is_answered_by_its_own_engine():
     assert answers == ["I am one", "I am two", "I am one"]
 
 
+async def test_what_is_to_be_forgotten_is_answered_when_it_is_done_and_by_a_process_that_is_down_at_once():
+    worker = _worker()
+    async with asyncio.timeout(30):
+        await worker.forget("acme")  # there is none yet
+        async with _running(worker):
+            await _answer(worker, "count to 2")
+            await asyncio.gather(*(worker.forget("acme", f"subject {n}") for n in range(20)))
+            assert worker.pid is not None
+            psutil.Process(worker.pid).suspend()
+            forgetting = asyncio.create_task(worker.forget("acme"))
+            await asyncio.sleep(0.2)
+            assert not forgetting.done()
+            psutil.Process(worker.pid).kill()
+            await forgetting  # with the process
+
+
 async def test_a_card_may_be_loaded_while_another_is_served():
     async with _running(_worker()) as worker:
         neighbour = _ask(worker, "count to 2000")

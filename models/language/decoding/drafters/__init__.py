@@ -21,11 +21,13 @@ class Context:
         owner: whose request it is; what is learned from its text serves nobody else.
         tokens: the prompt and what was accepted so far. It only grows, and only the engine writes to it.
         prompt_length: how many of them are the prompt.
+        forgotten: whether nothing of it may be kept when it leaves.
     """
 
     owner: Owner
     tokens: list[int]
     prompt_length: int
+    forgotten: bool = False
 
 
 class Drafter(Protocol):
@@ -50,6 +52,15 @@ class Drafter(Protocol):
 
     def leave(self, context: Context) -> None:
         """Forget a request that was finished or cancelled, and free what it held."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A drafter that keeps something of requests that have left."""
+
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all that was learned of a tenant, or of one subject of it."""
         ...
 
 

@@ -139,6 +139,17 @@ class EarlierAnswers:
                 best = Found(answer=answer, next=after, matched=matched)
         return best
 
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all answers of a tenant, or of one subject of it, at once: what is still to be read of them is read into nothing."""
+        if (kept := self._tenants.get(tenant)) is None:
+            return
+        for owner in [owner for owner in kept.owners if owner.is_of(tenant, subject)]:
+            tokens = kept.owners.pop(owner).tokens
+            kept.tokens -= tokens
+            self._total -= tokens
+        if not kept.owners:
+            del self._tenants[tenant]
+
     def _text(self, owner: Owner) -> _Text | None:
         tenant = self._tenants.get(owner.tenant)
         return None if tenant is None else tenant.owners.get(owner)

@@ -169,8 +169,14 @@ class SuffixDrafter:
     def leave(self, context: Context) -> None:
         """Forget a request, but store its answer for the owner's later ones."""
         del self._rows[context]
-        if len(context.tokens) >= context.prompt_length + _ANSWER_TOKENS:
+        if not context.forgotten and len(context.tokens) >= context.prompt_length + _ANSWER_TOKENS:
             self._answers.add(context.owner, context.tokens[max(0, context.prompt_length - _PROMPT_TOKENS) :])
+
+    def forget(self, tenant: str, subject: str | None) -> None:
+        """Let go of all that was learned of a tenant, or of one subject of it; see `Remembers`."""
+        self._answers.forget(tenant, subject)
+        for owner in [owner for owner in self._owners if owner.is_of(tenant, subject)]:
+            del self._owners[owner]
 
     def _look(self, context: Context) -> _Row:
         """Find the match that promises most for the text as it is now."""

@@ -98,6 +98,13 @@ class Rows(RuleBasedStateMachine):
         self.cache.close(lease, kept)
         self.known[lease.scope].append(kept)
 
+    @rule(scope=st.sampled_from((ADA, BOB)))
+    def forget(self, scope: Scope) -> None:
+        self.cache.forget(scope.owner.tenant, None)
+        for known, texts in self.known.items():
+            if known.owner == scope.owner:
+                texts.clear()
+
     @invariant()
     def every_row_reads_what_it_wrote(self) -> None:
         for lease, text in self.rows:

@@ -245,6 +245,45 @@ async def test_the_next_turn_is_read_from_where_the_last_one_ended_but_by_nobody
         assert (usage.cached_tokens > usage.input_tokens // 3) == known
 
 
+async def test_what_is_forgotten_of_an_owner_is_read_anew_and_what_is_anothers_is_not(engine: DecodingEngine) -> None:
+    said = "Hello there, who are you, and who are all of these?"
+    owners = (("ada", "eve"), ("ada", "fay"), ("bob", "eve"))
+
+    async def cached() -> list[bool]:
+        usages = [(await collect(engine, asks(said, tenant=t, subject=s, limit=2)))[0] for t, s in owners]
+        return [isinstance(usage, UsageDelta) and usage.cached_tokens > 0 for usage in usages]
+
+    await cached()
+    assert await cached() == [True, True, True]
+    await engine.forget("ada", "eve")
+    assert await cached() == [False, True, True]
+    await engine.forget("ada", None)
+    assert await cached() == [False, False, True]
+
+
+async def test_of_what_is_written_while_it_is_forgotten_nothing_is_kept(engine: DecodingEngine) -> None:
+    said = "Hello there, who are you, and who are all of these?"
+    async with aclosing(engine.generate(asks(said, tenant="ada", limit=60))) as deltas:
+        async for delta in deltas:
+            if isinstance(delta, TextDelta):
+                break
+        await engine.forget("ada", None)
+        async for _ in deltas:
+            pass
+    usage = (await collect(engine, asks(said, tenant="ada", limit=2)))[0]
+    assert isinstance(usage, UsageDelta)
+    assert usage.cached_tokens == 0
+    kept = await _in_thread(engine, lambda loop: [each.scope.owner.tenant for each in loop._cache._prefixes])
+    assert kept.count("ada") == 1  # of the request after it
+
+
+async def test_an_engine_that_is_closed_has_nothing_to_forget(building: Building) -> None:
+    async with building() as engine:
+        await engine.aclose()
+        with pytest.raises(Internal):
+            await engine.forget("ada", None)
+
+
 async def test_guesses_change_nothing_but_time(building: Building) -> None:
     requests = [
         asks(f"one two three {seed}", limit=60, temperature=temperature, seed=seed)

@@ -231,6 +231,30 @@ def test_the_store_keeps_its_bounds_and_leaves_nothing_of_what_it_drops(added):
             assert found is not None or len(texts) > 1 or max(map(text.count, set(text))) > 1
 
 
+@given(
+    added=st.lists(st.tuples(st.sampled_from((ADA, *OTHERS)), st.integers(0, 9)), max_size=20),
+    tenant=st.sampled_from(("ada", "bob", "nobody")),
+    subject=st.sampled_from((None, "eve", "ada")),
+    read=st.integers(0, 400),
+)
+def test_what_is_forgotten_is_found_by_nobody_and_all_else_stays(added, tenant, subject, read):
+    answers = EarlierAnswers()
+    texts = {(owner, first): [first * 100 + n for n in range(20)] for owner, first in added}
+    for (owner, _), tokens in texts.items():
+        answers.add(owner, tokens)
+    answers.work(read)  # perhaps not all of it
+    answers.forget(tenant, subject)
+    answers.work(10_000)
+    gone = {owner for owner, _ in texts if owner.is_of(tenant, subject)}
+    for (owner, _), tokens in texts.items():
+        assert (answers.find(owner, tokens[:10]) is None) == (owner in gone)
+    assert len(answers) == sum(len(tokens) for (owner, _), tokens in texts.items() if owner not in gone)
+    for (owner, _), tokens in texts.items():
+        answers.add(owner, tokens)  # and what comes later is kept as before
+    answers.work(10_000)
+    assert all(answers.find(owner, tokens[:10]) is not None for (owner, _), tokens in texts.items())
+
+
 def test_the_longest_match_in_the_store_is_found():
     answers = EarlierAnswers()
     answers.add(ADA, [9, 1, 2, 3, 4, 5, 50])
