@@ -1,7 +1,8 @@
 """Content-addressed blobs, kept once and referred to by tenants.
 
-A file is written beside its place, flushed and renamed, before the row that refers to it is committed: a reference
-always has its content, and a crash leaves at most a file that nobody refers to.
+A file is written beside its place, flushed and renamed, before the row that refers to it is committed, and is removed
+after the last such row is gone: a reference always has its content, and a crash leaves at most a file that nobody refers
+to, which `sweep` finds. What uses a blob is in `memory.uses`.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -18,10 +19,16 @@ from sqlalchemy.dialects.sqlite import insert
 
 from memory.database import Database
 from memory.schema import blobs
+from memory.uses import drop_unused, unreferred
 from models.clock import Clock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
 from models.ports.media import MediaGrant
+
+_HELD_MS = 3_600_000
+"""How long what was put waits for its first use."""
+
+_INCOMING = ".incoming-"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -33,10 +40,13 @@ class BlobStore:
         self._root = root
         self._database = database
         self._clock = clock
+        self._placing = asyncio.Lock()  # no file is removed between being put and being referred to
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def put(self, tenant: str, content: AsyncIterable[bytes], media_type: str, *, max_bytes: int) -> BlobRef:
         """Store `content` as it arrives and refer `tenant` to it; storing it again changes nothing.
+
+        It is held for the tenant until an item or a file uses it, or `sweep` finds that none does.
 
         Raises:
             LimitExceeded: there is more than `max_bytes` of it; nothing is kept.
@@ -53,13 +63,14 @@ class BlobStore:
                     digest.update(chunk)
                     await asyncio.to_thread(_write, incoming, chunk)
                 await asyncio.to_thread(_flush, incoming)
-            await asyncio.to_thread(_keep, Path(incoming.name), self._path(digest.hexdigest()))
+            ref = BlobRef(sha256=digest.hexdigest(), media_type=media_type, size_bytes=size_bytes)
+            now_ms = self._now_ms()
+            async with self._placing:
+                await asyncio.to_thread(_keep, Path(incoming.name), self._path(ref.sha256))
+                await self._database.write(lambda connection: _refer(connection, tenant, ref, now_ms))
         except BaseException:
             Path(incoming.name).unlink(missing_ok=True)  # noqa: ASYNC240  # not awaited: also under cancellation
             raise
-        ref = BlobRef(sha256=digest.hexdigest(), media_type=media_type, size_bytes=size_bytes)
-        created_ms = int(self._clock.wall_s() * 1000)
-        await self._database.write(lambda connection: _refer(connection, tenant, ref, created_ms))
         return ref
 
     async def grant(self, tenant: str, blob: BlobRef) -> MediaGrant:
@@ -73,6 +84,25 @@ class BlobStore:
         path = str(self._path(blob.sha256))
         return MediaGrant(tenant=tenant, sha256=blob.sha256, size_bytes=blob.size_bytes, path=path)
 
+    async def drop(self, digests: Sequence[str]) -> None:
+        """Remove the content of blobs, unless somebody refers to them after all."""
+        if not digests:
+            return
+        async with self._placing:
+            gone = await self._database.read(lambda connection: unreferred(connection, digests))
+            await asyncio.to_thread(_remove, [self._path(sha256) for sha256 in gone])
+
+    async def sweep(self) -> None:
+        """Remove what nobody uses: what was put and not used within an hour, and what a crash has left."""
+        before_ms = self._now_ms() - _HELD_MS
+        async with self._placing:
+            await self._database.write(lambda connection: drop_unused(connection, before_ms))
+            files = await asyncio.to_thread(_files, self._root)
+            digests = [path.name for path in files if _SHA256.fullmatch(path.name)]
+            gone = set(await self._database.read(lambda connection: unreferred(connection, digests)))
+            left = [path for path in files if path.name in gone or path.name.startswith(_INCOMING)]
+            await asyncio.to_thread(_remove, left)
+
     def open(self, tenant: str, sha256: str) -> BinaryIO:
         """Open one of the tenant's blobs for reading. Blocks; call it from a thread.
 
@@ -85,11 +115,14 @@ class BlobStore:
             raise NotFound(f"There is no blob {sha256!r}.")
         return self._path(sha256).open("rb")
 
+    def _now_ms(self) -> int:
+        return int(self._clock.wall_s() * 1000)
+
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
 
 
-def _refer(connection: Connection, tenant: str, ref: BlobRef, created_ms: int) -> None:
+def _refer(connection: Connection, tenant: str, ref: BlobRef, now_ms: int) -> None:
     connection.execute(
         insert(blobs)
         .values(
@@ -97,9 +130,10 @@ def _refer(connection: Connection, tenant: str, ref: BlobRef, created_ms: int) -
             sha256=ref.sha256,
             media_type=ref.media_type,
             size_bytes=ref.size_bytes,
-            created_ms=created_ms,
+            created_ms=now_ms,
+            held_ms=now_ms,
         )
-        .on_conflict_do_nothing()
+        .on_conflict_do_update(index_elements=["tenant", "sha256"], set_={"held_ms": now_ms})
     )
 
 
@@ -109,7 +143,7 @@ def _is_referred(connection: Connection, tenant: str, sha256: str) -> bool:
 
 
 def _incoming(root: Path) -> IO[bytes]:
-    return tempfile.NamedTemporaryFile(dir=root, prefix=".incoming-", delete=False)
+    return tempfile.NamedTemporaryFile(dir=root, prefix=_INCOMING, delete=False)
 
 
 def _write(file: IO[bytes], chunk: bytes) -> None:
@@ -130,3 +164,12 @@ def _keep(incoming: Path, place: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]

@@ -151,7 +151,9 @@ def _keep_to(connection: Connection, tenant: str, session_id: str, seq: int | No
     gone = (events.c.session_id == session_id) & (events.c.seq > last)
     said = select(items.c.id).where(items.c.session_id == session_id, items.c.log_id.is_(None), items.c.seq <= last)
     kept = set(connection.execute(said).scalars())
-    used = set(connection.execute(select(blob_uses.c.item_id).where(blob_uses.c.session_id == session_id)).scalars())
+    used = connection.execute(
+        select(blob_uses.c.item_id, blob_uses.c.sha256).where(blob_uses.c.session_id == session_id)
+    ).all()
     connection.execute(delete(events).where(gone))
     if seq is None:
         for table in (items, settings):
@@ -159,7 +161,7 @@ def _keep_to(connection: Connection, tenant: str, session_id: str, seq: int | No
         return drop_uses(connection, tenant, session_id)
     connection.execute(delete(items).where(items.c.session_id == session_id, items.c.seq > last))
     _drop_documents(connection, session_id)
-    return drop_uses(connection, tenant, session_id, used - kept)
+    return drop_uses(connection, tenant, session_id, [(item, sha256) for item, sha256 in used if item not in kept])
 
 
 def _drop_documents(connection: Connection, session_id: str) -> None:

@@ -13,15 +13,16 @@ import asyncio
 import logging
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from memory.home import private
 from memory.schema import REVISION
@@ -39,6 +40,8 @@ _MAX_GROUP = 64
 _MAX_WAITING = 1024
 _READERS = 2
 _WAIT_S = 30.0
+_BUSY_MS = 5_000
+_PURGE_WAITS_S = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
 _PROBE_BYTES = 256 * 1024
 
 
@@ -68,6 +71,19 @@ class _Job(Generic[T]):
         return lambda: self.done.set_result(result)
 
 
+class _Purge:
+    """Asks that what was deleted be out of every file."""
+
+    def __init__(self) -> None:
+        self.done: Future[bool] = Future()
+
+    def run(self, engine: Engine) -> None:
+        try:
+            self.done.set_result(_purge(engine))
+        except Exception as exc:  # noqa: BLE001  # it is the caller's, and raised there
+            self.done.set_exception(exc)
+
+
 class Database:
     """The database of a home. Opened with its migrations applied; closed by `close`."""
 
@@ -89,7 +105,9 @@ class Database:
         self._reader = _engine(path, begin="BEGIN")
         with _opened(path), self._writer.begin() as connection:
             migrate(connection)
-        self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue()
+        with suppress(SQLAlchemyError):
+            _purge(self._writer)  # what was deleted when the last process ended
+        self._jobs: queue.Queue[_Job[Any] | _Purge | None] = queue.Queue()
         self._room = asyncio.Semaphore(_MAX_WAITING)
         self._reading = asyncio.Semaphore(_MAX_WAITING)
         self._group: list[_Job[Any]] = []  # what the writer is at
@@ -98,6 +116,7 @@ class Database:
         self._stuck_writes: set[Future[Any]] = set()
         self._stuck_reads: set[Future[Any]] = set()
         self._closed = False
+        self._unpurged = False
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
         self._thread = threading.Thread(target=self._write_loop, name="database-writer", daemon=True)
         self._thread.start()
@@ -201,6 +220,27 @@ class Database:
                 self._trouble = error
             raise error from exc
 
+    async def purge(self) -> None:
+        """Have what was deleted out of every file: the log holds it until all of it is in the database.
+
+        A reader of an older moment holds that up. Readers here are short; if one of another process is not, it is done when
+        something is written next.
+
+        Raises:
+            Unavailable: the disk stands still (`storage_stalled`).
+            BatonError: the database could not be written; see `memory.trouble`.
+        """
+        for wait_s in _PURGE_WAITS_S:
+            if self._closed:
+                return  # SQLite does it when the last connection closes
+            purge = _Purge()
+            async with self._in_time(purge.done):
+                self._jobs.put(purge)
+                if await self._translated(asyncio.shield(asyncio.wrap_future(purge.done))):
+                    return
+            await asyncio.sleep(wait_s)
+        self._unpurged = True
+
     def close(self) -> None:
         """Write what waits, then close; a later write is refused. A disk that stands still is not waited for."""
         self._closed = True
@@ -214,26 +254,32 @@ class Database:
 
     def _write_loop(self) -> None:
         while True:
-            jobs, last = self._next_group()
+            jobs, then = self._next_group()
             self._group = jobs
             jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             if jobs:
                 _commit(self._writer, jobs)
-            if last:
+            if self._unpurged:
+                with suppress(SQLAlchemyError):  # it is tried again after the next
+                    self._unpurged = not _purge(self._writer)
+            if isinstance(then, _Purge) and then.done.set_running_or_notify_cancel():
+                then.run(self._writer)
+            elif then == "stop":
                 return
 
-    def _next_group(self) -> tuple[list[_Job[Any]], bool]:
+    def _next_group(self) -> tuple[list[_Job[Any]], "_Purge | Literal['go on', 'stop']"]:
+        """Return units to commit together, and what is to be done after them."""
         jobs: list[_Job[Any]] = []
         job = self._jobs.get()
-        while job is not None:
+        while isinstance(job, _Job):
             jobs.append(job)
             if len(jobs) == _MAX_GROUP:
-                return jobs, False
+                return jobs, "go on"
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
-                return jobs, False
-        return jobs, True
+                return jobs, "go on"
+        return jobs, job or "stop"
 
 
 def _keep(stuck: set[Future[Any]], futures: Iterable[Future[Any]]) -> None:
@@ -271,6 +317,24 @@ def _commit_alone(engine: Engine, job: _Job[T]) -> None:
         job.done.set_result(result)
 
 
+def _purge(engine: Engine) -> bool:
+    """Write the log back and cut it to nothing; return whether no reader was in the way."""
+    driver = engine.raw_connection()
+    try:
+        cursor = driver.cursor()
+        cursor.execute("PRAGMA busy_timeout=0")  # nobody else can write meanwhile: rather try again
+        try:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = cursor.fetchone() or (1,)
+            return busy == 0
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    except sqlite3.Error as exc:
+        raise OperationalError("PRAGMA wal_checkpoint", None, exc) from exc
+    finally:
+        driver.close()
+
+
 def _in_transaction(connection: Connection) -> bool:
     return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]  # sqlite3's
 
@@ -302,10 +366,11 @@ def _engine(path: Path, *, begin: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -6,7 +6,7 @@ Every function takes a connection and runs within the caller's transaction. What
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from memory.schema import settings
 from memory.statements import Prepared
@@ -29,6 +29,11 @@ def keep_documents(connection: Connection, session_id: str, documents: Mapping[s
     rows = [{"session_id": session_id, "sha256": digest, "body": body} for digest, body in documents.items()]
     if rows:
         _KEEP.run_many(connection, rows)
+
+
+def drop_document(connection: Connection, session_id: str, digest: str) -> None:
+    """Drop a document; rows that name it go without."""
+    connection.execute(delete(settings).where(settings.c.session_id == session_id, settings.c.sha256 == digest))
 
 
 def find_documents(connection: Connection, session_ids: Sequence[str], digests: Collection[str]) -> dict[str, str]:

@@ -92,6 +92,17 @@ def open_effects(connection: Connection, tenant: str, session_id: str) -> tuple[
     return tuple(_effect(row) for row in found)
 
 
+def redact_effect(
+    connection: Connection, session_id: str, call_id: str, *, arguments: str | None = None, result: str | None = None
+) -> None:
+    """Put other arguments, or another result, in the place of what was said; whether a result has come stays known."""
+    where = (effects.c.session_id == session_id, effects.c.call_id == call_id)
+    if arguments is not None:
+        connection.execute(update(effects).where(*where).values(arguments=arguments))
+    if result is not None:
+        connection.execute(update(effects).where(*where, effects.c.result.is_not(None)).values(result=result))
+
+
 def _is(tenant: str, session_id: str, key: str) -> tuple[ColumnElement[bool], ...]:
     return (effects.c.tenant == tenant, effects.c.session_id == session_id, effects.c.key == key)
 

@@ -1,5 +1,6 @@
 """`BATON_HOME`: the one directory that holds all state, under one exclusive lock, and its owner's alone."""
 
+import hashlib
 import json
 import logging
 import os
@@ -113,6 +114,10 @@ class Home:
             os.fsync(file.fileno())
         draft.replace(path)
         return path.read_bytes()
+
+    def identity(self) -> str:
+        """Return what this home is called where several servers share what they keep; it stays when the home is moved."""
+        return hashlib.sha256(b"home:" + self.secret()).hexdigest()[:32]
 
     def __enter__(self) -> Self:
         """Take the lock.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, or_, select, update
 
 from memory.schema import items, sessions
 from memory.statements import Prepared
@@ -27,12 +27,13 @@ _FORGET = Prepared(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemPlace:
-    """An item of a conversation, and the row of the log that it came with."""
+    """An item of a conversation, and the row of the log that it came with; `log_id` is the ancestor whose row that is, if any."""
 
     item_id: str
     seq: int
     kind: ItemKind
     call_id: str | None
+    log_id: str | None = None
 
 
 def note_items(connection: Connection, session_id: str, places: Sequence[ItemPlace]) -> None:
@@ -57,19 +58,21 @@ def find_items(
     """Return the items of a tenant's session that have one of these ids, or belong to one of these calls."""
     wanted = or_(items.c.id.in_(item_ids), items.c.call_id.in_(call_ids))
     found = connection.execute(_places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, wanted))
-    return tuple(
-        ItemPlace(item_id=item_id, seq=seq, kind=kind, call_id=call_id) for item_id, seq, kind, call_id in found
-    )
+    return tuple(_place(row) for row in found)
 
 
 def last_of_user(connection: Connection, tenant: str, session_id: str) -> ItemPlace | None:
     """Return what the user has said last in a tenant's session."""
     query = _places().where(items.c.session_id == session_id, sessions.c.tenant == tenant, items.c.kind == "user")
     found = connection.execute(query.order_by(items.c.seq.desc()).limit(1)).one_or_none()
-    return None if found is None else ItemPlace(item_id=found[0], seq=found[1], kind=found[2], call_id=found[3])
+    return None if found is None else _place(found)
 
 
 def _places() -> Select[Any]:
-    return select(items.c.id, items.c.seq, items.c.kind, items.c.call_id).join(
+    return select(items.c.id, items.c.seq, items.c.kind, items.c.call_id, items.c.log_id).join(
         sessions, (sessions.c.id == items.c.session_id) & items.c.removed_seq.is_(None)
     )
+
+
+def _place(row: Row[Any]) -> ItemPlace:
+    return ItemPlace(item_id=row.id, seq=row.seq, kind=row.kind, call_id=row.call_id, log_id=row.log_id)

@@ -188,6 +188,12 @@ def mentioning(
     return tuple(found)
 
 
+def rows_of_kind(connection: Connection, log_id: str, kind: str, *, before_v: int) -> tuple[LogRow, ...]:
+    """Return the rows of one kind in a session's own log that are of an earlier version."""
+    query = _ROWS.where(events.c.session_id == log_id, events.c.kind == kind, events.c.v < before_v)
+    return tuple(_row(row) for row in connection.execute(query.order_by(events.c.seq)))
+
+
 def rewrite(connection: Connection, log_id: str, seq: int, entry: Entry) -> None:
     """Write what takes the place of a row's content; its number, its turn and its time stay."""
     _REWRITE.run(

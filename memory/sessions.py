@@ -109,6 +109,13 @@ def name_session(connection: Connection, session_id: str, title: str) -> None:
     )
 
 
+def clear_title(connection: Connection, session_id: str, title: str) -> None:
+    """Take a title from a session that is called that."""
+    connection.execute(
+        update(sessions).where(sessions.c.id == session_id, sessions.c.title == title).values(title=None)
+    )
+
+
 def _record(row: Row[Any]) -> SessionRecord:
     return SessionRecord(
         session_id=row.id,

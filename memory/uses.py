@@ -32,25 +32,31 @@ def note_uses(
 
 
 def drop_uses(
-    connection: Connection, tenant: str, session_id: str, item_ids: Iterable[str] | None = None
+    connection: Connection, tenant: str, session_id: str, uses: Iterable[tuple[str, str]] | None = None
 ) -> tuple[str, ...]:
-    """Drop the uses of some items of a session's log, or of all (None), and what the tenant so uses no more.
+    """Drop some uses of a session's log, or all (None), and what the tenant so uses no more.
 
     Returns:
         The sha-256 of what nobody refers to any more: its content can go once this is committed.
     """
-    where = [blob_uses.c.session_id == session_id]
-    if item_ids is not None:
-        where.append(blob_uses.c.item_id.in_(list(item_ids)))
-    dropped = sorted(set(connection.execute(select(blob_uses.c.sha256).where(*where)).scalars()))
-    connection.execute(delete(blob_uses).where(*where))
-    for sha256 in dropped:
+    is_there = blob_uses.c.session_id == session_id
+    if uses is None:
+        dropped = set(connection.execute(select(blob_uses.c.sha256).where(is_there)).scalars())
+        connection.execute(delete(blob_uses).where(is_there))
+    else:
+        dropped = set()
+        for item_id, sha256 in uses:
+            dropped.add(sha256)
+            connection.execute(
+                delete(blob_uses).where(is_there, blob_uses.c.item_id == item_id, blob_uses.c.sha256 == sha256)
+            )
+    for sha256 in sorted(dropped):
         connection.execute(
             delete(blobs).where(
                 blobs.c.tenant == tenant, blobs.c.sha256 == sha256, blobs.c.held_ms.is_(None), ~_is_used()
             )
         )
-    return unreferred(connection, dropped)
+    return unreferred(connection, sorted(dropped))
 
 
 def drop_unused(connection: Connection, before_ms: int) -> tuple[str, ...]:

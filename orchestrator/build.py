@@ -14,6 +14,7 @@ from agents.writer import Writer
 from memory.blobs import BlobStore
 from memory.database import Database
 from memory.home import Home
+from memory.log import Lease
 from models.catalog import Card, unknown_model
 from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
@@ -35,6 +36,8 @@ from orchestrator.settings import Settings
 _log = logging.getLogger(__name__)
 
 _FORGET_S = 10.0
+_LEASE_MARGIN_S = 60.0
+"""How much longer than a turn may take a server may be taken to run it: for its decision, and for clocks that differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             tools = Tools() if settings.tools is None else load_tools(settings.tools)
             agents = {"writer": Writer(fleet.engines)}
             executor = Executor(decider, fleet, agents, clock, _turn_limits(settings), tools)
+            blobs = BlobStore(home.blobs, database, clock)
             sessions = Sessions(
                 database,
                 executor,
@@ -109,12 +113,15 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                 _session_limits(settings),
                 max_open=settings.max_sessions,
                 max_tenant_open=settings.max_tenant_sessions,
+                blobs=blobs,
+                lease=Lease(owner=home.identity(), length_ms=round((settings.turn_timeout_s + _LEASE_MARGIN_S) * 1000)),
             )
             meters.worker_restarts.set_function(lambda: sum(worker.restarts for worker in workers.values()))
             meters.worker_requests.set_function(lambda: sum(worker.requests for worker in workers.values()))
             meters.writes_waiting.set_function(lambda: database.waiting)
             meters.turns.set_function(lambda: executor.admission.turns)
             try:
+                await blobs.sweep()
                 if recovered := await sessions.recover():
                     _log.warning("%d turns were cut off by the last stop; their logs say so now", recovered)
                 async with asyncio.TaskGroup() as tasks:
@@ -132,7 +139,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             clock=clock,
                             registry=registry,
                             database=database,
-                            blobs=BlobStore(home.blobs, database, clock),
+                            blobs=blobs,
                             fleet=fleet,
                             workers=workers,
                             sessions=sessions,

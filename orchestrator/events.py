@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal, assert_never
 
-from pydantic import TypeAdapter
-
 from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from memory.log import EndState
 from models.content import DraftUsage, FormReport, Item, Message, OutputRole, Part, UsageDelta, text_of
@@ -107,6 +105,9 @@ class Decision:
         refused: the alternatives.
         inputs: what it was decided from, as JSON text, for replay.
         notes: what people should know of how it is carried out; no part of what is decided.
+        history_seq: the last row of the log that it was made in sight of: the answer is to the conversation as it was then.
+            None if that was another one.
+        as_of_cards: the sha-256 of the cards that there were, and of how they stood.
     """
 
     agent: str
@@ -115,6 +116,8 @@ class Decision:
     refused: tuple[RefusedCard, ...]
     inputs: str
     notes: tuple[str, ...] = ()
+    history_seq: int | None = None
+    as_of_cards: str | None = None
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -300,10 +303,27 @@ class TaskEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemsRemoved:
-    """Items left the conversation: no model is shown them any more. The log keeps them."""
+    """Items left the conversation: no model is shown them any more.
+
+    Attributes:
+        item_ids: the items.
+        redacted: those whose content went with them: no other conversation had them.
+        untitled: whether the session's title went, too, which was made of their words.
+    """
 
     kind: Literal["items_removed"] = "items_removed"
     item_ids: tuple[str, ...]
+    redacted: tuple[str, ...] = ()
+    untitled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsRedacted:
+    """The content of items was taken out for good, from the log and from every conversation; their places stay."""
+
+    kind: Literal["items_redacted"] = "items_redacted"
+    item_ids: tuple[str, ...]
+    untitled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,6 +372,7 @@ class TurnEnded:
 LogEvent = (
     ItemsAdded
     | ItemsRemoved
+    | ItemsRedacted
     | SettingsChanged
     | TurnAccepted
     | PlanMade
@@ -463,8 +484,6 @@ _TITLE_CHARACTERS = 60
 _KEY_CHARACTERS = 128
 """Of an effect's key, at most; see `memory.schema`."""
 
-_LOG_EVENT: TypeAdapter[LogEvent] = TypeAdapter(LogEvent)
-
 
 def items_of(event: LogEvent) -> tuple[Item, ...]:
     """Return the items that became part of the conversation with `event`."""
@@ -482,6 +501,7 @@ def items_of(event: LogEvent) -> tuple[Item, ...]:
             | PlanMade()
             | PlanRevised()
             | ItemsRemoved()
+            | ItemsRedacted()
             | SettingsChanged()
         ):
             return ()
@@ -510,16 +530,6 @@ def _merged(drafts: tuple[DraftUsage, ...], more: tuple[DraftUsage, ...]) -> tup
             else replace(one, drafted=before.drafted + one.drafted, accepted=before.accepted + one.accepted)
         )
     return tuple(sums.values())
-
-
-def encode(event: LogEvent) -> str:
-    """Return the JSON text under which `event` is logged."""
-    return _LOG_EVENT.dump_json(event).decode()
-
-
-def decode(body: str) -> LogEvent:
-    """Return the event that was logged as `body`."""
-    return _LOG_EVENT.validate_json(body)
 
 
 def canonical(value: dict[str, Any]) -> str:

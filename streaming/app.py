@@ -27,6 +27,7 @@ from streaming.rest.chat import chat_routes
 from streaming.rest.embeddings import embedding_routes
 from streaming.rest.models import model_routes
 from streaming.rest.operations import operation_routes
+from streaming.rest.session_edits import session_edit_routes
 from streaming.rest.sessions import session_routes
 from streaming.rest.texts import text_routes
 from streaming.rest.traces import trace_routes
@@ -85,6 +86,7 @@ async def create_app(conductor: Conductor, limits: SurfaceLimits, *, loopback: b
     app.include_router(embedding_routes(conductor))
     app.include_router(model_routes(conductor))
     app.include_router(session_routes(conductor))
+    app.include_router(session_edit_routes(conductor))
     app.include_router(follow_routes(conductor, limits, authenticator))
     app.include_router(trace_routes(conductor))
     app.mount("/web", _FreshFiles(directory=_WEB), name="web")

@@ -36,6 +36,7 @@ class Generation:
         turn_id: the turn.
         generation: which of its generations.
         turn_input: what is answered.
+        history_seq: the row of the log that its history ends with; None if that is not the conversation's.
         task: what the agent was given; None before that was decided.
         committed: set by the session once it is accepted.
         following: the session's task that runs it.
@@ -50,6 +51,7 @@ class Generation:
         generation: int,
         turn_input: TurnInput,
         history: Sequence[Item] = (),
+        history_seq: int | None = None,
         work: Work | None = None,
     ) -> None:
         """Answer `turn_input` to `history`; or go on with `work` that waited, and is committed already."""
@@ -60,6 +62,7 @@ class Generation:
         self.turn_input = turn_input
         self.task: Task | None = None
         self._history = tuple(history)
+        self.history_seq = history_seq
         self._deadline_s = executor.clock.now_s() + executor.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._held: deque[GenerationEvent] = deque()

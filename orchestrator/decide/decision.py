@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 from models.catalog import unknown_model
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unavailable, context_overflow, too_long
-from orchestrator.decide.inputs import CallFacts, Controlled, Inputs
+from orchestrator.decide.inputs import CallFacts, Controlled, Inputs, cards_digest
 from orchestrator.events import Decision, RefusedCard, canonical
 from orchestrator.route.choose import Needs, Route, as_if_up, choose, explain
 
@@ -222,6 +222,7 @@ def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
         reasons=tuple(route["reasons"]),
         refused=tuple(RefusedCard(card=card, reason=reason) for card, reason in sorted(route["refused"].items())),
         inputs=canonical(dict(state["inputs"])),
+        as_of_cards=cards_digest(state["inputs"]),
     )
 
 

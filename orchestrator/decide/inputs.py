@@ -1,12 +1,13 @@
 """What a decision is made from, as JSON primitives: it is logged with the decision, and holds no contents."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NotRequired, TypedDict, cast
 
 from models.catalog import Card
 from models.content import EvidencePart, Item, parts_of, text_of
 from models.placement.fleet import CardView
-from orchestrator.events import TurnInput
+from orchestrator.events import TurnInput, canonical
 from orchestrator.route.choose import CardFacts, card_facts
 from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
 
@@ -116,6 +117,12 @@ def _facts(card: Card, offer: CardView, texts: Sequence[str], most: int, *, is_c
     if is_counted and most >= card.context_tokens:
         tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
     return card_facts(card, offer.standing(card.name), tokens)
+
+
+def cards_digest(inputs: Inputs) -> str:
+    """Return the sha-256 of the cards that there were, and how they stood: not of what this turn is for them."""
+    cards = [{name: fact for name, fact in card.items() if name != "prompt_tokens"} for card in inputs["cards"]]
+    return sha256(canonical({"cards": cards, "aliases": inputs["aliases"]}).encode()).hexdigest()
 
 
 def lifted(inputs: Mapping[str, Any]) -> Inputs:

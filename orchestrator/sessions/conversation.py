@@ -1,7 +1,7 @@
 """The items of a session that a model may be shown, and how much of their sound was heard. Pure; part of `state`."""
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models.content import Call, CallResult, Item, length_of
@@ -9,6 +9,7 @@ from models.errors import BadInput, Conflict, NotFound, quoted, too_long
 from orchestrator.limits import check_lengths
 from orchestrator.sessions.left import Left, beginning, shown_of
 from orchestrator.sessions.order import FRONT, Order
+from orchestrator.sessions.tombstones import redacted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,14 @@ class Conversation:
         self.items = kept
         self.order.remove(item_ids)
         self._left.removed_ids(item_ids)
+
+    def redact(self, item_ids: Collection[str]) -> None:
+        """Take the content of items out; their places stay."""
+        for at, item in enumerate(self.items):
+            if item.item_id in item_ids:
+                self.items[at] = bare = redacted(item)
+                self._characters += length_of(bare) - length_of(item)
+        self._left.redact(item_ids)
 
     def trim(self) -> int:
         """Let the oldest items go until the rest is within its bounds. Return how many went."""

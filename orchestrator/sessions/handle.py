@@ -9,7 +9,7 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -150,6 +150,7 @@ class Session:
                 generation=generation,
                 turn_input=turn_input,
                 history=self._state.context if context is None else context,
+                history_seq=self._state.last_seq if context is None else None,
             )
         )
         self._rescheduled.set()
@@ -173,7 +174,7 @@ class Session:
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
         turn_id = work.turn_id
         try:
-            decision = await work.decision()
+            decision = replace(await work.decision(), history_seq=work.history_seq)
         except BatonError:
             self._state.discard(*key)
             self._drop(key)
@@ -277,16 +278,65 @@ class Session:
         return tuple(items)
 
     async def remove(self, item_ids: tuple[str, ...]) -> None:
-        """Take items out of the conversation: no model is shown them any more. The log keeps them.
+        """Take items out of the conversation: no model is shown them any more.
+
+        Their content goes with them for good, unless another conversation has them, too: then with the last of those.
 
         Raises:
             Conflict: a turn is running.
             NotFound: an item is not part of the conversation.
         """
         await self._opened()
-        in_memory = {item.item_id for item in self._state.items}
-        left = {item_id for item_id in item_ids if item_id not in in_memory and await self._journal.holds(item_id)}
-        await self._transact(lambda: self._state.plan_remove(item_ids, left))
+        left = await self._left(item_ids)
+        shared = set[str]().union(*(await self._journal.sharing(item_ids)).values())
+        await self._transact(lambda: self._state.plan_remove(item_ids, left, shared=shared))
+
+    async def redact(self, item_ids: tuple[str, ...]) -> tuple[list[Item], dict[str, set[str]]]:
+        """Take the content of items out for good, also of sessions that share them; their places stay.
+
+        When this returns, it is in no file of the home any more. `Sessions.redact` tells other sessions that are open.
+
+        Returns:
+            The items as they were, and the other sessions that may have had them: those of them that each has.
+
+        Raises:
+            Conflict: a turn is running.
+            NotFound: an item is not part of the conversation.
+        """
+        items = [(await self.find(item_id))[0] for item_id in item_ids]
+        left, sharing = await self._left(item_ids), await self._journal.sharing(item_ids)
+        await self._transact(lambda: self._state.plan_redact(item_ids, left))
+        return items, sharing
+
+    async def forget(self, items: Sequence[Item], shared: Collection[str]) -> None:
+        """Take content out of memory that another session has redacted; see `SessionState.forget`."""
+        async with self._lock:
+            self._state.forget(items, shared)
+            self._journal.forget_documents()
+
+    async def _left(self, item_ids: Sequence[str]) -> dict[str, Item]:
+        """Return those of the items that are part of the conversation and have left memory."""
+        known = {item.item_id for item in self._state.items}
+        found = [await self._journal.find(item_id) for item_id in item_ids if item_id not in known]
+        return {item.item_id: item for item in found if item is not None}
+
+    async def branch(self, branch_id: str, turn_id: str | None) -> None:
+        """Begin a session with what is in this one up to the end of a turn, or up to now (None); see `Sessions.fork`.
+
+        Raises:
+            Conflict: that turn is running, or one is while the whole is asked for.
+            NotFound: there is no such turn.
+        """
+        await self._opened()
+        async with self._lock:
+            if self._closed:
+                raise self._why_closed()
+            if not self._state.free and turn_id in (None, self.running_turn):
+                raise Conflict(f"The turn {self.running_turn!r} is running. Wait until it ends.", code="turn_active")
+            seq = self._state.last_seq if turn_id is None else await self._journal.end_of(turn_id)
+            if seq is None:
+                raise NotFound(f"There is no turn {turn_id!r} in this session.", code="turn_not_found", field="turn")
+            await self._journal.branch(branch_id, seq)
 
     async def change(self, changes: Mapping[str, str | None], *, keep: bool = False) -> None:
         """Set `title`, `instructions` or `model` for this session; turns that begin from now on have them.

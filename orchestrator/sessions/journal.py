@@ -1,21 +1,23 @@
 """Writes a session's rows: events, turns and the effect ledger in one transaction."""
 
-import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import assert_never
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from sqlalchemy import Connection
 
 from memory import effects, log
+from memory.blobs import BlobStore
+from memory.branches import family, lineage, make_branch, sharers
 from memory.database import Database
+from memory.documents import find_documents, keep_documents
 from memory.effects import Effect
 from memory.items import ItemKind, ItemPlace, find_items, forget_items, last_of_user, note_items
-from memory.log import Entry, LogRow
+from memory.log import Lease, LogRow
 from memory.sessions import SessionRecord, change_session, create_session, find_session, name_session
-from memory.trouble import corrupt
+from memory.uses import note_uses
 from models.clock import Clock
 from models.content import (
     ApprovalRequest,
@@ -37,6 +39,7 @@ from orchestrator.events import (
     Committed,
     ItemClosed,
     ItemsAdded,
+    ItemsRedacted,
     ItemsRemoved,
     LogEvent,
     PlanMade,
@@ -46,14 +49,16 @@ from orchestrator.events import (
     TaskEnded,
     TurnAccepted,
     TurnEnded,
-    decode,
-    encode,
     items_of,
     title_of,
 )
+from orchestrator.sessions import codec
+from orchestrator.sessions.codec import Document
 from orchestrator.sessions.conversation import Earlier
+from orchestrator.sessions.redaction import redact_items
 
-_log = logging.getLogger(__name__)
+_DOCUMENTS = 64
+"""Documents of a log that are remembered; tools and instructions of one session are few."""
 
 _PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
 
@@ -64,24 +69,64 @@ _PAGE_ROWS = 256
 class Journal:
     """The log of one session, as the conductor's events."""
 
-    def __init__(self, database: Database, clock: Clock, tenant: str, session_id: str, *, new: bool = False) -> None:
-        """Take the log of a session; if it is `new`, its first rows begin it."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        tenant: str,
+        session_id: str,
+        *,
+        new: bool = False,
+        blobs: BlobStore | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """Take the log of a session.
+
+        Args:
+            database: where it is.
+            clock: tells when a row is written.
+            tenant: whose it is.
+            session_id: its id.
+            new: whether its first rows begin it.
+            blobs: where content goes from that nothing uses any more; without it, that is left to the next sweep.
+            lease: who writes, and for how long after it may be taken to run a turn.
+        """
         self._database = database
         self._clock = clock
         self._tenant = tenant
         self._session_id = session_id
         self._new = new
+        self._blobs = blobs
+        self._lease = lease
         self._untitled = True  # as far as is known here; the database knows
+        self._kept: set[str] = set()  # documents that are known to be in the database
+        self._documents: dict[str, Document] = {}
 
     async def write(self, events: tuple[LogEvent, ...]) -> tuple[Committed, ...]:
-        """Commit `events` and what follows from them; return them with their numbers."""
+        """Commit `events` and what follows from them; return them with their numbers.
+
+        Content that they take out is in no file of the home any more when this returns.
+        """
         at_ms = self._now_ms()
+        encoded = [codec.encode(event) for event in events]
+        documents = {digest: body for _, named in encoded for digest, body in named.items() if digest not in self._kept}
+        entries = [entry for entry, _ in encoded]
+        loose: list[str] = []
         try:
-            rows = await self._database.write(lambda connection: self._write(connection, events, at_ms))
+            rows = await self._database.write(
+                lambda connection: self._write(connection, events, entries, documents, loose, at_ms)
+            )
         except BatonError:
             self._untitled = True  # if it was named, that was taken back
             raise
         self._new = False
+        self._kept.update(documents)
+        if len(self._kept) > _DOCUMENTS or any(_takes_out(event) for event in events):
+            self._kept.clear()
+        if any(_takes_out(event) for event in events):
+            if self._blobs is not None:
+                await self._blobs.drop(loose)
+            await self._database.purge()
         return tuple(
             Committed(seq=row.seq, at_ms=row.at_ms, event=event) for row, event in zip(rows, events, strict=True)
         )
@@ -91,13 +136,66 @@ class Journal:
 
         Raises:
             NotFound: the tenant has no such session.
+            Internal: a row is not known here, or not what was written.
         """
         if self._new:
             return ()
         rows = await self._database.read(
             lambda c: log.read(c, self._tenant, self._session_id, after=after, limit=limit)
         )
-        return _committed(rows)
+        stored = [codec.parse(row) for row in rows]
+        documents = await self._named({digest for one in stored for digest in one.documents.values()})
+        return tuple(
+            Committed(seq=one.row.seq, at_ms=one.row.at_ms, event=codec.whole(one, documents)) for one in stored
+        )
+
+    async def _named(self, digests: set[str]) -> dict[str, Document]:
+        """Return documents by their digests, as far as they are there."""
+        if missing := digests - self._documents.keys():
+            found = await self._database.read(lambda c: self._find_documents(c, missing))
+            read = {digest: codec.load(body) for digest, body in found.items()}
+            known = {digest: self._documents[digest] for digest in digests - missing}
+            if len(self._documents) + len(read) > _DOCUMENTS:
+                self._documents.clear()
+            self._documents.update(read)
+            return known | read
+        return {digest: self._documents[digest] for digest in digests}
+
+    def forget_documents(self) -> None:
+        """Take nothing for granted of which documents are in the database."""
+        self._kept.clear()
+        self._documents.clear()
+
+    def _find_documents(self, connection: Connection, digests: Collection[str]) -> dict[str, str]:
+        logs = [one.log_id for one in lineage(connection, self._tenant, self._session_id)]
+        return find_documents(connection, logs, digests)
+
+    async def branch(self, branch_id: str, seq: int) -> None:
+        """Begin a session that shares the rows up to `seq`."""
+        at_ms = self._now_ms()
+        await self._database.write(lambda c: make_branch(c, self._tenant, self._session_id, branch_id, seq, at_ms))
+
+    async def end_of(self, turn_id: str) -> int | None:
+        """Return the number of the row that ends a turn of this session; None if there is none."""
+        rows = await self._database.read(
+            lambda c: log.mentioning(c, self._tenant, self._session_id, f'"{turn_id}"', kind="turn_ended")
+        )
+        return next((row.seq for _, row in rows if row.turn_id == turn_id), None)
+
+    async def sharing(self, item_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Return the other sessions that may have rows of this one, each with those of the items that it has."""
+        if self._new:
+            return {}
+        return await self._database.read(lambda c: self._sharing(c, item_ids))
+
+    def _sharing(self, connection: Connection, item_ids: Sequence[str]) -> dict[str, set[str]]:
+        kin = [session_id for session_id in family(connection, self._session_id) if session_id != self._session_id]
+        having: dict[str, set[str]] = {session_id: set() for session_id in kin}
+        for place in find_items(connection, self._tenant, self._session_id, item_ids=item_ids) if kin else ():
+            log_id = place.log_id or self._session_id
+            for other in sharers(connection, self._session_id, log_id, place.item_id, place.seq):
+                having[other].add(place.item_id)
+        return having
 
     async def holds(self, item_id: str) -> bool:
         """Return whether an item is part of the conversation, however long ago it was said."""
@@ -150,17 +248,28 @@ class Journal:
         """
         return await self._database.read(lambda c: find_session(c, self._tenant, self._session_id))
 
-    def _write(self, connection: Connection, events: tuple[LogEvent, ...], at_ms: int) -> tuple[LogRow, ...]:
+    def _write(
+        self,
+        connection: Connection,
+        events: tuple[LogEvent, ...],
+        entries: Sequence[log.Entry],
+        documents: dict[str, str],
+        loose: list[str],
+        at_ms: int,
+    ) -> tuple[LogRow, ...]:
         if self._new:
             create_session(connection, self._tenant, self._session_id, at_ms)
-        entries = [Entry(turn_id=_turn_id(event), kind=event.kind, body=encode(event)) for event in events]
-        rows = log.append(connection, self._tenant, self._session_id, entries, at_ms)
+        keep_documents(connection, self._session_id, documents)
+        rows = log.append(connection, self._tenant, self._session_id, entries, at_ms, self._lease)
         for row, event in zip(rows, events, strict=True):
-            note_items(connection, self._session_id, [_place(item, row.seq) for item in items_of(event)])
-            self._follow(connection, event, row)
+            if items := items_of(event):
+                note_items(connection, self._session_id, [_place(item, row.seq) for item in items])
+                if uses := codec.blobs_of(items):
+                    note_uses(connection, self._tenant, self._session_id, uses)
+            self._follow(connection, event, row, loose)
         return rows
 
-    def _follow(self, connection: Connection, event: LogEvent, row: LogRow) -> None:
+    def _follow(self, connection: Connection, event: LogEvent, row: LogRow, loose: list[str]) -> None:
         at_ms = row.at_ms
         match event:
             case TurnAccepted():
@@ -176,21 +285,11 @@ class Journal:
                 change_session(connection, self._session_id, **asdict(settings))
                 self._untitled = settings.title is None
             case ItemClosed(item=Call() as call, effect=CallEffect() as of):
-                if of.effect != "pure":
-                    effect = Effect(
-                        key=of.key,
-                        call_id=call.call_id,
-                        turn_id=event.turn_id,
-                        tool=call.name,
-                        effect=of.effect,
-                        arguments=call.arguments,
-                        result=None,
-                    )
-                    effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
+                self._open_effect(connection, event.turn_id, call, of, at_ms)
             case ItemClosed(item=CallResult() as result):
                 self._complete(connection, (result,), at_ms)
-            case ItemsRemoved():
-                forget_items(connection, self._session_id, event.item_ids, row.seq)
+            case ItemsRemoved() | ItemsRedacted():
+                loose += self._take_out(connection, event, row.seq)
             case ItemClosed() | PlanMade() | PlanRevised() | TaskEnded() | PlaybackHeard():
                 pass
             case _:
@@ -200,6 +299,31 @@ class Journal:
         if self._untitled and (title := title_of(event)) is not None:
             name_session(connection, self._session_id, title)
             self._untitled = False
+
+    def _take_out(self, connection: Connection, event: ItemsRemoved | ItemsRedacted, seq: int) -> list[str]:
+        """Take items out of the conversation, or their content out of the log; return the blobs that nobody refers to then."""
+        redacted = event.redacted if isinstance(event, ItemsRemoved) else event.item_ids
+        loose = redact_items(connection, self._tenant, self._session_id, redacted, seq) if redacted else []
+        if isinstance(event, ItemsRemoved):
+            forget_items(connection, self._session_id, event.item_ids, seq)
+        if event.untitled:
+            change_session(connection, self._session_id, title=None)
+            self._untitled = True
+        return loose
+
+    def _open_effect(self, connection: Connection, turn_id: str, call: Call, of: CallEffect, at_ms: int) -> None:
+        if of.effect == "pure":
+            return
+        effect = Effect(
+            key=of.key,
+            call_id=call.call_id,
+            turn_id=turn_id,
+            tool=call.name,
+            effect=of.effect,
+            arguments=call.arguments,
+            result=None,
+        )
+        effects.open_effect(connection, self._tenant, self._session_id, effect, at_ms)
 
     def _complete(self, connection: Connection, items: Iterable[Item], at_ms: int) -> None:
         for item in items:
@@ -244,19 +368,11 @@ def _place(item: Item, seq: int) -> ItemPlace:
             assert_never(item)
 
 
-def _committed(rows: Iterable[LogRow]) -> tuple[Committed, ...]:
-    try:
-        return tuple(Committed(seq=row.seq, at_ms=row.at_ms, event=decode(row.body)) for row in rows)
-    except ValidationError as exc:
-        _log.exception("a row of a session's log is not what was written there")
-        raise corrupt() from exc
-
-
-def _turn_id(event: LogEvent) -> str | None:
+def _takes_out(event: LogEvent) -> bool:
     match event:
-        case TurnAccepted() | PlanMade() | PlanRevised() | ItemClosed() | TaskEnded() | TurnEnded():
-            return event.turn_id
-        case ItemsAdded() | ItemsRemoved() | SettingsChanged() | PlaybackHeard():
-            return None
+        case ItemsRemoved():
+            return bool(event.redacted)
+        case ItemsRedacted():
+            return True
         case _:
-            assert_never(event)
+            return False

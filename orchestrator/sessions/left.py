@@ -8,11 +8,12 @@ from its log as for one that lived through it.
 What is said now does not leave with the rest: the user's last message is kept, and the calls whose results are kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from models.content import Call, CallResult, Item, Message
+from orchestrator.sessions.tombstones import redacted
 from orchestrator.window import kept_from, paired, places_now
 
 
@@ -54,6 +55,14 @@ class Left:
         if self._question is not None and self._question.item_id in gone:
             self._question = None
         self._calls = {call_id: call for call_id, call in self._calls.items() if call.item_id not in gone}
+
+    def redact(self, item_ids: Collection[str]) -> None:
+        """Take the content out of items that have left."""
+        if self._question is not None and self._question.item_id in item_ids:
+            self._question = redacted(self._question)
+        for call_id, call in self._calls.items():
+            if call.item_id in item_ids and isinstance(bare := redacted(call), Call):
+                self._calls[call_id] = bare
 
     def needed_by(self, items: Sequence[Item]) -> list[Item]:
         """Return what has left and is needed to understand `items`: calls in the order of their results."""

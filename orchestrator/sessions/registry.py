@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from memory import log
+from memory.blobs import BlobStore
 from memory.branches import delete_session
 from memory.database import Database
-from memory.log import EndState
+from memory.log import EndState, Lease
 from memory.sessions import SessionRecord, list_sessions
 from models.clock import Clock
 from models.content import Item
@@ -78,12 +79,17 @@ class Sessions:
         *,
         max_open: int,
         max_tenant_open: int | None = None,
+        blobs: BlobStore | None = None,
+        lease: Lease | None = None,
     ) -> None:
+        """Take what sessions are made of; `blobs` and `lease` are a `Journal`'s."""
         self._database = database
         self._executor = executor
         self._clock = clock
         self._meters = meters
         self._limits = limits
+        self._blobs = blobs
+        self._lease = lease
         self._max_open = max_open
         self._max_tenant_open = max_tenant_open or share_of(max_open)
         self._open: dict[str, Session] = {}
@@ -95,10 +101,11 @@ class Sessions:
     async def recover(self) -> int:
         """Report every turn that a restart cut off as interrupted, in its session's log, but for those that wait for somebody.
 
-        Return how many there were.
+        Turns that another server may still be running are left alone. Return how many there were.
         """
         recovered = 0
-        for turn in await self._database.read(log.open_turns):
+        owner, now_ms = None if self._lease is None else self._lease.owner, int(self._clock.wall_s() * 1000)
+        for turn in await self._database.read(lambda c: log.open_turns(c, owner=owner, now_ms=now_ms)):
             journal = self._journal(turn.tenant, turn.session_id)
             try:
                 rows = (await self._fold(journal)).plan_recover("server_restarted")
@@ -135,7 +142,7 @@ class Sessions:
         """
         self._make_room(tenant)
         session_id = new_id("sess")
-        journal = Journal(self._database, self._clock, tenant, session_id, new=True)
+        journal = self._journal(tenant, session_id, new=True)
         return self._start(tenant, session_id, SessionState(self._limits), journal)
 
     async def open(self, tenant: str, session_id: str) -> Session:
@@ -182,7 +189,40 @@ class Sessions:
             await self.record(tenant, session_id)  # one that was never written is nothing to delete, nor to stop
             if (session := self._open.get(session_id)) is not None:
                 await session.close("session_deleted")
-            await self._database.write(lambda c: delete_session(c, tenant, session_id))
+            at_ms = int(self._clock.wall_s() * 1000)
+            loose = await self._database.write(lambda c: delete_session(c, tenant, session_id, at_ms))
+            if self._blobs is not None:
+                await self._blobs.drop(loose)
+            await self._database.purge()
+
+    async def fork(self, tenant: str, session_id: str, turn_id: str | None = None) -> str:
+        """Begin a session that goes on from the end of one's turn, or from where it is now (None). Return its id.
+
+        The rows up to there are in both: what is redacted in one is in the other. What comes after is each one's own.
+
+        Raises:
+            Conflict: that turn is running, or one is while the whole is asked for.
+            NotFound: the tenant has no such session, or it no such turn.
+            Overloaded: there are too many in memory, or too many of the tenant's.
+        """
+        branch_id = new_id("sess")
+        session = await self.open(tenant, session_id)
+        await session.branch(branch_id, turn_id)
+        return branch_id
+
+    async def redact(self, tenant: str, session_id: str, item_ids: tuple[str, ...]) -> None:
+        """Take the content of items out of a session for good, and out of every one that shares them; their places stay.
+
+        Raises:
+            Conflict: a turn is running.
+            NotFound: the tenant has no such session, or it no such item.
+            Overloaded: there are too many in memory, or too many of the tenant's.
+        """
+        session = await self.open(tenant, session_id)
+        items, sharing = await session.redact(item_ids)
+        for other_id, shared in sharing.items():
+            if (other := self._open.get(other_id)) is not None and not other.closed:
+                await other.forget(items, shared)
 
     async def records(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[SessionRecord, ...]:
         """Return the tenant's sessions, the last active first; see `memory.sessions.list_sessions`."""
@@ -218,8 +258,8 @@ class Sessions:
         """Yield the rows of a session; see `journal.read_rows`."""
         return read_rows(self._database, self._clock, tenant, session_id)
 
-    def _journal(self, tenant: str, session_id: str) -> Journal:
-        return Journal(self._database, self._clock, tenant, session_id)
+    def _journal(self, tenant: str, session_id: str, *, new: bool = False) -> Journal:
+        return Journal(self._database, self._clock, tenant, session_id, new=new, blobs=self._blobs, lease=self._lease)
 
     async def _fold(self, journal: Journal) -> SessionState:
         """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""

@@ -10,9 +10,10 @@ The sink is `take`: what does not come from the current (turn, generation), or f
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
+from types import MappingProxyType
 from typing import Literal, assert_never
 
 from agents.events import Fault, TaskFailed, TaskFinished, TaskItem, TaskOutput, TaskProgress, TaskStarted
@@ -25,6 +26,7 @@ from orchestrator.events import (
     GenerationEvent,
     ItemClosed,
     ItemsAdded,
+    ItemsRedacted,
     ItemsRemoved,
     LogEvent,
     PlanMade,
@@ -45,6 +47,8 @@ from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Ea
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
 from orchestrator.sessions.task_rows import cancelled, closed, fold_closed, ms, task_ended
+
+EMPTY: Mapping[str, Item] = MappingProxyType({})
 
 
 class SessionState:
@@ -113,6 +117,9 @@ class SessionState:
                 self._name(event)
             case ItemsRemoved():
                 self._conversation.remove(event.item_ids)
+                self._redact(event.redacted, untitled=event.untitled)
+            case ItemsRedacted():
+                self._redact(event.item_ids, untitled=event.untitled)
             case SettingsChanged():
                 self.settings = event.settings
             case PlaybackHeard():
@@ -164,6 +171,14 @@ class SessionState:
                 self._quiet_since_s = now_s
             case _:
                 assert_never(event)
+
+    def _redact(self, item_ids: Collection[str], *, untitled: bool) -> None:
+        """Take the content of items out of all that is known here of the rows so far."""
+        if untitled:
+            self.settings = replace(self.settings, title=None)
+        if item_ids:
+            self._conversation.redact(item_ids)
+            self.rows = deque([self.rows[-1]], maxlen=self.rows.maxlen)  # a reader that lags reads the log
 
     def _name(self, event: LogEvent) -> None:
         if self.settings.title is None and (title := title_of(event)) is not None:
@@ -300,16 +315,59 @@ class SessionState:
         at = None if after is None else indexes.get(after)
         return (ItemsAdded(items=items, after=after, after_open=at is not None, after_index=at),)
 
-    def plan_remove(self, item_ids: tuple[str, ...], left: Set[str] = frozenset()) -> tuple[LogEvent, ...]:
-        """Return the row that takes items out of the conversation; those in `left` have left memory, not the log.
+    def plan_remove(
+        self, item_ids: tuple[str, ...], left: Mapping[str, Item] = EMPTY, *, shared: Collection[str] = ()
+    ) -> tuple[LogEvent, ...]:
+        """Return the row that takes items out of the conversation, and their content with them if no other one has them.
+
+        Args:
+            item_ids: the items.
+            left: those of them that have left memory, not the log.
+            shared: those of them that are in another conversation, too.
 
         Raises:
             Conflict: a turn is running, which was shown them.
             NotFound: an item is not part of the conversation.
         """
         self._check_free()
+        items = self._known(item_ids, left)
+        alone = [item for item in items if item.item_id not in shared]
+        redacted = tuple(item.item_id for item in alone)
+        event = ItemsRemoved(item_ids=item_ids, redacted=redacted, untitled=self._is_title_of(alone))
+        return (event,) if item_ids else ()
+
+    def plan_redact(self, item_ids: tuple[str, ...], left: Mapping[str, Item] = EMPTY) -> tuple[LogEvent, ...]:
+        """Return the row that takes the content of items out for good; those in `left` have left memory, not the log.
+
+        Raises:
+            Conflict: a turn is running, which was shown them.
+            NotFound: an item is not part of the conversation.
+        """
+        self._check_free()
+        items = self._known(item_ids, left)
+        return (ItemsRedacted(item_ids=item_ids, untitled=self._is_title_of(items)),) if item_ids else ()
+
+    def forget(self, items: Sequence[Item], shared: Collection[str]) -> None:
+        """Take content out that another session has redacted in rows which this one may share.
+
+        Args:
+            items: what it was.
+            shared: those of the items that are in this conversation.
+        """
+        if self._is_title_of(items):
+            self.settings = replace(self.settings, title=None)
+        self._conversation.redact(shared)
+        self.rows.clear()  # a reader that lags reads the log
+
+    def _known(self, item_ids: Sequence[str], left: Mapping[str, Item]) -> list[Item]:
         self._conversation.check_known([item_id for item_id in item_ids if item_id not in left])
-        return (ItemsRemoved(item_ids=item_ids),) if item_ids else ()
+        known = {item.item_id: item for item in self._conversation.items}
+        return [known.get(item_id) or left[item_id] for item_id in item_ids]
+
+    def _is_title_of(self, items: Sequence[Item]) -> bool:
+        """Return whether the session is called what it would be after one of the items."""
+        titles = {title_of(ItemsAdded(items=(item,))) for item in items} - {None}
+        return self.settings.title in titles
 
     def plan_change(self, settings: SessionSettings, *, always: bool = False) -> tuple[LogEvent, ...]:
         """Return the row that sets what holds from here on; none if it holds already, unless one is wanted `always`."""

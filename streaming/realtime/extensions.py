@@ -35,6 +35,13 @@ class BatonSession(BaseModel):
         )
 
 
+class BatonRedacted(BaseModel):
+    """`baton.item.redacted`: the content of an item was taken out for good; the item keeps its place."""
+
+    type: Literal["baton.item.redacted"] = "baton.item.redacted"
+    item_id: str
+
+
 class BatonSequence(BaseModel):
     """`baton.sequence`: everything up to row `seq` has been sent; reconnect with `after=` it."""
 
@@ -205,6 +212,7 @@ def beside_event(
 BatonEvent = (
     BatonAttached
     | BatonSession
+    | BatonRedacted
     | BatonSequence
     | BatonRouted
     | BatonPlanned

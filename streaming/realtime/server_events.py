@@ -19,6 +19,7 @@ from orchestrator.events import (
     ItemDelta,
     ItemsAdded,
     ItemSnapshot,
+    ItemsRedacted,
     ItemsRemoved,
     LogEvent,
     PartAdded,
@@ -37,6 +38,7 @@ from orchestrator.sessions.order import FRONT, Order
 from streaming.realtime.events import ServerEvent, ended_fields, response_object
 from streaming.realtime.extensions import (
     BatonPlanned,
+    BatonRedacted,
     BatonReplanned,
     BatonRouted,
     BatonSequence,
@@ -108,7 +110,10 @@ class ServerEvents:
             case ItemsAdded():
                 return [*self._added(event), *self._named(event)]
             case ItemsRemoved():
-                return self._removed(event.item_ids)
+                return [*self._removed(event.item_ids), *self._unnamed(event)]
+            case ItemsRedacted():
+                told = [BatonRedacted(item_id=item_id).model_dump(mode="json") for item_id in event.item_ids]
+                return [*told, *self._unnamed(event)]
             case SettingsChanged():
                 return [self._set(event.settings)]
             case TurnAccepted():
@@ -157,6 +162,9 @@ class ServerEvents:
         if self.settings.title is not None or (title := title_of(event)) is None:
             return []
         return [self._set(replace(self.settings, title=title))]
+
+    def _unnamed(self, event: ItemsRemoved | ItemsRedacted) -> list[ServerEvent]:
+        return [self._set(replace(self.settings, title=None))] if event.untitled else []
 
     def _set(self, settings: SessionSettings) -> ServerEvent:
         self.settings = settings

@@ -57,7 +57,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
         records = await sessions.records(_tenant(request), limit=limit + 1, before=before)
         return {
             "object": "list",
-            "data": [_listed(record) for record in records[:limit]],
+            "data": [listed_session(record) for record in records[:limit]],
             "has_more": len(records) > limit,
         }
 
@@ -67,7 +67,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
         changes = _changes(body, conductor)
         session = await sessions.create(_tenant(request))
         await session.change(changes, keep=True)
-        return _listed(await sessions.record(_tenant(request), session.session_id))
+        return listed_session(await sessions.record(_tenant(request), session.session_id))
 
     @router.get("/{session_id}")
     async def read_session(session_id: str, request: Request) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
         changes = _changes(body, conductor)
         session = await sessions.open(_tenant(request), session_id)
         await session.change(changes)
-        return _listed(await sessions.record(_tenant(request), session_id))
+        return listed_session(await sessions.record(_tenant(request), session_id))
 
     @router.delete("/{session_id}", status_code=204)
     async def delete_session(session_id: str, request: Request) -> Response:
@@ -132,7 +132,8 @@ def _tenant(request: Request) -> str:
     return caller.tenant
 
 
-def _listed(record: SessionRecord) -> dict[str, Any]:
+def listed_session(record: SessionRecord) -> dict[str, Any]:
+    """Return a session as it is listed."""
     return {
         "id": record.session_id,
         "object": "session",
@@ -150,7 +151,7 @@ def _whole(record: SessionRecord, told: SessionHistory) -> dict[str, Any]:
         {"id": response_id(turn.turn_id), "state": turn.state, "reason": turn.reason, "after": turn.after}
         for turn in told.turns
     ]
-    return {**_listed(record), "items": _wire(told.items), "turns": turns}
+    return {**listed_session(record), "items": _wire(told.items), "turns": turns}
 
 
 def _wire(items: Sequence[Item]) -> list[dict[str, Any]]:

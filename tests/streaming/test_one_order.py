@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from agents.events import Origin, TaskFinished, TaskProgress
 from memory.keys import RequestDefaults
+from memory.log import LogRow
 from models.content import CallDelta, Item, Message, TextDelta, TextPart
-from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, decode, done_with
+from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, done_with
 from orchestrator.limits import SessionLimits
+from orchestrator.sessions.codec import parse
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import from_a_turn_on
 from orchestrator.sessions.order import FRONT
@@ -195,4 +197,4 @@ def test_the_end_of_the_log_gives_the_same_order_as_the_whole(steps: list[int]) 
 
 def test_a_log_without_places_is_read_as_it_was_meant() -> None:
     old = json.dumps({"kind": "items_added", "items": []})
-    assert decode(old) == ItemsAdded(items=())
+    assert parse(LogRow(seq=1, turn_id=None, kind="items_added", v=1, body=old, at_ms=1)).event == ItemsAdded(items=())

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from orchestrator.events import (
     Committed,
     Decision,
     ItemClosed,
+    ItemsRedacted,
+    ItemsRemoved,
     LogEvent,
     SessionSettings,
+    SettingsChanged,
     TurnEnded,
     TurnInput,
     done_with,
@@ -24,6 +28,7 @@ from orchestrator.events import (
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.handle import Session
 from orchestrator.sessions.state import SessionState
+from orchestrator.sessions.tombstones import without
 
 WEATHER = ToolConstraint(tools=(ToolSpec(name="weather", description="", parameters="{}"),))
 
@@ -91,6 +96,29 @@ class Steps:
         """End the only task, and the turn with it."""
         done = done_with(TaskFinished(origin=self.origin(), reason=reason))
         return self.write(self.state.plan(done, "item_unused", self.now_s))
+
+
+def bare(rows: Any, log: Any) -> list[Committed]:
+    """Return rows without the content that `log` says was taken out, and then without titles, which may be made of it.
+
+    They may have been read before it was.
+    """
+    gone: set[str] = set()
+    for row in log:
+        match row.event:
+            case ItemsRemoved():
+                gone.update(row.event.redacted)
+            case ItemsRedacted():
+                gone.update(row.event.item_ids)
+            case _:
+                pass
+    return [replace(row, event=_untitled(without(row.event, gone)) if gone else row.event) for row in rows]
+
+
+def _untitled(event: LogEvent) -> LogEvent:
+    if isinstance(event, SettingsChanged):
+        return replace(event, settings=replace(event.settings, title=None))
+    return event
 
 
 def kinds(rows: Any) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from support.sessions import bare
 
 from agents.writer import Writer
 from memory.database import Database
@@ -28,6 +29,7 @@ from models.ports.generate import ToolConstraint, ToolSpec
 from orchestrator.events import ItemClosed, TurnAccepted, TurnEnded
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.registry import settings_of
+from orchestrator.sessions.tombstones import redacted
 
 LIMITS = SessionLimits(candidates=2, items=12, rows=4, detach_grace_s=40.0, proposal_s=30.0, idle_s=10_000.0)
 
@@ -195,7 +197,7 @@ class Play:
             assert not reader.transcript.partial
             await reader.leave()
             given = reader.transcript.rows
-            assert given == rows[len(rows) - len(given) :]
+            assert bare(given, rows) == bare(rows[len(rows) - len(given) :], rows)
         self.every_turn_is_whole([row.event for row in rows])
         assert not self.session.closed
         assert len(self.session._work) == len(
@@ -226,6 +228,8 @@ class Play:
         assert [event.turn_id for event in accepted] == [event.turn_id for event in ended]
         for begin, end in zip(accepted, ended, strict=True):
             (said,) = begin.input.items
+            if said == redacted(said):
+                continue
             word = text_of(said).split()[-1]
             reply = "".join(
                 text_of(event.item) for event in log if isinstance(event, ItemClosed) and event.turn_id == begin.turn_id
@@ -233,7 +237,7 @@ class Play:
             # Every reply says its own word and nobody else's.
             others = {f"w{n}w" for n in range(self.words + 1)} - {word}
             assert not any(other in reply for other in others), f"{word} is answered by {reply!r}"
-            if end.state == "finished":
+            if end.state == "finished" and reply.strip("{}"):  # else it was taken out
                 assert word in reply
 
 

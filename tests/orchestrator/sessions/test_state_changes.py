@@ -46,7 +46,9 @@ def fold(steps: Steps, *events: LogEvent) -> SessionState:
 
 def test_what_is_removed_is_gone_and_the_rest_keeps_its_order(steps: Steps, add: Callable[..., None]) -> None:
     add(steps, "a", "b", "c", "d")
-    assert steps.write(steps.state.plan_remove(("c", "a"))) == (ItemsRemoved(item_ids=("c", "a")),)
+    assert steps.write(steps.state.plan_remove(("c", "a"))) == (
+        ItemsRemoved(item_ids=("c", "a"), redacted=("c", "a"), untitled=True),
+    )
     assert ids(steps.state) == ["b", "d"]
 
 
@@ -199,12 +201,25 @@ def test_a_title_that_came_before_the_first_message_stays(steps: Steps, message:
     assert steps.state.settings.title == "Plans"
 
 
-def test_removing_the_message_that_named_a_session_does_not_rename_it(
+def test_a_title_goes_with_the_message_whose_words_it_has_and_the_next_one_names_the_session(
+    steps: Steps, message: Callable[..., Message]
+) -> None:
+    steps.add(message("Hello", "item_1"), message("and this", "item_2"))
+    steps.write(steps.state.plan_remove(("item_2",)))
+    assert steps.state.settings.title == "Hello"
+    steps.write(steps.state.plan_remove(("item_1",)))
+    assert steps.state.settings.title is None
+    steps.add(message("Anew", "item_3"))
+    assert steps.state.settings.title == "Anew"
+
+
+def test_a_title_of_other_words_stays_when_the_first_message_goes(
     steps: Steps, message: Callable[..., Message]
 ) -> None:
     steps.add(message("Hello", "item_1"))
-    steps.write(steps.state.plan_remove(("item_1",)))
-    assert steps.state.settings.title == "Hello"
+    steps.change(title="Plans")
+    steps.write(steps.state.plan_redact(("item_1",)))
+    assert steps.state.settings.title == "Plans"
 
 
 @pytest.mark.parametrize(

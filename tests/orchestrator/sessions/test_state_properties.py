@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from support.sessions import bare
 
 from agents.events import (
     Fault,
@@ -71,12 +72,15 @@ from orchestrator.events import (
     Usage,
     done_with,
     failed,
+    items_of,
+    title_of,
 )
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import from_a_turn_on
 from orchestrator.sessions.order import FRONT
 from orchestrator.sessions.state import SessionState
+from orchestrator.sessions.tombstones import without
 
 # Small, so that a few steps pass every bound.
 LIMITS = SessionLimits(candidates=2, items=6, rows=4, detach_grace_s=20.0, proposal_s=30.0, idle_s=40.0)
@@ -277,6 +281,8 @@ class Play:
         if not transaction.committed:
             transaction.committed = True
             self.log.extend(transaction.rows)
+            for row in transaction.rows:
+                self.redact(row.event)
             return
         self.in_flight = None
         self.state.apply(transaction.rows, self.now_s)
@@ -286,12 +292,30 @@ class Play:
         if transaction.then is not None and self.running is not None:
             self.take(transaction.then)
 
+    def redact(self, event: LogEvent) -> None:
+        """Take out of the log what a row takes out of those before it, as the database does in its transaction."""
+        if not isinstance(event, ItemsRemoved):
+            return
+        titles = {
+            title_of(ItemsAdded(items=(item,)))
+            for row in self.log
+            for item in items_of(row.event)
+            if item.item_id in event.redacted
+        }
+        for at, row in enumerate(self.log):
+            rest = without(row.event, event.redacted)
+            if isinstance(rest, SettingsChanged) and rest.settings.title in titles:
+                rest = replace(rest, settings=replace(rest.settings, title=None))
+            self.log[at] = replace(row, event=rest)
+
     def book(self, event: LogEvent) -> None:
         match event:
             case ItemsAdded():
                 self.book_added(event)
                 self.book_title(event.items)
             case ItemsRemoved():
+                assert event.redacted == event.item_ids  # no other conversation has them
+                self.book_title_gone(event)
                 self.places = [place for place in self.places if id_of(place) not in event.item_ids]
                 for item_id in event.item_ids:
                     self.heard.pop(item_id, None)
@@ -356,6 +380,14 @@ class Play:
         said = (" ".join(text_of(item).split()) for item in items if isinstance(item, Message))
         if self.settings.title is None:
             self.settings = replace(self.settings, title=next(filter(None, said), None))
+
+    def book_title_gone(self, event: ItemsRemoved) -> None:
+        gone = [place for place in self.places if not isinstance(place, str) and place.item_id in event.item_ids]
+        words = {" ".join(text_of(item).split()) for item in gone if isinstance(item, Message) and item.role == "user"}
+        named = self.settings.title is not None and self.settings.title in words
+        assert event.untitled == named
+        if named:
+            self.settings = replace(self.settings, title=None)
 
     def book_what_leaves(self) -> None:
         for _ in range(len(self.order) - LIMITS.items):
@@ -719,7 +751,8 @@ class Play:
             seq = reader.cursor.seq
             behind = self.state.last_seq - seq
             assert behind > len(self.state.rows)
-            assert len(self.state.rows) == LIMITS.rows
+            # Nor are those kept that were before content was taken out.
+            assert len(self.state.rows) == LIMITS.rows or isinstance(self.state.rows[0].event, ItemsRemoved)
             batch = reader.cursor.take_rows(self.log[seq : seq + min(3, behind)])
         for event in batch:
             reader.transcript.take(event)
@@ -789,7 +822,7 @@ class Play:
             assert reader.transcript.seq == len(self.log) == self.state.last_seq
             assert not reader.transcript.partial
             rows = reader.transcript.rows
-            assert rows == self.log[len(self.log) - len(rows) :]
+            assert bare(rows, self.log) == bare(self.log[len(self.log) - len(rows) :], self.log)
 
     def every_turn_ended_once(self) -> None:
         events = [row.event for row in self.log]

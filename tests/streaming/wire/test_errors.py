@@ -23,10 +23,12 @@ from support.rules import RULES
 from support.sse import parse
 
 from agents.events import Fault
+from memory.log import LogRow
 from models.content import Delta, TextDelta
 from models.errors import CLASSES, BatonError, ErrorKind
 from models.ports.generate import GenerateRequest
-from orchestrator.events import TurnEnded, decode, encode
+from orchestrator.events import TurnEnded
+from orchestrator.sessions import codec
 from streaming.limits import SurfaceLimits
 from streaming.wire.errors import OURS_TO_END, STATUS, STATUS_BY_CODE, WIRE_CODES, failure, told
 
@@ -84,8 +86,8 @@ def test_a_logged_error_is_told_as_it_was_raised(
     retry_after_s: float | None,
 ) -> None:
     error = CLASSES[kind](message, code=code, field=field, retryable=retryable, retry_after_s=retry_after_s)
-    row = encode(TurnEnded(turn_id="turn_1", generation=1, state="failed", fault=Fault.of(error)))
-    ended = decode(row)
+    entry, _ = codec.encode(TurnEnded(turn_id="turn_1", generation=1, state="failed", fault=Fault.of(error)))
+    ended = codec.parse(LogRow(seq=1, turn_id="turn_1", kind=entry.kind, v=entry.v, body=entry.body, at_ms=1)).event
     assert isinstance(ended, TurnEnded)
     again = failure(ended)
     assert again is not None
@@ -97,7 +99,7 @@ def test_a_logged_error_is_told_as_it_was_raised(
 def test_a_row_of_before_faults_kept_their_class_still_says_whether_to_try_again(retryable: bool, status: int) -> None:
     fault = json.dumps({"code": "x", "message": "It broke.", "retryable": retryable, "field": None})
     row = f'{{"kind": "turn_ended", "turn_id": "t", "generation": 1, "state": "failed", "fault": {fault}}}'
-    ended = decode(row)
+    ended = codec.parse(LogRow(seq=1, turn_id="t", kind="turn_ended", v=1, body=row, at_ms=1)).event
     assert isinstance(ended, TurnEnded)
     error = failure(ended)
     assert error is not None
