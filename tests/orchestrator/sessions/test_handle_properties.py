@@ -200,7 +200,7 @@ class Play:
             assert bare(given, rows) == bare(rows[len(rows) - len(given) :], rows)
         self.every_turn_is_whole([row.event for row in rows])
         assert not self.session.closed
-        assert len(self.session._work) == len(
+        assert len(self.session._generations) == len(
             self.session._state.proposal.candidates if self.session._state.proposal else ()
         )
         await self.the_database_agrees(rows)
