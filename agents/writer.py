@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskProgress, TaskStarted
 from agents.port import Task
-from models.content import CallDelta, FinishDelta
+from models.content import CallDelta, FinishDelta, Message, Part, Said, TextPart
 from models.errors import BatonError, Internal, NotFound
 from models.ids import new_id
 from models.ports.generate import Engine, GenerateRequest
@@ -45,7 +45,7 @@ class Writer:
 def _request(task: Task) -> GenerateRequest:
     most = min(task.sampling.max_output_tokens, task.budget.output_tokens)
     return GenerateRequest(
-        messages=task.messages,
+        messages=_given(task),
         sampling=replace(task.sampling, max_output_tokens=most),
         constraint=task.constraint,
         priority="batch" if task.reads_ahead else "interactive",
@@ -57,3 +57,17 @@ def _request(task: Task) -> GenerateRequest:
         continues=task.continues,
         raw=task.raw,
     )
+
+
+def _given(task: Task) -> tuple[Said, ...]:
+    """Return what the model is shown: the messages, and at the end of what is asked the inputs, each under its name."""
+    if not task.inputs:
+        return task.messages
+    parts: list[Part] = []
+    for name, content in task.inputs.items():
+        parts += [TextPart(text=f"\n\n{name}:\n", source="generated"), *content]
+    asked = next((item for item in reversed(task.messages) if isinstance(item, Message) and item.role == "user"), None)
+    if asked is None:
+        return (*task.messages, Message(item_id=new_id("item"), role="user", parts=tuple(parts)))
+    whole = replace(asked, parts=(*asked.parts, *parts))
+    return tuple(whole if item is asked else item for item in task.messages)

@@ -20,6 +20,7 @@ from models.content import (
     EvidencePart,
     FinishDelta,
     Message,
+    ReasoningDelta,
     TextDelta,
     TextPart,
     UsageDelta,
@@ -43,6 +44,7 @@ class Rule:
         times: how often the reply is written, itself a template; `{n}` in the reply counts from 1.
         gap_s: seconds before each token.
         call: name of a tool to call with the reply as its arguments, if that tool is on offer.
+        thought: what is thought before the reply, itself a template.
         fault: `error` raises an internal error after the reply, `exit` ends the process.
     """
 
@@ -51,6 +53,7 @@ class Rule:
     times: str = "1"
     gap_s: float | None = None
     call: str | None = None
+    thought: str = ""
     fault: str | None = None
 
 
@@ -103,6 +106,9 @@ class ScriptedEngine:
         limit = request.sampling.max_output_tokens
         written = 0
         call_id = new_id("call")
+        for token in _TOKEN.findall(match.expand(rule.thought)):
+            await self._pace(gap_s, request.deadline)
+            yield ReasoningDelta(text=token)
         for token in _cut(_reply(rule, match), request.sampling.stop):
             if written == limit:
                 break

@@ -13,7 +13,7 @@ from orchestrator.events import TurnEnded
 from streaming.realtime.options import Options, wire_session
 from streaming.wire.errors import Told, failure, told
 from streaming.wire.items import response_id
-from streaming.wire.shapes import ID, Metadata, Sparse
+from streaming.wire.shapes import ID, BatonTurn, Metadata, Sparse
 from streaming.wire.usage import response_usage
 
 ServerEvent = dict[str, Any]
@@ -151,6 +151,7 @@ class ResponseOptions(Sparse):
     metadata: Metadata | None = None
     conversation: str | None = None
     input: Annotated[list[InputItem], Field(max_length=256)] | None = None
+    baton: BatonTurn | None = None
 
 
 class ItemRetrieve(_ClientEvent):

@@ -13,7 +13,7 @@ from memory.keys import RequestDefaults
 from models.content import ApprovalResponse, Call, CallResult, Item, ItemStatus, Message, TextPart
 from models.errors import BadInput, BatonError, Unsupported, quoted
 from models.ids import new_id
-from orchestrator.events import SamplingOverrides, SessionEvent, SessionSettings, TurnInput
+from orchestrator.events import OnLeave, SamplingOverrides, SessionEvent, SessionSettings, TurnInput
 from orchestrator.sessions.order import Order
 from streaming.realtime.events import (
     CLIENT_EVENT,
@@ -270,9 +270,20 @@ class RealtimeProtocol:
             max_output_tokens=tokens if isinstance(tokens, int) else None,
             sampling=SamplingOverrides(temperature=options.temperature),
             metadata=own.metadata,
+            on_leave=self._on_leave(own),
         )
         context = None if own.input is None else tuple(_context_item(item) for item in own.input)
         return Respond(turn_input=turn_input, context=context, is_aside=own.conversation == "none")
+
+    @staticmethod
+    def _on_leave(own: ResponseOptions) -> OnLeave:
+        asked = None if own.baton is None else own.baton.on_leave
+        if own.conversation == "none" and asked not in {None, "cancel"}:
+            raise Unsupported(
+                "A response beside the conversation ends with its connection. Leave 'on_leave' out, or 'conversation'.",
+                field="response.baton.on_leave",
+            )
+        return asked or "grace"
 
     def _refuse(self, text: str, exc: ValidationError) -> Received:
         first = exc.errors(include_url=False)[0]

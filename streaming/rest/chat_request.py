@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BadInput, Unsupported
-from orchestrator.events import TurnInput
+from orchestrator.events import OnLeave, TurnInput
 from streaming.rest.chat_forms import ChatToolChoice, ResponseFormat, Tool, tools_of
 from streaming.rest.chat_messages import AssistantMessage, ChatMessage, conversation_of
 from streaming.rest.sampling import (
@@ -28,7 +28,7 @@ from streaming.rest.sampling import (
     TopK,
     overrides_of,
 )
-from streaming.wire.shapes import Metadata, Strict
+from streaming.wire.shapes import BatonTurn, Metadata, Strict
 
 
 class ChatRequest(Strict):
@@ -63,6 +63,9 @@ class ChatRequest(Strict):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     repetition_penalty: RepetitionPenalty | None = None
+
+    # Baton's own.
+    baton: BatonTurn | None = None
 
     # Honoured only at the value that changes nothing; see `_refuse`.
     modalities: list[str] | None = None
@@ -106,6 +109,7 @@ class ChatRequest(Strict):
             logprobs=self._logprobs(),
             continues=self._continues(),
             metadata=self.metadata,
+            on_leave=self._on_leave(),
         )
         return tuple(items[:-1]), turn_input
 
@@ -120,6 +124,15 @@ class ChatRequest(Strict):
         for field, is_wanted in wanted.items():
             if is_wanted:
                 raise Unsupported(f"'{field}' cannot be honoured here yet. Leave it out.", field=field)
+
+    def _on_leave(self) -> OnLeave:
+        asked = None if self.baton is None else self.baton.on_leave
+        if not self.store and asked not in {None, "cancel"}:
+            raise Unsupported(
+                "An answer that is not kept ends when its client leaves. Set 'store', or leave 'on_leave' out.",
+                field="baton.on_leave",
+            )
+        return asked or "grace"
 
     def _continues(self) -> bool:
         if not self.continue_final_message:

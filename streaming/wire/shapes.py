@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from orchestrator.events import OnLeave
+
 ID = r"^[A-Za-z0-9_-]{1,64}$"
 """How ids are written, and the names of functions."""
 
@@ -46,3 +48,13 @@ _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)]
 """What a caller notes of an answer for itself."""
+
+
+class BatonTurn(Sparse):
+    """What a caller may say of one turn that OpenAI's APIs have no field for.
+
+    Attributes:
+        on_leave: what becomes of it once nobody follows it any more; None leaves it to the server, which waits a while.
+    """
+
+    on_leave: OnLeave | None = None
