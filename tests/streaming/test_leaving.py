@@ -10,10 +10,10 @@ _SLOW = json.dumps({"gap_s": 0.02})
 _ASKED = {"model": "scripted", "messages": [{"role": "user", "content": "count to 60"}]}
 
 
-async def _leave(served: Any, *, stream: bool, store: bool) -> None:
+async def _leave(served: Any, *, stream: bool, store: bool, **more: Any) -> None:
     """Ask, and close the connection while the engine writes."""
     async with served.http() as client:
-        body = {**_ASKED, "stream": stream, "store": store}
+        body = {**_ASKED, "stream": stream, "store": store, **more}
         if stream:
             async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 await anext(answer.aiter_lines())
@@ -61,6 +61,25 @@ async def test_what_is_kept_stops_at_once_where_there_is_no_grace(serve, stream:
         turn, said = await _kept(served)
         assert (turn["state"], turn["reason"]) == ("interrupted", "client_detached")
         assert "60" not in said.split()
+
+
+@pytest.mark.parametrize(
+    ("on_leave", "grace_s", "ends"), [("cancel", 60, "interrupted"), ("background", 0, "finished")]
+)
+async def test_what_becomes_of_a_turn_is_its_own_to_say(serve, on_leave: str, grace_s: float, ends: str) -> None:
+    async with serve(script=_SLOW, detach_grace_s=grace_s) as served:
+        await _leave(served, stream=True, store=True, baton={"on_leave": on_leave})
+        await served.until(lambda: served.engine.running == 0, timeout_s=1 if ends == "interrupted" else 20)
+        await served.until(lambda: served.sample("baton_turns_running") == 0, timeout_s=5)
+        turn, _ = await _kept(served)
+        assert turn["state"] == ends
+
+
+async def test_an_answer_that_is_not_kept_cannot_go_on_alone(serve) -> None:
+    async with serve(script=_SLOW) as served, served.http() as client:
+        answer = await client.post("/v1/chat/completions", json={**_ASKED, "baton": {"on_leave": "background"}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "baton.on_leave"
 
 
 @pytest.mark.parametrize("stream", [True, False])

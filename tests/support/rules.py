@@ -8,6 +8,7 @@ RULES: list[dict[str, Any]] = [
     {"pattern": r"^wait$", "reply": "It takes its time.", "gap_s": 60},
     {"pattern": r"weather in (\w+)", "reply": '{"city": "\\1"}', "call": "get_weather"},
     {"pattern": r"^sunny$", "reply": "The sun shines."},
+    {"pattern": r"^think of (\w+)$", "thought": r"What is \1? ", "reply": r"\1 it is."},
     {"pattern": r"^nothing$", "reply": ""},
     {"pattern": r"^fail at once$", "reply": "", "fault": "error"},
     {"pattern": r"^fail$", "reply": "I am about to ", "fault": "error"},

@@ -868,7 +868,7 @@ def test_every_reader_gets_every_character_once_and_the_log_folds_to_what_lived(
 ) -> None:
     # One number a step: an example that fails is shortened by leaving steps out.
     @settings(
-        max_examples=250,
+        max_examples=150,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -19,8 +19,9 @@ from support.sse import Parser, parse
 
 from memory.keys import RequestDefaults
 from models.clock import ManualClock
-from models.content import Call, CallResult, Message, text_of
+from models.content import Call, CallResult, Message, TextPart, text_of
 from models.ports.generate import ToolConstraint
+from orchestrator.events import TurnInput
 from streaming.limits import SurfaceLimits
 
 _PATH = "/v1/chat/completions"
@@ -84,6 +85,24 @@ async def test_an_answer_is_the_same_whole_and_in_chunks(served: Served, text: s
     assert whole.model == "scripted"
     chunks = await _stream(served, text)
     assert (chunks.text, chunks.finish_reason) == (expected, "stop")
+
+
+@pytest.mark.parametrize("store", [False, True])
+async def test_what_the_model_thinks_is_told_beside_the_answer(served: Served, store: bool) -> None:
+    whole = (await _ask(served, "think of rain", store=store)).json()["choices"][0]["message"]
+    assert (whole["reasoning_content"], whole["content"]) == ("What is rain? ", "rain it is.")
+    sent = parse((await _ask(served, "think of rain", stream=True, store=store)).content)
+    deltas = [event.json()["choices"][0]["delta"] for event in sent[:-1]]
+    assert deltas[0]["role"] == "assistant"
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "What is rain? "
+    assert "".join(delta.get("content") or "" for delta in deltas) == "rain it is."
+
+
+async def test_what_the_model_thought_is_not_shown_to_it(served: Served) -> None:
+    answer = (await _ask(served, "think of rain", store=True)).json()
+    session = await served.conductor.sessions.open("local", answer["baton"]["session"])
+    await session.respond(TurnInput(items=(Message(item_id="more", role="user", parts=(TextPart(text="more"),)),)))
+    assert [text_of(item) for item in served.engine.requests[-1].messages] == ["think of rain", "rain it is.", "more"]
 
 
 async def test_usage_is_what_the_engine_counted_and_streamed_only_to_who_asks(served: Served) -> None:
