@@ -16,6 +16,7 @@ from agents.port import Task
 from models.clock import wait_for_event
 from models.content import ApprovalResponse, Item
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
+from models.owner import Owner
 from orchestrator.act.execute import Executor
 from orchestrator.act.work import Work
 from orchestrator.events import Decision, GenerationEvent, TurnInput, failed
@@ -46,7 +47,7 @@ class Generation:
         self,
         executor: Executor,
         *,
-        tenant: str,
+        owner: Owner,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
@@ -58,7 +59,7 @@ class Generation:
         self.turn_id = turn_id
         self.generation = generation
         self._executor = executor
-        self._tenant = tenant
+        self._owner = owner
         self.turn_input = turn_input
         self.task: Task | None = None
         self._history = tuple(history)
@@ -93,7 +94,7 @@ class Generation:
     async def run(self) -> None:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
-            with self._executor.admission.seat(self._tenant):
+            with self._executor.admission.seat(self._owner.tenant):
                 async with self._executor.clock.timeout_at(self._deadline_s):
                     if self._work is None:
                         self._work = await self._decide()
@@ -130,7 +131,7 @@ class Generation:
             await wait_for_event(clock, self._answered, self._executor.calls.deadline_s(work))
             self._answered.clear()
         work.deadline_s = clock.now_s() + left_s
-        with self._executor.admission.seat(self._tenant, is_running=True):
+        with self._executor.admission.seat(self._owner.tenant, is_running=True):
             async with clock.timeout_at(work.deadline_s):
                 await self._act(work)
 
@@ -140,7 +141,7 @@ class Generation:
 
     async def _decide(self) -> Work:
         return await self._executor.decide(
-            tenant=self._tenant,
+            owner=self._owner,
             turn_id=self.turn_id,
             generation=self.generation,
             turn_input=self.turn_input,
