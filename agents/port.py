@@ -6,7 +6,6 @@ from typing import Protocol
 
 from agents.events import AgentEvent, Origin
 from models.content import Part, Said
-from models.owner import Owner
 from models.ports.generate import Constraint, Sampling
 
 
@@ -39,7 +38,7 @@ class Task:
     """
 
     origin: Origin
-    owner: Owner
+    tenant: str
     card: str
     messages: tuple[Said, ...]
     constraint: Constraint | None

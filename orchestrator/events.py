@@ -336,11 +336,20 @@ class SettingsChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaybackHeard:
-    """How much of an item's sound the person has heard so far."""
+    """How much of an item's sound the person has heard so far.
+
+    Attributes:
+        item_id: the item.
+        heard_ms: of its sound.
+        heard_characters: of its text, up to a word's end; None in rows of when that was not told.
+        is_over: whether playback stopped there, so that no more will be heard.
+    """
 
     kind: Literal["playback_heard"] = "playback_heard"
     item_id: str
     heard_ms: int
+    heard_characters: int | None = None
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

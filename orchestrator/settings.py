@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         PositiveInt | None, Field(description="sessions of one tenant in memory; by default nine tenths of all")
     ] = None
     max_turns: Annotated[PositiveInt, Field(description="turns that run at a time")] = 512
+    max_guesses: Annotated[
+        PositiveInt, Field(description="guesses at what may be said next that are worked on at a time")
+    ] = 128
     max_tenant_turns: Annotated[
         PositiveInt | None,
         Field(description="turns of one tenant that run at a time; by default 256, and nine tenths of all at most"),

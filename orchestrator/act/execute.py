@@ -11,7 +11,6 @@ from agents.tools.python import Tools
 from models.clock import Clock
 from models.content import Item, UsageDelta
 from models.errors import Internal
-from models.owner import Owner
 from models.placement.fleet import CardView
 from models.shares import share_of
 from orchestrator.act.admission import Admission
@@ -40,6 +39,7 @@ class TurnLimits:
         max_output_tokens: of an answer; a turn may ask for fewer.
         turns: that run at a time; the next is refused and may be retried.
         tenant_turns: likewise, of one tenant.
+        guesses: at what may be said next, that are worked on at a time; a tenant has its share of them.
         approval_s: how long somebody has to allow a call.
     """
 
@@ -47,6 +47,7 @@ class TurnLimits:
     max_output_tokens: int = 1024
     turns: int = 512
     tenant_turns: int = 256
+    guesses: int = 128
     approval_s: float = 3600.0
 
 
@@ -64,7 +65,7 @@ class Executor:
     ) -> None:
         self.clock = clock
         self.limits = limits
-        self.admission = Admission(clock, turns=limits.turns, tenant_turns=limits.tenant_turns)
+        self.admission = Admission(clock, turns=limits.turns, tenant_turns=limits.tenant_turns, guesses=limits.guesses)
         self._decider = decider
         self.calls = Calls(tools or Tools(), decider, clock, approval_s=limits.approval_s)
         self._contexts = Contexts(offer, max_output_tokens=limits.max_output_tokens)
@@ -75,7 +76,7 @@ class Executor:
     async def decide(
         self,
         *,
-        owner: Owner,
+        tenant: str,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
@@ -86,7 +87,7 @@ class Executor:
         """Decide who answers a turn, from what, and within which budget.
 
         Args:
-            owner: whose turn it is.
+            tenant: whose turn it is.
             turn_id: the turn.
             generation: which of its generations.
             turn_input: what is answered.
@@ -101,9 +102,9 @@ class Executor:
             deadline_s = self.clock.now_s() + self.limits.turn_timeout_s
         if not self._decider.is_too_long(turn_input):
             await self._contexts.count_ahead(turn_input, history)
-        decision = await self._decider.decide(turn_input, history, owner=owner, key=(turn_id, generation))
+        decision = await self._decider.decide(turn_input, history, tenant=tenant, key=(turn_id, generation))
         work = Work(
-            owner=owner,
+            tenant=tenant,
             turn_id=turn_id,
             generation=generation,
             decision=decision,
@@ -174,7 +175,7 @@ class Executor:
         )
         task = Task(
             origin=origin,
-            owner=work.owner,
+            tenant=work.tenant,
             card=decision.card,
             messages=messages(turn_input, fitting.items),
             constraint=constraint(turn_input),
@@ -206,7 +207,7 @@ class Executor:
             last.card in self._cannot_read_ahead
             or self.admission.draining
             or self._ahead.total() >= _AHEAD
-            or self._ahead[last.owner.tenant] >= share_of(_AHEAD)
+            or self._ahead[last.tenant] >= share_of(_AHEAD)
         ):
             return
         turn_input = replace(turn_input, items=())
@@ -220,7 +221,7 @@ class Executor:
             budget=replace(last.budget, deadline_s=self.clock.now_s() + _AHEAD_S),
             reads_ahead=True,
         )
-        self._ahead[last.owner.tenant] += 1
+        self._ahead[last.tenant] += 1
         try:
             async with aclosing(self._agents[task.origin.agent].run(task)) as events:
                 async for event in events:
@@ -232,7 +233,7 @@ class Executor:
                         case _:
                             pass
         finally:
-            self._ahead[last.owner.tenant] -= 1
+            self._ahead[last.tenant] -= 1
 
 
 def _is_made(end: TaskFinished | TaskFailed) -> bool:

@@ -8,23 +8,38 @@ itself: a queue and a task between would cost as much for a token as taking it d
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
-from agents.events import Fault
+from agents.events import Fault, TaskItem, TaskOutput, TaskProgress
 from agents.port import Task
 from models.clock import wait_for_event
-from models.content import ApprovalResponse, Item
+from models.content import (
+    ApprovalResponse,
+    AudioDelta,
+    CallDelta,
+    EvidencePart,
+    Item,
+    Part,
+    PartDelta,
+    ReasoningDelta,
+    TextDelta,
+    TextPart,
+    length_of,
+)
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
-from models.owner import Owner
+from orchestrator.act.admission import Place
 from orchestrator.act.execute import Executor
 from orchestrator.act.work import Work
-from orchestrator.events import Decision, GenerationEvent, TurnInput, failed
+from orchestrator.events import Decision, GenerationEvent, PlanMade, PlanRevised, TurnDone, TurnInput, failed
 
 _log = logging.getLogger(__name__)
 
-_HELD_EVENTS = 256
-"""Events that wait for a commit; then the engine waits."""
+_HELD_BYTES = 256 * 1024
+"""Of events that wait for a commit; then the engine waits. It is room for thousands of words, or seconds of sound."""
+
+_EVENT_BYTES = 256
+"""What an event takes beside its content."""
 
 Take = Callable[[GenerationEvent], Awaitable[bool]]
 """Takes an event; returns False if no more are wanted."""
@@ -47,26 +62,29 @@ class Generation:
         self,
         executor: Executor,
         *,
-        owner: Owner,
+        tenant: str,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
         history: Sequence[Item] = (),
         history_seq: int | None = None,
         work: Work | None = None,
+        place: Place | None = None,
     ) -> None:
-        """Answer `turn_input` to `history`; or go on with `work` that waited, and is committed already."""
+        """Answer `turn_input` to `history`, in a `place`; or go on with `work` that waited, and is committed already."""
         self.turn_id = turn_id
         self.generation = generation
         self._executor = executor
-        self._owner = owner
+        self._tenant = tenant
         self.turn_input = turn_input
         self.task: Task | None = None
         self._history = tuple(history)
         self.history_seq = history_seq
         self._deadline_s = executor.clock.now_s() + executor.limits.turn_timeout_s
         self._decided: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._place = place
         self._held: deque[GenerationEvent] = deque()
+        self._held_bytes = 0
         self._take: Take | None = None
         self.committed = asyncio.Event()
         self.following: asyncio.Task[None] | None = None
@@ -94,7 +112,7 @@ class Generation:
     async def run(self) -> None:
         """Decide and act. Ends with the last event, or when cancelled; what goes wrong is an event too."""
         try:
-            with self._executor.admission.seat(self._owner.tenant):
+            with self._seated():
                 async with self._executor.clock.timeout_at(self._deadline_s):
                     if self._work is None:
                         self._work = await self._decide()
@@ -115,6 +133,22 @@ class Generation:
             if self._work is not None and self._work.made:
                 await self._executor.calls.forget(self._work)
 
+    def take_seat(self, *, replaces: bool) -> None:
+        """Have a turn's seat from here on; see `admission.Place`."""
+        if self._place is not None:
+            self._place.take_seat(replaces=replaces)
+
+    @contextmanager
+    def _seated(self) -> Iterator[None]:
+        if self._place is None:
+            with self._executor.admission.seat(self._tenant):
+                yield
+            return
+        try:
+            yield
+        finally:
+            self._place.leave()
+
     def approve(self, response: ApprovalResponse) -> None:
         """Take in what was said to a call that waits, once that is in the log."""
         if self._work is not None and self._work.approve(response):
@@ -131,17 +165,19 @@ class Generation:
             await wait_for_event(clock, self._answered, self._executor.calls.deadline_s(work))
             self._answered.clear()
         work.deadline_s = clock.now_s() + left_s
-        with self._executor.admission.seat(self._owner.tenant, is_running=True):
+        with self._executor.admission.seat(self._tenant, is_running=True):
             async with clock.timeout_at(work.deadline_s):
                 await self._act(work)
 
     def abandon(self) -> None:
-        """Tell whoever waits for the decision that there will be none."""
+        """Tell whoever waits for the decision that there will be none, and give back what is held."""
+        if self._place is not None:
+            self._place.leave()
         self._refuse(Conflict("The proposal was dropped meanwhile. Propose it again.", code="not_proposed"))
 
     async def _decide(self) -> Work:
         return await self._executor.decide(
-            owner=self._owner,
+            tenant=self._tenant,
             turn_id=self.turn_id,
             generation=self.generation,
             turn_input=self.turn_input,
@@ -168,9 +204,43 @@ class Generation:
         await self._hand(failed(self.turn_id, self.generation, Fault.of(error)))
 
     async def _hand(self, event: GenerationEvent) -> bool:
-        if self._take is None and len(self._held) >= _HELD_EVENTS:
+        if self._take is None and self._held_bytes >= _HELD_BYTES:
             await self._taken_over.wait()
         if self._take is not None:
             return await self._take(event)
         self._held.append(event)
+        self._held_bytes += _bytes_of(event)
         return True
+
+
+def _bytes_of(event: GenerationEvent) -> int:
+    """Return about what it takes to hold an event."""
+    match event:
+        case TaskProgress(delta=AudioDelta() as delta):
+            return _EVENT_BYTES + len(delta.pcm)
+        case TaskProgress(delta=TextDelta() as delta):
+            return _EVENT_BYTES * (1 + len(delta.tokens)) + 4 * len(delta.text) + 32 * len(delta.token_ids)
+        case TaskProgress(delta=ReasoningDelta() as delta):
+            return _EVENT_BYTES + 4 * len(delta.text)
+        case TaskProgress(delta=CallDelta() as delta):
+            return _EVENT_BYTES + 4 * len(delta.arguments)
+        case TaskProgress(delta=PartDelta() as delta):
+            return _EVENT_BYTES + _part_bytes(delta.part)
+        case TaskItem():
+            return _EVENT_BYTES + 4 * length_of(event.item)
+        case TaskOutput():
+            return _EVENT_BYTES + sum(_part_bytes(part) for part in event.parts)
+        case PlanMade() | PlanRevised() | TurnDone():
+            return 4 * _EVENT_BYTES
+        case _:
+            return _EVENT_BYTES
+
+
+def _part_bytes(part: Part) -> int:
+    match part:
+        case TextPart():
+            return _EVENT_BYTES + 4 * len(part.text)
+        case EvidencePart():
+            return _EVENT_BYTES + 4 * len(part.quote)
+        case _:
+            return _EVENT_BYTES  # a reference to a blob

@@ -9,6 +9,7 @@ from models.errors import BadInput, Conflict, NotFound, quoted, too_long
 from orchestrator.limits import check_lengths
 from orchestrator.sessions.left import Left, beginning, shown_of
 from orchestrator.sessions.order import FRONT, Order
+from orchestrator.sessions.playback import Playback
 from orchestrator.sessions.tombstones import redacted
 
 
@@ -38,19 +39,21 @@ class Conversation:
         self.items: list[Item] = []
         self.order = Order()
         self.full = False  # whether older items would have no place here
-        self.heard_ms: dict[str, int] = {}
-        self.unlogged_heard: set[str] = set()
+        self.playback = Playback()
         self._max_items = items
         self._max_characters = characters
         self._max_item_characters = item_characters
         self._characters = 0
-        self._audio_ms: dict[str, int] = {}
         self._left = Left()
 
     @property
     def context(self) -> Sequence[Item]:
-        """What a model may be shown: all items, or if older ones have left, those from one on that seldom changes."""
-        return shown_of(self._left.needed_by(self.items), self.items, beginning(self.items, self._older()))
+        """What a model may be shown: all items, or if older ones have left, those from one on that seldom changes.
+
+        Of what is played to somebody, that is what they have heard.
+        """
+        shown = shown_of(self._left.needed_by(self.items), self.items, beginning(self.items, self._older()))
+        return self.playback.all_as_heard(shown)
 
     def next_context(self, most: int) -> tuple[int, Sequence[Item]] | None:
         """Return what a model may be shown of these items once it begins with another one, and how many are added by then.
@@ -67,7 +70,7 @@ class Conversation:
             gone = max(0, count - self._max_items)
             at = beginning(self.items, min(count, self._max_items) - max(self._max_items // 2, 1), gone)
             if at != now:
-                return coming, shown_of((), self.items, at)
+                return coming, self.playback.all_as_heard(shown_of((), self.items, at))
         return None
 
     def recall(self, items: Sequence[Item]) -> None:
@@ -91,7 +94,7 @@ class Conversation:
         for item in items:
             self._characters += length_of(item)
             if audio_ms:
-                self._audio_ms[item.item_id] = audio_ms
+                self.playback.sounds_ms[item.item_id] = audio_ms
 
     def remove(self, item_ids: Sequence[str]) -> None:
         """Take items out; one that has left already is passed over."""
@@ -204,29 +207,18 @@ class Conversation:
                     f"There is no item {quoted(item_id)} in this session.", code="item_not_found", field="item_id"
                 )
 
-    def sound_ms(self, item_id: str) -> int:
-        """Return how long the sound of an item is.
+    def holds(self, item_id: str) -> bool:
+        """Return whether an item is in memory."""
+        return any(item.item_id == item_id for item in self.items)
+
+    def find(self, item_id: str) -> Item:
+        """Return an item.
 
         Raises:
-            NotFound: there is no such item.
+            NotFound: there is no such item in memory.
         """
         self.check_known((item_id,))
-        return self._audio_ms.get(item_id, 0)
-
-    def hear(self, item_id: str, ms: int) -> None:
-        """Note how far playback of an item has come; it is yet to be logged."""
-        if ms > self.heard_ms.get(item_id, -1):
-            self.heard_ms[item_id] = ms
-            self.unlogged_heard.add(item_id)
-
-    def logged_heard(self, item_id: str, ms: int) -> None:
-        """Note that it was logged how far playback of an item had come."""
-        if all(item.item_id != item_id for item in self.items):
-            return  # it has left meanwhile
-        # While that row was being written, more may have been heard: that is still to be logged.
-        if ms >= self.heard_ms.get(item_id, 0):
-            self.heard_ms[item_id] = ms
-            self.unlogged_heard.discard(item_id)
+        return next(item for item in self.items if item.item_id == item_id)
 
     def _older(self) -> int:
         """Return how many of the items may be left out: what is more than half of what there is place for."""
@@ -243,9 +235,7 @@ class Conversation:
 
     def _forget(self, item: Item) -> None:
         self._characters -= length_of(item)
-        self._audio_ms.pop(item.item_id, None)
-        self.heard_ms.pop(item.item_id, None)
-        self.unlogged_heard.discard(item.item_id)
+        self.playback.forget(item.item_id)
 
 
 def check_context(items: Sequence[Item], item_characters: int, characters: int) -> None:

@@ -19,7 +19,6 @@ from models.clock import Clock, wait_for_event
 from models.content import ApprovalResponse, CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable, quoted
 from models.ids import new_id
-from models.owner import Owner
 from orchestrator.act.execute import Executor
 from orchestrator.act.generation import Generation
 from orchestrator.act.work import Work
@@ -52,7 +51,7 @@ class Session:
 
     def __init__(
         self,
-        owner: Owner,
+        tenant: str,
         session_id: str,
         state: SessionState,
         journal: Journal,
@@ -60,7 +59,7 @@ class Session:
         clock: Clock,
         meters: Meters,
     ) -> None:
-        self.owner = owner
+        self.tenant = tenant
         self.session_id = session_id
         self._state = state
         self._journal = journal
@@ -68,8 +67,8 @@ class Session:
         self._clock = clock
         self._meters = meters
         self._generations: dict[tuple[str, int], Generation] = {}  # by turn and generation
-        self._ahead = ReadingAhead(executor, clock, meters, owner.tenant)
-        self._watch = meters.watch(owner.tenant)
+        self._ahead = ReadingAhead(executor, clock, meters, tenant)
+        self._watch = meters.watch(tenant)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rescheduled = asyncio.Event()
@@ -81,11 +80,6 @@ class Session:
         self._closed = False
         self._closed_by: Fault | None = None  # what keeps the log from being written
         self._state.touch(clock.now_s())
-
-    @property
-    def tenant(self) -> str:
-        """Whose share of what all share it takes."""
-        return self.owner.tenant
 
     @property
     def last_seq(self) -> int:
@@ -133,16 +127,30 @@ class Session:
             context: what it is an answer to, if not the conversation; nothing of that is kept.
 
         Nothing is logged until `commit`; until then an input may be revised by proposing again. The answer is to the
-        conversation as it is now: what is added to it or removed before the commit makes no difference to it.
+        conversation as it is now: what is added to it or removed before the commit makes no difference to it. A turn may be
+        running: of what it says, the answer knows what is said by now, or if it is played to somebody, what was heard.
+
+        It takes none of the tenant's turns before it is committed, but a slot for guesses.
 
         Raises:
-            Conflict: a turn is running, or an item's id is taken.
+            Conflict: an item's id is taken.
             NotFound: a result answers no call of this conversation.
+            Overloaded: too many guesses are worked on.
         """
+        return await self._propose(turn_input, context, is_guess=True)
+
+    async def _propose(
+        self, turn_input: TurnInput, context: Sequence[Item] | None, *, is_guess: bool, replaces: bool = False
+    ) -> int:
         await self._opened()
         turn_input = self._completed(turn_input)
         earlier = await self._earlier(turn_input.items)
-        generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s(), earlier)
+        place = self._executor.admission.place(self.tenant, is_guess=is_guess, replaces=replaces)
+        try:
+            generation, dropped = self._state.propose(new_id("turn"), turn_input, self._clock.now_s(), earlier)
+        except BaseException:
+            place.leave()
+            raise
         self._state.recall(earlier.calls)
         proposal = self._state.proposal
         assert proposal is not None  # `propose` has just made it
@@ -151,26 +159,32 @@ class Session:
         self._begin(
             Generation(
                 self._executor,
-                owner=self.owner,
+                tenant=self.tenant,
                 turn_id=proposal.turn_id,
                 generation=generation,
                 turn_input=turn_input,
-                history=self._state.context if context is None else context,
+                history=self._state.context_now if context is None else context,
                 history_seq=self._state.last_seq if context is None else None,
+                place=place,
             )
         )
         self._rescheduled.set()
         return generation
 
-    async def commit(self, generation: int) -> str:
+    async def commit(self, generation: int, *, interrupts: str | None = None) -> str:
         """Accept a proposed input as the turn, and drop the others. Return the turn's id.
 
         When this returns, the turn is in the log.
 
+        Args:
+            generation: what `propose` has returned.
+            interrupts: the turn that is ended by this one, in the same transaction, if it still runs by then.
+
         Raises:
             BadInput: the turn is refused; it is not proposed any more.
             NotFound: the model that was asked for does not exist.
-            Conflict: that generation is not proposed any more.
+            Conflict: that generation is not proposed any more; or a turn runs that it does not interrupt (`turn_active`), and
+                it is still proposed.
         """
         asked_s = self._clock.now_s()
         await self._opened()
@@ -182,18 +196,46 @@ class Session:
         try:
             decision = replace(await work.decision(), history_seq=work.history_seq)
         except BatonError:
-            self._state.discard(*key)
-            self._drop(key)
+            self._discard(key)
             raise
         earlier = await self._earlier(work.turn_input.items)
+
         await self._transact(
-            lambda: self._state.plan_accept(turn_id, generation, decision, asked_s=asked_s, earlier=earlier)
+            lambda: self._state.plan_accept(
+                turn_id,
+                generation,
+                decision,
+                asked_s=asked_s,
+                now_s=self._clock.now_s(),
+                interrupts=interrupts,
+                earlier=earlier,
+                admit=lambda: work.take_seat(replaces=self.running_turn is not None),
+            )
         )
         return turn_id
 
-    async def respond(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> str:
-        """Propose and commit, for surfaces that cannot revise. Return the turn's id."""
-        return await self.commit(await self.propose(turn_input, context))
+    async def respond(
+        self, turn_input: TurnInput, context: Sequence[Item] | None = None, *, interrupts: str | None = None
+    ) -> str:
+        """Propose and commit, for surfaces that cannot revise. Return the turn's id.
+
+        What is refused, or whose asker is cancelled before it is accepted, is not proposed any more.
+
+        Raises:
+            BatonError: as `propose` and `commit` do; a turn that runs and is not interrupted is told of at once.
+        """
+        replaces = interrupts is not None and interrupts == self.running_turn
+        if not replaces:
+            self._state.check_free()
+        generation = await self._propose(turn_input, context, is_guess=False, replaces=replaces)
+        proposal = self._state.proposal
+        assert proposal is not None  # as in `propose`, and nothing has run since
+        key = (proposal.turn_id, generation)
+        try:
+            return await self.commit(generation, interrupts=interrupts)
+        except BaseException:
+            self._discard(key)
+            raise
 
     async def cancel(self, turn_id: str, reason: str) -> None:
         """Stop a turn: an explicit stop, or an interruption. Its engine stops within one step.
@@ -208,15 +250,33 @@ class Session:
             return
         await self._transact(lambda: self._state.plan_cancel(turn_id, reason, self._clock.now_s()))
 
-    async def heard(self, item_id: str, ms: int) -> None:
+    async def speak_marks(self, item_id: str, marks: Sequence[tuple[int, int]]) -> None:
+        """Tell how far into an item's words its sound reaches: (characters, milliseconds) of what is spoken so far.
+
+        They go on where those before ended. Whoever speaks an item tells so; what comes with sound of its own needs no marks.
+
+        Raises:
+            BadInput: they go back, or beyond the words.
+            NotFound: there is no such item.
+        """
+        await self._opened()
+        self._state.speak_marks(item_id, marks)
+
+    async def heard(self, item_id: str, ms: int, *, is_over: bool = False) -> None:
         """Acknowledge that playback of an item has reached `ms` milliseconds; logged when a turn begins or ends.
+
+        If playback `is_over`, it has stopped there, at the end or because it was interrupted: that is logged at once, also
+        when its turn has ended. Models are shown of the item what was heard.
 
         Raises:
             NotFound: there is no such item.
             LimitExceeded: the item's sound is not that long.
         """
         await self._opened()
-        self._state.heard(item_id, ms)
+        if is_over:
+            await self._transact(lambda: self._state.plan_stop(item_id, ms))
+        else:
+            self._state.heard(item_id, ms)
 
     async def tool_result(self, call_id: str, parts: tuple[Part, ...], *, item_id: str | None = None) -> None:
         """Take the answer of a tool that the client has run. The ledger counts each call's answer once.
@@ -279,7 +339,7 @@ class Session:
         """
         if given is None:
             return tuple(self._state.context)
-        items = [one if not isinstance(one, str) else (await self.find(one))[0] for one in given]
+        items = [self._state.as_heard((await self.find(one))[0]) if isinstance(one, str) else one for one in given]
         check_context(items, self._state.limits.item_characters, self._state.limits.history_characters)
         return tuple(items)
 
@@ -504,7 +564,7 @@ class Session:
         """Go on with the turn that waits, which another process began. Called before anything else is asked."""
         generation = Generation(
             self._executor,
-            owner=self.owner,
+            tenant=self.tenant,
             turn_id=work.turn_id,
             generation=work.generation,
             turn_input=work.turn_input,
@@ -589,10 +649,12 @@ class Session:
         turn = self._state.turn
         keep = None if turn is None else (turn.turn_id, turn.generation)
         answered = next((each for each in self._generations.values() if each.committed.is_set()), None)
+        proposal = self._state.proposal
+        proposed = set() if proposal is None else {(proposal.turn_id, number) for number in proposal.candidates}
         for key, generation in list(self._generations.items()):
             if key == keep:
                 generation.committed.set()
-            elif turn is not None or generation.committed.is_set():
+            elif key not in proposed:
                 self._drop(key)
         for event in events:
             if isinstance(event, ItemsAdded) and answered is not None:
@@ -601,13 +663,21 @@ class Session:
                         answered.approve(item)
             if isinstance(event, TurnEnded):
                 self._meters.turn_ended(self.tenant, event)
-                if answered is not None and answered.task is not None and not self._closed:
+                if answered is not None and answered.task is not None and turn is None and not self._closed:
                     self._ahead.begin(self._tasks, answered.task, answered.turn_input, self._state)
         self._rescheduled.set()
 
+    def _discard(self, key: tuple[str, int]) -> None:
+        """Drop a candidate, if it is one still."""
+        generation = self._generations.get(key)
+        if generation is not None and not generation.committed.is_set() and not self._state.is_accepting(key[0]):
+            self._state.discard(*key)
+            self._drop(key)
+
     def _drop_proposal(self) -> None:
-        self._state.drop_proposal()
-        self._drop(*(key for key, each in self._generations.items() if not each.committed.is_set()))
+        if (proposal := self._state.proposal) is not None:
+            self._state.drop_proposal()
+            self._drop(*((proposal.turn_id, generation) for generation in proposal.candidates))
         self._rescheduled.set()
 
     def _drop(self, *keys: tuple[str, int]) -> None:

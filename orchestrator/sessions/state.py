@@ -10,7 +10,7 @@ The sink is `take`: what does not come from the current (turn, generation), or f
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from types import MappingProxyType
@@ -18,8 +18,8 @@ from typing import Literal, assert_never
 
 from agents.events import Fault, TaskFailed, TaskFinished, TaskItem, TaskOutput, TaskProgress, TaskStarted
 from memory.log import EndState
-from models.content import Call, Item, ItemStatus, Message, is_beside
-from models.errors import Conflict, LimitExceeded, quoted
+from models.content import Call, Item, ItemStatus, Message, is_beside, text_of
+from models.errors import Conflict, quoted
 from orchestrator.events import (
     Committed,
     Decision,
@@ -83,6 +83,27 @@ class SessionState:
         """What of it a model may be shown; it begins with the same item for many turns."""
         return self._conversation.context
 
+    @property
+    def context_now(self) -> Sequence[Item]:
+        """What a model may be shown that is asked now: also what the turn that runs has said so far, as far as it was heard."""
+        context, turn = self.context, self.turn
+        if turn is None or not turn.open:
+            return context
+        shown = list(context)
+        said: list[tuple[int, int, Item]] = []
+        for opened in turn.open.values():
+            if opened.index is not None and (opened.length or opened.parts):
+                behind = len(self.items) - self.order.place(opened.index)
+                item = self._conversation.playback.as_heard(opened.item("incomplete"), opened.audio_ms)
+                said.append((max(0, len(shown) - behind), opened.index, item))
+        for at, _, item in sorted(said, key=lambda one: one[:2], reverse=True):
+            shown.insert(at, item)
+        return shown
+
+    def as_heard(self, item: Item) -> Item:
+        """Return an item as a model is shown it; see `playback`."""
+        return self._conversation.playback.as_heard(item)
+
     def next_context(self, most: int) -> tuple[int, Sequence[Item]] | None:
         """Return what it will be shown of these items next, if that is another one soon; see `Conversation`."""
         return self._conversation.next_context(most)
@@ -123,7 +144,8 @@ class SessionState:
             case SettingsChanged():
                 self.settings = event.settings
             case PlaybackHeard():
-                self._conversation.logged_heard(event.item_id, event.heard_ms)
+                if self._conversation.holds(event.item_id):  # else it has left meanwhile
+                    self._conversation.playback.logged(event)
             case TurnAccepted() | PlanMade() | PlanRevised() | ItemClosed() | TaskEnded() | TurnEnded():
                 self._fold_turn(event, seq, now_s)
             case _:
@@ -152,7 +174,9 @@ class SessionState:
                     on_leave=event.input.on_leave,
                     tools={} if event.input.tools is None else {tool.name: tool for tool in event.input.tools.tools},
                 )
-                self.proposal = self._accepting = None
+                self._accepting = None
+                if proposed is None:
+                    self.proposal = None
                 self._quiet_since_s = now_s
             case ItemClosed():
                 if not is_beside(event.item):
@@ -200,11 +224,12 @@ class SessionState:
         Returns:
             The generation of this input, and those that it pushed out.
 
+        A turn may be running: what is proposed then may come after it, or interrupt it.
+
         Raises:
-            Conflict: a turn is running, or an item's id is taken.
+            Conflict: an item's id is taken.
             LimitExceeded: an item is too long.
         """
-        self._check_free()
         self._conversation.check_new(turn_input.items, earlier)
         if self.proposal is None:
             self.proposal = Proposal(turn_id=turn_id)
@@ -221,6 +246,10 @@ class SessionState:
         """Drop the proposal, with all its candidates."""
         self.proposal = None
 
+    def is_accepting(self, turn_id: str) -> bool:
+        """Return whether a turn's acceptance is being written: then it is too late to drop it."""
+        return self._accepting is not None and self._accepting.turn_id == turn_id
+
     def discard(self, turn_id: str, generation: int) -> None:
         """Drop one candidate, and the proposal with its last one."""
         if (proposal := self.proposal) is not None and proposal.turn_id == turn_id:
@@ -235,30 +264,46 @@ class SessionState:
         decision: Decision,
         *,
         asked_s: float,
+        now_s: float | None = None,
+        interrupts: str | None = None,
         earlier: Earlier = NOTHING_EARLIER,
+        admit: Callable[[], None] = lambda: None,
     ) -> tuple[LogEvent, ...]:
         """Return the rows by which a candidate becomes the turn: from this call on it can be neither revised nor dropped.
+
+        If it interrupts the turn that runs, the same rows end that one, whose generation is stale from this call on.
 
         Args:
             turn_id: the turn's id.
             generation: the candidate.
             decision: what was decided for it.
             asked_s: when the commit was asked for; the turn's times count from there.
+            now_s: the time, if it may interrupt.
+            interrupts: the turn that it may interrupt. If that has ended by itself, there is nothing to interrupt.
             earlier: what the log has that is named like its items.
+            admit: called when nothing else speaks against it; what it raises refuses the turn.
 
         Raises:
-            Conflict: it is not proposed any more, a turn is running, or an item's id was taken meanwhile.
+            Conflict: it is not proposed any more, a turn is running that it does not interrupt, or an item's id was taken
+                meanwhile.
         """
-        self._check_free()
+        old = self.turn
+        if old is None or old.turn_id != interrupts or self._accepting is not None:
+            self.check_free()
         proposal = self.proposal
         if proposal is None or proposal.turn_id != turn_id or generation not in proposal.candidates:
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
         turn_input = proposal.candidates[generation]
         self._conversation.check_new(turn_input.items, earlier)
+        admit()
         proposal.asked_s = asked_s
-        self.proposal, self._accepting = None, proposal
         accepted = TurnAccepted(turn_id=turn_id, generation=generation, input=turn_input, decision=decision)
-        return (*self._plan_heard(), accepted)
+        if old is None:
+            ended = self._plan_heard()
+        else:
+            ended = self.plan_cancel(old.turn_id, "interrupted", asked_s if now_s is None else now_s)
+        self.proposal, self._accepting = None, proposal
+        return (*ended, accepted)
 
     def plan_cancel(self, turn_id: str, reason: str, now_s: float) -> tuple[LogEvent, ...]:
         """Interrupt the running turn: from this call on its generation is stale. Return the rows that end it.
@@ -329,7 +374,7 @@ class SessionState:
             Conflict: a turn is running, which was shown them.
             NotFound: an item is not part of the conversation.
         """
-        self._check_free()
+        self.check_free()
         items = self._known(item_ids, left)
         alone = [item for item in items if item.item_id not in shared]
         redacted = tuple(item.item_id for item in alone)
@@ -343,7 +388,7 @@ class SessionState:
             Conflict: a turn is running, which was shown them.
             NotFound: an item is not part of the conversation.
         """
-        self._check_free()
+        self.check_free()
         items = self._known(item_ids, left)
         return (ItemsRedacted(item_ids=item_ids, untitled=self._is_title_of(items)),) if item_ids else ()
 
@@ -373,20 +418,41 @@ class SessionState:
         """Return the row that sets what holds from here on; none if it holds already, unless one is wanted `always`."""
         return (SettingsChanged(settings=settings),) if always or settings != self.settings else ()
 
+    def speak_marks(self, item_id: str, marks: Iterable[tuple[int, int]]) -> None:
+        """Take how far into an item's words its sound reaches, in milliseconds; see `playback`.
+
+        Raises:
+            BadInput: they go back, or beyond the words.
+            NotFound: there is no such item.
+        """
+        text, _ = self._spoken(item_id)
+        self._conversation.playback.speak(item_id, marks, len(text))
+
     def heard(self, item_id: str, ms: int) -> None:
-        """Note that playback of an item has reached `ms`; logged when the next turn begins or this one ends.
+        """Note that playback of an item has reached `ms`; logged when a turn begins or ends, or playback stops.
 
         Raises:
             NotFound: there is no such item.
             LimitExceeded: the item's sound is not that long.
         """
-        audio_ms = self._sound_ms(item_id)
-        if not 0 <= ms <= audio_ms:
-            raise LimitExceeded(
-                f"The item {quoted(item_id)} has {audio_ms} ms of sound; {ms} ms of it cannot have been heard.",
-                field="ms",
-            )
-        self._conversation.hear(item_id, ms)
+        _, sound_ms = self._spoken(item_id)
+        self._conversation.playback.check(item_id, ms, sound_ms)
+        self._conversation.playback.hear(item_id, ms)
+
+    def plan_stop(self, item_id: str, ms: int) -> tuple[LogEvent, ...]:
+        """Note that playback of an item has stopped at `ms`. Return the row of it.
+
+        The row of an item that is still open comes with the end of its turn.
+
+        Raises:
+            NotFound: there is no such item.
+            LimitExceeded: the item's sound is not that long.
+        """
+        text, sound_ms = self._spoken(item_id)
+        playback = self._conversation.playback
+        playback.check(item_id, ms, sound_ms)
+        playback.stop(item_id, ms)
+        return (playback.row(item_id, text, sound_ms),) if self._conversation.holds(item_id) else ()
 
     # What a generation yields
 
@@ -485,21 +551,22 @@ class SessionState:
 
     def next_due_s(self) -> float | None:
         """Return when `overdue` may next have something to say."""
-        if self.proposal is not None:
-            return self.proposal.expires_s
-        if self._readers or self._accepting is not None or (self.turn is not None and self.turn.waits):
-            return None  # what waits for somebody has a deadline of its own
-        due_s = self._quiet_since_s + (self.limits.idle_s if self.turn is None else self._grace_s(self.turn))
-        return due_s if isfinite(due_s) else None
+        return min((due_s for due_s, _ in self._due()), default=None)
 
     def overdue(self, now_s: float) -> Literal["proposal", "detached", "idle"] | None:
         """Return what is due now: `proposal` expired, `detached` turn out of grace, session `idle`; or None."""
-        due_s = self.next_due_s()
-        if due_s is None or now_s < due_s:
-            return None
+        return next((what for due_s, what in sorted(self._due()) if now_s >= due_s), None)
+
+    def _due(self) -> Iterator[tuple[float, Literal["proposal", "detached", "idle"]]]:
         if self.proposal is not None:
-            return "proposal"
-        return "idle" if self.turn is None else "detached"
+            yield self.proposal.expires_s, "proposal"
+        if self._readers or self._accepting is not None or (self.turn is not None and self.turn.waits):
+            return  # what waits for somebody has a deadline of its own
+        if self.turn is None:
+            if self.proposal is None and isfinite(self.limits.idle_s):
+                yield self._quiet_since_s + self.limits.idle_s, "idle"
+        elif isfinite(grace_s := self._grace_s(self.turn)):
+            yield self._quiet_since_s + grace_s, "detached"
 
     # Inside
 
@@ -580,21 +647,26 @@ class SessionState:
         return (*self._plan_heard(), ended)
 
     def _plan_heard(self) -> tuple[LogEvent, ...]:
-        heard = self._conversation.heard_ms
-        return tuple(
-            PlaybackHeard(item_id=item_id, heard_ms=heard[item_id])
-            for item_id in sorted(self._conversation.unlogged_heard)
-        )
+        playback = self._conversation.playback
+        return tuple(playback.row(item_id, *self._spoken(item_id)) for item_id in sorted(playback.coming))
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
+        """Check that no turn runs or is being accepted.
+
+        Raises:
+            Conflict: one is.
+        """
         running = self.turn or self._accepting
         if running is not None:
             raise Conflict(
                 f"The turn {quoted(running.turn_id)} is running. Wait until it ends, or cancel it.", code="turn_active"
             )
 
-    def _sound_ms(self, item_id: str) -> int:
+    def _spoken(self, item_id: str) -> tuple[str, int]:
+        """Return the words of an item that may be spoken, and how long its sound is; raises NotFound if there is none."""
+        playback = self._conversation.playback
         opened = None if self.turn is None else self.turn.find(item_id)
         if opened is None or opened.index is None:
-            return self._conversation.sound_ms(item_id)
-        return opened.audio_ms
+            item = self._conversation.find(item_id)
+            return text_of(item), playback.sound_ms(item_id)
+        return opened.since(0), playback.sound_ms(item_id, opened.audio_ms)

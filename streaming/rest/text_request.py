@@ -61,7 +61,7 @@ class TextRequest(Strict):
     min_p: Chance | None = None
     repetition_penalty: RepetitionPenalty | None = None
 
-    # For whom an application asks; see `streaming.subjects`.
+    # It changes nothing here.
     user: str | None = None
 
     @property

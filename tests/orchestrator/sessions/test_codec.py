@@ -116,8 +116,11 @@ def test_a_row_of_an_unknown_kind_or_version_is_one_clear_error(kind: str, v: in
 
 def test_the_text_of_a_row_is_stable() -> None:
     # Rows outlive the code that wrote them.
-    entry, documents = codec.encode(PlaybackHeard(item_id="item_1", heard_ms=7))
-    assert (entry.v, entry.body) == (1, '{"kind":"playback_heard","item_id":"item_1","heard_ms":7}')
+    entry, documents = codec.encode(PlaybackHeard(item_id="item_1", heard_ms=7, heard_characters=3))
+    assert (entry.v, entry.body) == (
+        1,
+        '{"kind":"playback_heard","item_id":"item_1","heard_ms":7,"heard_characters":3,"is_over":false}',
+    )
     assert documents == {}
 
 

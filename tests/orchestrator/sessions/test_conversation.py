@@ -52,7 +52,7 @@ def test_it_stays_within_its_bounds_and_its_books_agree_with_its_items(steps: li
                 if at or not has_left:  # what comes before all that has left is not here
                     kept.insert(at, item)
             if item in kept:
-                conversation.hear(item.item_id, 3)
+                conversation.playback.hear(item.item_id, 3)
             while len(kept) > 4 or (sum(len(text_of(item)) for item in kept) > 20 and len(kept) > 1):
                 kept.pop(0)
                 has_left = True
@@ -60,8 +60,8 @@ def test_it_stays_within_its_bounds_and_its_books_agree_with_its_items(steps: li
         assert conversation.items == kept
         known = {item.item_id for item in kept}
         assert conversation._characters == sum(len(text_of(item)) for item in kept)
-        assert set(conversation.heard_ms) == conversation.unlogged_heard == known
-        assert set(conversation._audio_ms) <= known
+        assert set(conversation.playback.coming) == known
+        assert set(conversation.playback.sounds_ms) <= known
 
 
 def test_it_is_full_from_when_older_items_would_have_no_place(conversation: Conversation) -> None:
@@ -145,29 +145,3 @@ def test_there_has_to_be_what_an_item_is_to_come_after(conversation: Conversatio
 
 def test_a_call_may_come_together_with_its_result(conversation: Conversation) -> None:
     conversation.check_new((call("call_1"), result("call_1")))
-
-
-def test_playback_only_goes_forward_and_is_logged_once(conversation: Conversation) -> None:
-    conversation.take(said("a"), audio_ms=100)
-    assert conversation.sound_ms("a") == 100
-    conversation.hear("a", 60)
-    conversation.hear("a", 40)
-    assert conversation.heard_ms == {"a": 60}
-    conversation.logged_heard("a", 60)
-    assert conversation.unlogged_heard == set()
-    conversation.hear("a", 60)
-    assert conversation.unlogged_heard == set()
-
-
-def test_what_was_heard_while_a_row_was_written_is_still_to_be_logged(conversation: Conversation) -> None:
-    conversation.take(said("a"), audio_ms=100)
-    conversation.hear("a", 60)
-    conversation.hear("a", 80)
-    conversation.logged_heard("a", 60)
-    assert (conversation.heard_ms, conversation.unlogged_heard) == ({"a": 80}, {"a"})
-
-
-def test_the_sound_of_what_is_not_there_is_not_found(conversation: Conversation) -> None:
-    with pytest.raises(NotFound) as refused:
-        conversation.sound_ms("a")
-    assert refused.value.code == "item_not_found"

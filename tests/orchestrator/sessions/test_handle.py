@@ -10,10 +10,10 @@ from support.sessions import HeldJournal, RecordingEngine, ending, kinds, reply_
 
 from agents.writer import Writer
 from models.clock import ManualClock
-from models.content import Delta, FinishDelta, TextDelta
+from models.content import AudioDelta, Delta, FinishDelta, TextDelta, text_of
 from models.errors import Conflict, LimitExceeded, NotFound
 from models.ports.generate import GenerateRequest
-from orchestrator.events import TurnAccepted
+from orchestrator.events import ItemClosed, TurnAccepted
 
 # A turn
 
@@ -58,9 +58,14 @@ async def test_a_second_turn_is_refused_while_one_runs(open_house: Any) -> None:
     async with open_house() as house:
         session = await house.sessions.create("local")
         turn_id = await session.respond(house.says("wait"))
-        with pytest.raises(Conflict) as refused:
-            await session.propose(house.says("hello"))
-        assert refused.value.code == "turn_active"
+        for how in (
+            session.respond(house.says("hello")),
+            session.respond(house.says("hello"), interrupts="turn_other"),
+        ):
+            with pytest.raises(Conflict) as refused:
+                await how
+            assert refused.value.code == "turn_active"
+        assert session._state.proposal is None, "what was refused is worked on all the same"
         await session.cancel(turn_id, "client_cancelled")
         await session.respond(house.says("hello"))
 
@@ -171,23 +176,35 @@ async def test_the_oldest_of_too_many_proposals_is_dropped(open_house: Any) -> N
         assert reply_of(transcript.rows) == "you said three 🎻"
 
 
-async def test_a_proposal_that_nobody_commits_is_held_up_within_its_bound(open_house: Any, clock: ManualClock) -> None:
+@pytest.mark.parametrize(
+    ("sound", "most"),
+    [(b"", 256 * 1024 // 256), (b"\0" * 4_800, 60), (b"\0" * 300_000, 2)],
+    ids=["words", "sound", "sound in large pieces"],
+)
+async def test_a_proposal_that_nobody_commits_is_held_up_by_how_much_it_says(
+    open_house: Any, clock: ManualClock, sound: bytes, most: int
+) -> None:
     class Chatty(RecordingEngine):
         async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-            for n in range(1_000):
+            for n in range(2_000):
                 self.steps = n + 1
-                yield TextDelta(text=f"{n} ")
+                yield AudioDelta(pcm=sound, rate_hz=24_000) if sound else TextDelta(text=f"{n} ")
             yield FinishDelta(reason="stop")
 
     engine = Chatty(clock)
     async with open_house({"writer": Writer({"scripted": engine})}) as house:
         session = await house.sessions.create("local")
         generation = await session.propose(house.says("hello"))
-        await house.until(lambda: engine.steps > 200)
-        await house.settle()
-        assert engine.steps < 300
+        await house.until(lambda: engine.steps > most // 2)
+        before = -1
+        while engine.steps != before:
+            before = engine.steps
+            await house.settle()
+        assert engine.steps <= most + 2
         transcript = await house.read_turn(session, await session.commit(generation))
-        assert reply_of(transcript.rows) == "".join(f"{n} " for n in range(1_000))
+        (closed,) = (row.event for row in transcript.rows if isinstance(row.event, ItemClosed))
+        assert text_of(closed.item) == ("" if sound else "".join(f"{n} " for n in range(2_000)))
+        assert closed.audio_ms == 2_000 * len(sound) // 48
 
 
 async def test_cancelling_a_proposal_drops_it(open_house: Any, recording: Any) -> None:
@@ -239,9 +256,7 @@ async def test_a_turn_whose_acceptance_is_being_written_cannot_lose_its_work(
                 meanwhile = asyncio.create_task(session.cancel(accepting.turn_id, "client_cancelled"))
             case "revisions":
                 for text in ("two", "three", "four"):
-                    with pytest.raises(Conflict) as refused:
-                        await session.propose(house.says(text))
-                    assert refused.value.code == "turn_active"
+                    await session.propose(house.says(text))  # of the turn after it
         await house.settle()
         journal.after.set()
         turn_id = await committing

@@ -124,7 +124,8 @@ class Play:
     async def commit(self, chance: random.Random) -> None:
         proposal = self.session._state.proposal
         last = 1 if proposal is None else proposal.last_generation
-        self.do(self.session.commit(chance.choice((last, last, last, chance.randint(1, last)))))
+        interrupts = chance.choice((None, self.session.running_turn))
+        self.do(self.session.commit(chance.choice((last, last, last, chance.randint(1, last))), interrupts=interrupts))
 
     async def cancel(self, chance: random.Random) -> None:
         proposal = self.session._state.proposal

@@ -44,20 +44,76 @@ def sound(ms: int) -> AudioDelta:
 # Proposing and accepting
 
 
-def test_a_turn_cannot_be_proposed_while_one_runs(steps: Steps) -> None:
+def test_a_turn_is_proposed_while_one_runs_and_refused_when_it_is_to_be_accepted(steps: Steps) -> None:
     steps.accept()
-    with pytest.raises(Conflict) as refused:
-        steps.propose(turn_id="turn_2")
-    assert refused.value.code == "turn_active"
-    assert "turn_1" in refused.value.message
-    assert steps.state.proposal is None
+    generation = steps.propose(turn_id="turn_2")
+    for interrupts in (None, "turn_other"):
+        with pytest.raises(Conflict) as refused:
+            steps.state.plan_accept("turn_2", generation, steps.decision, asked_s=steps.now_s, interrupts=interrupts)
+        assert refused.value.code == "turn_active"
+        assert "turn_1" in refused.value.message
+    assert steps.state.proposal is not None  # it may still be committed, once the other has ended or is interrupted
+    steps.end()
+    steps.write(steps.state.plan_accept("turn_2", generation, steps.decision, asked_s=steps.now_s))
 
 
-def test_a_turn_cannot_be_proposed_while_one_is_being_accepted(steps: Steps) -> None:
-    steps.state.plan_accept("turn_1", steps.propose(), steps.decision, asked_s=steps.now_s)
-    with pytest.raises(Conflict) as refused:
-        steps.propose(turn_id="turn_2")
-    assert refused.value.code == "turn_active"
+def test_what_is_proposed_while_a_turn_is_accepted_is_another_turn(steps: Steps) -> None:
+    rows = steps.state.plan_accept("turn_1", steps.propose(), steps.decision, asked_s=steps.now_s)
+    generation = steps.propose(turn_id="turn_2")
+    for interrupts in (None, "turn_1"):  # which does not run yet
+        with pytest.raises(Conflict) as refused:
+            steps.state.plan_accept("turn_2", generation, steps.decision, asked_s=steps.now_s, interrupts=interrupts)
+        assert refused.value.code == "turn_active"
+    steps.write(rows)
+    assert steps.state.proposal is not None
+    assert steps.state.proposal.turn_id == "turn_2"
+
+
+def test_a_turn_that_interrupts_ends_the_other_with_the_rows_that_accept_it(
+    steps: Steps, message: Callable[..., Message]
+) -> None:
+    steps.accept(message("tell", "item_1"))
+    steps.take(TextDelta(text="once upon a"))
+    late = steps.progress(TextDelta(text=" time"))
+    generation = steps.propose(message("stop", "item_2"), turn_id="turn_2")
+    rows = steps.state.plan_accept("turn_2", generation, steps.decision, asked_s=steps.now_s, interrupts="turn_1")
+    assert [row.kind for row in rows] == ["item_closed", "task_ended", "turn_ended", "turn_accepted"]
+    assert not steps.state.take(late, "item_x", steps.now_s)  # from the planning on
+    assert steps.state.plan(late, "item_x", steps.now_s) == ()
+    steps.write(rows)
+    assert steps.state.turn is not None
+    assert steps.state.turn.turn_id == "turn_2"
+    assert not steps.state.take(late, "item_x", steps.now_s)
+    assert [text_of(item) for item in steps.state.items] == ["tell", "once upon a", "stop"]
+
+
+def test_a_turn_that_was_to_interrupt_one_that_has_ended_is_accepted(steps: Steps) -> None:
+    steps.accept()
+    generation = steps.propose(turn_id="turn_2")
+    steps.end()
+    rows = steps.state.plan_accept("turn_2", generation, steps.decision, asked_s=steps.now_s, interrupts="turn_1")
+    assert [row.kind for row in rows] == ["turn_accepted"]
+
+
+def test_what_is_proposed_while_a_turn_runs_is_an_answer_also_to_what_that_has_said(
+    steps: Steps, message: Callable[..., Message]
+) -> None:
+    steps.accept(message("tell", "item_1"))
+    steps.take(TextDelta(text="once upon"))
+    steps.add(message("hm", "item_2"))
+    assert [text_of(item) for item in steps.state.context_now] == ["tell", "once upon", "hm"]
+    assert [text_of(item) for item in steps.state.context] == ["tell", "hm"]
+    steps.end()
+    assert [text_of(item) for item in steps.state.context_now] == ["tell", "once upon", "hm"]
+
+
+def test_a_turn_nobody_follows_is_overdue_also_while_another_is_proposed(new_steps: Callable[..., Steps]) -> None:
+    steps = new_steps(detach_grace_s=20.0, proposal_s=60.0)
+    steps.accept()
+    steps.propose(turn_id="turn_2")
+    assert (steps.state.next_due_s(), steps.state.overdue(120.0)) == (120.0, "detached")
+    steps.state.attach()
+    assert (steps.state.next_due_s(), steps.state.overdue(160.0)) == (160.0, "proposal")
 
 
 def test_a_generation_is_accepted_only_while_it_is_proposed(steps: Steps) -> None:
@@ -382,7 +438,7 @@ def test_playback_is_bounded_by_the_sound_and_logged_with_the_next_transaction(s
     closed, _, heard, ended = steps.end()
     assert isinstance(closed, ItemClosed)
     assert closed.audio_ms == 500
-    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=500)
+    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=500, heard_characters=0)
     assert isinstance(ended, TurnEnded)
     steps.state.heard("item_reply", 500)  # nothing new
     steps.propose(turn_id="turn_2")
@@ -398,7 +454,7 @@ def test_what_is_heard_while_a_row_is_being_written_is_logged_with_the_next(step
     steps.write(rows)
     steps.propose(turn_id="turn_2")
     heard, accepted = steps.state.plan_accept("turn_2", 1, steps.decision, asked_s=steps.now_s)
-    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=400)
+    assert heard == PlaybackHeard(item_id="item_reply", heard_ms=400, heard_characters=0)
     assert isinstance(accepted, TurnAccepted)
 
 

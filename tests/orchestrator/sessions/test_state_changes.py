@@ -18,6 +18,7 @@ from orchestrator.events import (
     SettingsChanged,
     title_of,
 )
+from orchestrator.sessions.playback import Playback
 from orchestrator.sessions.state import SessionState
 
 CALL = Call(item_id="item_call", call_id="call_1", name="pay", arguments="{}")
@@ -161,9 +162,9 @@ def test_the_playback_of_what_leaves_with_the_same_rows_leaves_nothing_behind(
     steps.state.heard("item_first", 100)
     closed, _, heard, _ = steps.end()
     assert closed.kind == "item_closed"
-    assert heard == PlaybackHeard(item_id="item_first", heard_ms=100)
+    assert heard == PlaybackHeard(item_id="item_first", heard_ms=100, heard_characters=0)
     assert ids(steps.state) == ["item_second"]
-    assert not steps.state._conversation.heard_ms
+    assert steps.state._conversation.playback == Playback(sounds_ms={"item_second": 300})
 
 
 # Settings

@@ -1,6 +1,7 @@
 """Every interleaving of what may happen to one session, over the pure state and its readers.
 
-A turn is the work of three tasks, which write, call, speak, think and paint at once; each may end, fail or hang.
+A turn is the work of three tasks, which write, call, speak, think and paint at once; each may end, fail or hang. The next one is
+proposed while it runs, and may interrupt it at any instant.
 
 The play below takes the adapter's part: one transaction at a time, planned now, committed later, applied later still.
 In between goes on what needs no lock: proposals, text, playback, readers that come, go, lag and resume.
@@ -186,7 +187,9 @@ class Play:
         self.ending: dict[str, str] = {}  # how tasks end that were told to
         self.texts: dict[str, list[str | Part]] = {}  # of each item of a reply, what was taken of it
         self.samples: dict[str, int] = {}
+        self.spoken: dict[str, int] = {}  # of each item that somebody speaks, how long that is so far
         self.heard: dict[str, int] = {}
+        self.stopped: set[str] = set()  # items whose playback is over
         self.effects: set[str] = set()
         # The conversation; in it, as bare ids, the item that is open, and where the response goes on.
         self.places: list[Item | str] = []
@@ -201,8 +204,9 @@ class Play:
     def enabled(self) -> Iterator[tuple[int, Callable[[random.Random], None]]]:
         """Yield each step that may be made now, with its weight."""
         yield 1, self.time_passes
-        yield 6 if self.state.turn is None and not self.proposed else 2, self.propose
+        yield 6 if self.state.turn is None and not self.proposed else 3, self.propose
         yield 4 if any(self.samples.values()) else 1, self.hear
+        yield 2, self.speak_aloud
         yield from self.enabled_by_the_lock()
         if self.state.proposal is not None:
             yield 1, self.a_candidate_is_refused
@@ -230,6 +234,7 @@ class Play:
         yield 2, self.answer_a_call
         yield 2, self.remove
         yield 1, self.change_the_settings
+        yield 2, self.playback_stops
         if self.waiting is not None:
             yield 16, self.the_follower_gets_the_lock
         if self.proposed:
@@ -330,8 +335,9 @@ class Play:
                 self.places += [*event.input.items, GOES_ON]
                 self.book_title(event.input.items)
                 self.running = Generation(event.turn_id, event.generation)
-                self.stale.extend(known for known in self.proposed if known != self.running)
-                self.proposed = []
+                others = [known for known in self.proposed if known.turn_id == event.turn_id and known != self.running]
+                self.stale.extend(others)
+                self.proposed = [known for known in self.proposed if known.turn_id != event.turn_id]
                 self.tasks, self.ending = {}, {}
             case ItemClosed():
                 self.book_closed(event)
@@ -468,7 +474,8 @@ class Play:
         assert event is not None
         self.expect_ends(event)
         rows = self.state.plan(event, self.new_id("item"), self.now_s)
-        if self.running is None:
+        at = event if isinstance(event, PlanMade | PlanRevised) else event.origin
+        if self.running != Generation(at.turn_id, at.generation):
             assert rows == (), "a generation that was stopped writes rows"
         self.begin(rows, event)
 
@@ -490,13 +497,7 @@ class Play:
 
     def propose(self, chance: random.Random) -> None:
         turn_input = TurnInput(items=tuple(self.message(chance) for _ in range(chance.randint(0, 2))))
-        try:
-            number, pushed_out = self.state.propose(self.new_id("turn"), turn_input, self.now_s)
-        except Conflict as refused:
-            self.is_refused(refused, "turn_active")
-            assert self.state.turn is not None or self.in_flight is not None
-            return
-        assert self.state.turn is None
+        number, pushed_out = self.state.propose(self.new_id("turn"), turn_input, self.now_s)
         assert self.state.proposal is not None
         fresh = Generation(self.state.proposal.turn_id, number)
         assert fresh not in self.proposed + self.stale, "a generation that was used before"
@@ -511,18 +512,43 @@ class Play:
         self.stale.append(generation)
 
     def a_candidate_is_refused(self, chance: random.Random) -> None:
-        chosen = chance.choice(self.proposed)
+        chosen = chance.choice(self.candidates)
         self.state.discard(chosen.turn_id, chosen.number)
         self.drop(chosen)
 
+    @property
+    def candidates(self) -> list[Generation]:
+        """What is proposed and not being accepted."""
+        proposal = self.state.proposal
+        assert proposal is not None
+        known = [each for each in self.proposed if each.turn_id == proposal.turn_id]
+        assert [each.number for each in known] == list(proposal.candidates)
+        return known
+
     def the_proposal_is_dropped(self, _: random.Random) -> None:
+        candidates = self.candidates
         self.state.proposal = None
-        for generation in list(self.proposed):
+        for generation in candidates:
             self.drop(generation)
 
     def commit(self, chance: random.Random) -> None:
         chosen = chance.choice(self.proposed)
-        self.begin(self.state.plan_accept(chosen.turn_id, chosen.number, DECISION, asked_s=1_000.0))
+        running = self.running
+        interrupts = chance.choice((None, "turn_other" if running is None else running.turn_id))
+        try:
+            rows = self.state.plan_accept(
+                chosen.turn_id, chosen.number, DECISION, asked_s=1_000.0, now_s=self.now_s, interrupts=interrupts
+            )
+        except Conflict as refused:
+            self.is_refused(refused, "turn_active")
+            assert running is not None
+            assert interrupts is None
+            return
+        assert running is None or interrupts is not None
+        if running is not None:
+            self.stale.append(running)
+            self.running = None  # from the planning on, before any row is written
+        self.begin(rows)
 
     def commit_what_is_over(self, chance: random.Random) -> None:
         chosen = chance.choice(self.stale)
@@ -593,9 +619,9 @@ class Play:
 
     def hear(self, chance: random.Random) -> None:
         known = [id_of(place) for place in self.places if place != GOES_ON]
-        sounding = [item_id for item_id in known if self.samples.get(item_id)]
+        sounding = [item_id for item_id in known if self.sound_ms(item_id)]
         item_id = chance.choice(sounding or [*known, "item_unknown"])
-        longest_ms = self.samples.get(item_id, 0)  # at 1000 samples a second
+        longest_ms = self.sound_ms(item_id)
         ms = chance.randint(0, longest_ms + 1)
         try:
             self.state.heard(item_id, ms)
@@ -605,7 +631,39 @@ class Play:
             assert ms > longest_ms
         else:
             assert ms <= longest_ms
-            self.heard[item_id] = max(ms, self.heard.get(item_id, 0))
+            if item_id not in self.stopped:
+                self.heard[item_id] = max(ms, self.heard.get(item_id, 0))
+
+    def playback_stops(self, chance: random.Random) -> None:
+        """Somebody interrupts what is played, perhaps before what they were taken to have heard."""
+        known = [id_of(place) for place in self.places if place != GOES_ON]
+        sounding = [item_id for item_id in known if self.sound_ms(item_id)]
+        if not sounding:
+            return
+        item_id = chance.choice(sounding)
+        ms = chance.randint(0, self.sound_ms(item_id))
+        rows = self.state.plan_stop(item_id, ms)
+        is_open = self.state.turn is not None and self.state.turn.find(item_id) is not None
+        assert len(rows) == (not is_open)
+        self.heard[item_id] = ms
+        self.stopped.add(item_id)
+        self.begin(rows)
+
+    def sound_ms(self, item_id: str) -> int:
+        return max(self.samples.get(item_id, 0), self.spoken.get(item_id, 0))  # at 1000 samples a second
+
+    def speak_aloud(self, chance: random.Random) -> None:
+        """Somebody turns words into sound, as far as there are words."""
+        known = [item_id for place in self.places if self.texts.get(item_id := id_of(place))]
+        if not known:
+            return
+        item_id = chance.choice(known)
+        characters = sum(len(piece) for piece in self.texts[item_id] if isinstance(piece, str))
+        marks = self.state._conversation.playback.marks.get(item_id)
+        said = marks[-1].characters if marks else 0
+        ms = self.spoken.get(item_id, 0) + chance.randint(1, 30)
+        self.state.speak_marks(item_id, ((chance.randint(said, characters), ms),))
+        self.spoken[item_id] = ms
 
     def message(self, chance: random.Random) -> Message:
         part = TextPart(text=chance.choice(TEXTS))
@@ -764,7 +822,6 @@ class Play:
         self.now_s += chance.choice((1.0, 5.0, 35.0))
         match self.state.overdue(self.now_s):
             case "proposal":
-                assert self.proposed
                 self.the_proposal_is_dropped(chance)
             case "detached":
                 assert self.state.turn is not None
@@ -847,6 +904,7 @@ class Play:
             one_by_one.apply((row,), self.now_s)
         for folded in (at_once, one_by_one):
             assert folded.items == self.state.items
+            assert folded.context == self.state.context, "a model is shown something else than was lived"
             assert folded.last_seq == self.state.last_seq
             assert folded.rows == self.state.rows
             assert folded.turn is None
