@@ -15,7 +15,7 @@ from memory.log import EndState, Lease
 from memory.sessions import SessionRecord, list_sessions
 from models.clock import Clock
 from models.content import Item
-from models.errors import Overloaded
+from models.errors import Overloaded, Unavailable
 from models.ids import new_id
 from models.shares import share_of
 from orchestrator.act.execute import Executor
@@ -264,9 +264,26 @@ class Sessions:
     async def _fold(self, journal: Journal) -> SessionState:
         """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
         record = await journal.record()
+        self._check_lease(record)
         state = await fold(journal, self._limits, record.last_seq, self._clock.now_s())
         state.settings = settings_of(record)
         return state
+
+    def _check_lease(self, record: SessionRecord) -> None:
+        """Check that no other server may be running the session.
+
+        Raises:
+            Unavailable: one may.
+        """
+        if self._lease is None or record.owner in (None, self._lease.owner) or record.lease_until_ms is None:
+            return
+        left_s = record.lease_until_ms / 1000 - self._clock.wall_s()
+        if left_s > 0:
+            raise Unavailable(
+                f"The session {record.session_id!r} is run by another server. Ask that one, or try again later.",
+                code="session_elsewhere",
+                retry_after_s=left_s,
+            )
 
     def _make_room(self, tenant: str) -> None:
         """Put away the session that was opened first and is not used, if there are too many; first the tenant's own."""

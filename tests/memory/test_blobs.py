@@ -12,7 +12,9 @@ from sqlalchemy import insert
 
 from memory.blobs import BlobStore
 from memory.database import Database
-from memory.schema import blobs
+from memory.schema import blobs, files
+from memory.sessions import create_session
+from memory.uses import drop_uses, note_uses
 from models.clock import ManualClock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
@@ -167,3 +169,71 @@ async def test_what_is_not_a_hash_is_no_blob_even_if_it_leads_to_a_file_and_a_ro
     await database.write(lambda c: c.execute(insert(blobs).values(row)) and None)
     with pytest.raises(NotFound, match=re.escape(repr(sha256))):
         _read(store, sha256)
+
+
+# What nobody uses
+
+
+async def test_what_was_put_is_held_for_an_hour_and_then_swept_with_what_a_crash_has_left(tmp_path, database):
+    clock = ManualClock()
+    store = BlobStore(tmp_path / "blobs", database, clock)
+    await database.write(lambda c: create_session(c, "local", "ses_1", 1))
+    used, unused = await _put(store, b"used"), await _put(store, b"unused")
+    theirs = await _put(store, b"unused", tenant="theirs")
+    await database.write(lambda c: note_uses(c, "local", "ses_1", [("item_1", used.sha256)]))
+    await database.write(lambda c: note_uses(c, "theirs", "ses_1", [("item_2", theirs.sha256)]))
+    (tmp_path / "blobs" / ".incoming-1").write_bytes(b"half")
+    lost = tmp_path / "blobs" / "ab" / ("ab" * 32)
+    lost.parent.mkdir(exist_ok=True)
+    lost.write_bytes(b"nobody's")
+    await store.sweep()
+    assert {path.read_bytes() for path in _files(tmp_path)} == {b"used", b"unused"}
+    assert _read(store, unused.sha256) == b"unused"
+    clock.advance(3_601)
+    again = await _put(store, b"put later")
+    await store.sweep()
+    with pytest.raises(NotFound):
+        store.open("local", unused.sha256)
+    assert _read(store, theirs.sha256, "theirs") == b"unused"  # who uses it has it still
+    assert _read(store, used.sha256) == b"used"
+    assert _read(store, again.sha256) == b"put later"
+
+
+async def test_content_goes_with_the_last_use_of_any_tenant_and_the_right_to_it_with_the_tenants_last(
+    tmp_path, database
+):
+    store = BlobStore(tmp_path / "blobs", database, ManualClock())
+    ref = await _put(store, b"pixels")
+    assert await _put(store, b"pixels", tenant="theirs") == ref
+    for tenant in ("local", "theirs"):
+        await database.write(lambda c, tenant=tenant: create_session(c, tenant, tenant, 1))
+        await database.write(lambda c, tenant=tenant: note_uses(c, tenant, tenant, [("item_1", ref.sha256)]))
+    await store.drop(await database.write(lambda c: drop_uses(c, "local", "local")))
+    with pytest.raises(NotFound):
+        store.open("local", ref.sha256)
+    assert _read(store, ref.sha256, "theirs") == b"pixels"
+    await store.drop(await database.write(lambda c: drop_uses(c, "theirs", "theirs", [("item_1", ref.sha256)])))
+    assert _files(tmp_path) == []
+
+
+async def test_what_is_put_again_meanwhile_is_not_removed(tmp_path, database):
+    store = BlobStore(tmp_path / "blobs", database, ManualClock())
+    ref = await _put(store, b"pixels")
+    await database.write(lambda c: create_session(c, "local", "ses_1", 1))
+    await database.write(lambda c: note_uses(c, "local", "ses_1", [("item_1", ref.sha256)]))
+    loose = await database.write(lambda c: drop_uses(c, "local", "ses_1"))
+    assert loose == (ref.sha256,)
+    await _put(store, b"pixels")
+    await store.drop(loose)
+    assert _read(store, ref.sha256) == b"pixels"
+
+
+async def test_a_file_uses_its_content(tmp_path, database):
+    store = BlobStore(tmp_path / "blobs", database, ManualClock())
+    ref = await _put(store, b"pixels")
+    await database.write(lambda c: create_session(c, "local", "ses_1", 1))
+    await database.write(lambda c: note_uses(c, "local", "ses_1", [("item_1", ref.sha256)]))
+    file = {"id": "file_1", "tenant": "local", "name": "a", "purpose": "vision", "sha256": ref.sha256, "created_ms": 1}
+    await database.write(lambda c: c.execute(insert(files).values(file)) and None)
+    await store.drop(await database.write(lambda c: drop_uses(c, "local", "ses_1")))
+    assert _read(store, ref.sha256) == b"pixels"
