@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, delete, func, insert, literal, null, select, update
 
+from memory.items import ItemPlace
 from memory.schema import blob_uses, effects, events, items, sessions, settings, turns
 from memory.uses import drop_uses
 from models.errors import NotFound, quoted
@@ -104,6 +105,18 @@ def sharers(connection: Connection, session_id: str, log_id: str, item_id: str, 
         .where(items.c.removed_seq.is_(None), sessions.c.deleted_ms.is_(None))
     )
     return tuple(connection.execute(query).scalars())
+
+
+def last_of(connection: Connection, session_id: str) -> tuple[ItemPlace, ...]:
+    """Return the items of a session's conversation that no other has, though others may have their rows."""
+    if len(family(connection, session_id)) == 1:
+        return ()
+    query = select(items).where(items.c.session_id == session_id, items.c.removed_seq.is_(None))
+    return tuple(
+        ItemPlace(item_id=row.id, seq=row.seq, kind=row.kind, call_id=row.call_id, log_id=row.log_id)
+        for row in connection.execute(query)
+        if not sharers(connection, session_id, row.log_id or session_id, row.id, row.seq)
+    )
 
 
 def delete_session(connection: Connection, tenant: str, session_id: str, at_ms: int = 0) -> tuple[str, ...]:

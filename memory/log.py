@@ -188,6 +188,12 @@ def mentioning(
     return tuple(found)
 
 
+def row_at(connection: Connection, log_id: str, seq: int) -> LogRow | None:
+    """Return a row of a session's own log; None if it is not there."""
+    found = connection.execute(_ROWS.where(events.c.session_id == log_id, events.c.seq == seq)).one_or_none()
+    return None if found is None else _row(found)
+
+
 def rows_of_kind(connection: Connection, log_id: str, kind: str, *, before_v: int) -> tuple[LogRow, ...]:
     """Return the rows of one kind in a session's own log that are of an earlier version."""
     query = _ROWS.where(events.c.session_id == log_id, events.c.kind == kind, events.c.v < before_v)

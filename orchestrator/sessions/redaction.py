@@ -10,7 +10,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection
 
 from memory import log
-from memory.branches import family, lineage
+from memory.branches import delete_session, family, last_of
 from memory.documents import drop_document, keep_documents
 from memory.effects import redact_effect
 from memory.sessions import clear_title
@@ -33,24 +33,44 @@ def redact_items(
         NotFound: the tenant has no such session.
         Internal: one of the rows is of a kind or version that is not known here.
     """
-    wanted = frozenset(item_ids)
     loose: list[str] = []
-    titles: set[str] = set()
-    for item_id in sorted(wanted):
+    for item_id in sorted(set(item_ids)):
         for log_id, row in log.mentioning(connection, tenant, session_id, json.dumps(item_id, ensure_ascii=False)):
-            stored = codec.parse(row)
-            found = [item for item in items_of(stored.event) if item.item_id == item_id]
-            if not found or row.seq >= before_seq:
-                continue
-            _rewrite(connection, log_id, stored, {item_id})
-            for item in found:
-                _redact_effects(connection, log_id, item)
-                if (title := title_of(ItemsAdded(items=(item,)))) is not None:
-                    titles.add(title)
-            loose += drop_uses(connection, tenant, log_id, codec.blobs_of(found))
-    for title in titles:
-        _forget_title(connection, tenant, session_id, title)
+            if row.seq < before_seq:
+                loose += _redact_row(connection, tenant, log_id, row, item_id)
     return loose
+
+
+def delete_whole(connection: Connection, tenant: str, session_id: str, at_ms: int) -> list[str]:
+    """Delete a session; what no other conversation has of its items is then in no row any more that is kept for branches.
+
+    Returns:
+        The sha-256 of blobs that nobody refers to any more: their content can go once this is committed.
+
+    Raises:
+        NotFound: the tenant has no such session.
+        Internal: one of those rows is of a kind or version that is not known here.
+    """
+    alone = last_of(connection, session_id)
+    loose = list(delete_session(connection, tenant, session_id, at_ms))
+    for place in alone:
+        if (row := log.row_at(connection, place.log_id or session_id, place.seq)) is not None:
+            loose += _redact_row(connection, tenant, place.log_id or session_id, row, place.item_id)
+    return loose
+
+
+def _redact_row(connection: Connection, tenant: str, log_id: str, row: log.LogRow, item_id: str) -> list[str]:
+    """Take the content of an item out of a row, if it is in there; return the blobs that nobody refers to then."""
+    stored = codec.parse(row)
+    found = [item for item in items_of(stored.event) if item.item_id == item_id]
+    if not found:
+        return []
+    _rewrite(connection, log_id, stored, {item_id})
+    for item in found:
+        _redact_effects(connection, log_id, item)
+        if (title := title_of(ItemsAdded(items=(item,)))) is not None:
+            _forget_title(connection, log_id, title)
+    return list(drop_uses(connection, tenant, log_id, codec.blobs_of(found)))
 
 
 def _rewrite(connection: Connection, log_id: str, stored: codec.Stored, item_ids: Collection[str]) -> None:
@@ -70,15 +90,14 @@ def _redact_effects(connection: Connection, log_id: str, item: Item) -> None:
             pass
 
 
-def _forget_title(connection: Connection, tenant: str, session_id: str, title: str) -> None:
+def _forget_title(connection: Connection, session_id: str, title: str) -> None:
     """Take a title that was made of an item's words from every session that may have it, and from their logs."""
     for log_id in family(connection, session_id):
         clear_title(connection, log_id, title)
         drop_document(connection, log_id, codec.title_digest(title))
-    for stretch in lineage(connection, tenant, session_id):
-        for row in log.rows_of_kind(connection, stretch.log_id, "settings_changed", before_v=2):
+        for row in log.rows_of_kind(connection, log_id, "settings_changed", before_v=2):
             stored = codec.parse(row)  # of when titles stood in their rows
             entry, documents = codec.encode(stored.event)
             documents.pop(codec.title_digest(title), None)
-            keep_documents(connection, stretch.log_id, documents)
-            log.rewrite(connection, stretch.log_id, row.seq, entry)
+            keep_documents(connection, log_id, documents)
+            log.rewrite(connection, log_id, row.seq, entry)

@@ -9,7 +9,6 @@ from typing import Literal
 
 from memory import log
 from memory.blobs import BlobStore
-from memory.branches import delete_session
 from memory.database import Database
 from memory.log import EndState, Lease
 from memory.sessions import SessionRecord, list_sessions
@@ -27,6 +26,7 @@ from orchestrator.meters import Meters
 from orchestrator.sessions.folding import fold
 from orchestrator.sessions.handle import Session
 from orchestrator.sessions.journal import Journal, read_rows
+from orchestrator.sessions.redaction import delete_whole
 from orchestrator.sessions.state import SessionState
 
 _log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Sessions:
             if (session := self._open.get(session_id)) is not None:
                 await session.close("session_deleted")
             at_ms = int(self._clock.wall_s() * 1000)
-            loose = await self._database.write(lambda c: delete_session(c, tenant, session_id, at_ms))
+            loose = await self._database.write(lambda c: delete_whole(c, tenant, session_id, at_ms))
             if self._blobs is not None:
                 await self._blobs.drop(loose)
             await self._database.purge()

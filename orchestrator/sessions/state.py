@@ -378,7 +378,7 @@ class SessionState:
         items = self._known(item_ids, left)
         alone = [item for item in items if item.item_id not in shared]
         redacted = tuple(item.item_id for item in alone)
-        event = ItemsRemoved(item_ids=item_ids, redacted=redacted, untitled=self._is_title_of(alone))
+        event = ItemsRemoved(item_ids=item_ids, redacted=redacted, untitled=self._is_title_of(items))
         return (event,) if item_ids else ()
 
     def plan_redact(self, item_ids: tuple[str, ...], left: Mapping[str, Item] = EMPTY) -> tuple[LogEvent, ...]:
