@@ -6,6 +6,7 @@ from typing import Protocol
 
 from agents.events import AgentEvent, Origin
 from models.content import Part, Said
+from models.owner import Owner
 from models.ports.generate import Constraint, Sampling
 
 
@@ -38,7 +39,7 @@ class Task:
     """
 
     origin: Origin
-    tenant: str
+    owner: Owner
     card: str
     messages: tuple[Said, ...]
     constraint: Constraint | None

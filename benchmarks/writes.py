@@ -18,6 +18,7 @@ from memory import log
 from memory.database import Database
 from memory.log import Entry
 from memory.sessions import create_session
+from models.owner import Owner
 
 _ENTRY = Entry(turn_id=None, kind="items_added", body="{}" * 100)
 
@@ -54,7 +55,7 @@ async def _measure(rounds: int, folder: Path) -> list[Row]:
     path = folder / "baton.sqlite3"
     database = Database(path)
     try:
-        await database.write(lambda c: create_session(c, "local", "session", 0))
+        await database.write(lambda c: create_session(c, Owner("local"), "session", 0))
         rows = [
             row("writes_per_s", "1/s", await _together(database, writers, rounds), system="baton", writers=writers)
             for writers in (1, 10, 50, 200)

@@ -13,6 +13,7 @@ from memory.items import ItemPlace
 from memory.schema import blob_uses, effects, events, items, sessions, settings, turns
 from memory.uses import drop_uses
 from models.errors import NotFound, quoted
+from models.owner import Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def make_branch(connection: Connection, tenant: str, session_id: str, branch_id:
         insert(sessions).values(
             id=branch_id,
             tenant=tenant,
-            subject=found.subject,
+            subject=Owner(tenant, found.subject).moved(branch_id).subject,
             created_ms=at_ms,
             updated_ms=at_ms,
             last_seq=seq,

@@ -8,7 +8,7 @@ import hmac
 import json
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
@@ -18,6 +18,8 @@ from models.ids import new_id
 
 _PREFIX = "baton"
 _ABSENT = "0" * 64
+
+KeyKind = Literal["personal", "application"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Key:
     Attributes:
         key_id: the part of the key that may be shown.
         tenant: who it is for.
+        kind: whose words it brings: a `personal` key has one subject, the tenant itself; an `application` speaks for many, whom it
+            names with each call.
         name: what its owner calls it.
         requests_per_minute: its rate; None is unlimited.
         defaults: for its requests.
@@ -50,6 +54,7 @@ class Key:
     defaults: RequestDefaults
     created_ms: int
     revoked_ms: int | None
+    kind: KeyKind = "personal"
 
 
 def create_key(
@@ -58,6 +63,7 @@ def create_key(
     name: str,
     at_ms: int,
     *,
+    kind: KeyKind = "personal",
     requests_per_minute: int | None = None,
     defaults: RequestDefaults = RequestDefaults(),
 ) -> str:
@@ -68,6 +74,7 @@ def create_key(
         insert(keys).values(
             id=key_id,
             tenant=tenant,
+            kind=kind,
             name=name,
             secret_sha256=_hash(secret),
             requests_per_minute=requests_per_minute,
@@ -130,6 +137,7 @@ def _key(row: Row[Any]) -> Key:
     return Key(
         key_id=row.id,
         tenant=row.tenant,
+        kind=row.kind,
         name=row.name,
         requests_per_minute=row.requests_per_minute,
         defaults=RequestDefaults(**json.loads(row.defaults)),

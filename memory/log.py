@@ -15,6 +15,7 @@ from memory.schema import events, sessions, turns
 from memory.sessions import find_session
 from memory.statements import Prepared
 from models.errors import NotFound, quoted
+from models.owner import Owner
 
 _NUMBER = Prepared(
     update(sessions)
@@ -90,18 +91,18 @@ class Lease:
 class OpenTurn:
     """A turn that was accepted and has not ended."""
 
-    tenant: str
+    owner: Owner
     session_id: str
     turn_id: str
 
 
-def last_seq(connection: Connection, tenant: str, session_id: str) -> int:
+def last_seq(connection: Connection, owner: Owner, session_id: str) -> int:
     """Return the number of the last row; 0 before the first.
 
     Raises:
         NotFound: the tenant has no such session.
     """
-    return find_session(connection, tenant, session_id).last_seq
+    return find_session(connection, owner, session_id).last_seq
 
 
 def append(
@@ -227,7 +228,7 @@ def open_turns(connection: Connection, *, owner: str | None = None, now_ms: int 
         now_ms: the time; by default, leases have not run out.
     """
     query = (
-        select(turns.c.tenant, turns.c.session_id, turns.c.id)
+        select(turns.c.tenant, sessions.c.subject, turns.c.session_id, turns.c.id)
         .join(sessions, sessions.c.id == turns.c.session_id)
         .where(turns.c.state == "accepted")
         .order_by(turns.c.accepted_ms)
@@ -237,7 +238,10 @@ def open_turns(connection: Connection, *, owner: str | None = None, now_ms: int 
         is_over = until_ms.is_(None) if now_ms is None else or_(until_ms.is_(None), until_ms <= now_ms)
         query = query.where(or_(sessions.c.owner.is_(None), sessions.c.owner == owner, is_over))
     found = connection.execute(query)
-    return tuple(OpenTurn(tenant=tenant, session_id=session_id, turn_id=id_) for tenant, session_id, id_ in found)
+    return tuple(
+        OpenTurn(owner=Owner(tenant, subject), session_id=session_id, turn_id=id_)
+        for tenant, subject, session_id, id_ in found
+    )
 
 
 def _row(found: Any) -> LogRow:

@@ -1,7 +1,7 @@
 """The tables. What migrations build is held against this by a test.
 
 Times are Unix milliseconds. Every row belongs to a tenant, its own or its session's; below a tenant may stand a subject, None being the
-tenant's own. `events.body`, `settings.body`, `effects.arguments` and `effects.result` are text whose fields belong to the floor above.
+tenant's own (`models.owner.Owner`). `events.body`, `settings.body`, `effects.arguments` and `effects.result` are text whose fields belong to the floor above.
 """
 
 from sqlalchemy import (
@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest of `migrations/versions`."""
 
 metadata = MetaData(
@@ -47,7 +47,7 @@ sessions = Table(
     Column("parent_seq", BigInteger),
     Column("root_id", String(64)),  # of a branch: the session that all its ancestors come from
     Column("deleted_ms", BigInteger),  # deleted, but for the rows that branches need
-    Index(None, "tenant", "updated_ms"),
+    Index(None, "tenant", "subject", "updated_ms"),
     Index("ix_sessions_branches", "root_id", sqlite_where=Column("root_id").is_not(None)),
 )
 
@@ -164,4 +164,5 @@ keys = Table(
     Column("defaults", Text, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("revoked_ms", BigInteger),
+    Column("kind", String(16), nullable=False, server_default="personal"),
 )

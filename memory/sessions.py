@@ -6,10 +6,11 @@ Every function takes a connection and runs within the caller's transaction.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, tuple_, update
 
 from memory.schema import sessions
 from models.errors import NotFound, quoted
+from models.owner import Owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class SessionRecord:
         last_seq: the number of its last row.
         owner: the server that wrote to it last; None is any.
         lease_until_ms: until when that server may be taken to run its turn.
+        subject: the end user whose it is; None is the tenant's own. See `models.owner.Owner`.
     """
 
     session_id: str
@@ -37,11 +39,12 @@ class SessionRecord:
     last_seq: int
     owner: str | None = None
     lease_until_ms: int | None = None
+    subject: str | None = None
 
 
 def create_session(
     connection: Connection,
-    tenant: str,
+    owner: Owner,
     session_id: str,
     at_ms: int,
     *,
@@ -50,10 +53,12 @@ def create_session(
     model: str | None = None,
 ) -> None:
     """Begin a session, whose log is empty."""
+    owner = Owner.of(owner)
     connection.execute(
         insert(sessions).values(
             id=session_id,
-            tenant=tenant,
+            tenant=owner.tenant,
+            subject=owner.subject,
             created_ms=at_ms,
             updated_ms=at_ms,
             last_seq=0,
@@ -64,34 +69,45 @@ def create_session(
     )
 
 
-def find_session(connection: Connection, tenant: str, session_id: str) -> SessionRecord:
+def find_session(connection: Connection, owner: Owner, session_id: str) -> SessionRecord:
     """Return a session.
 
     Raises:
-        NotFound: the tenant has no such session.
+        NotFound: the owner has no such session.
     """
     found = connection.execute(
-        select(sessions).where(
-            sessions.c.id == session_id, sessions.c.tenant == tenant, sessions.c.deleted_ms.is_(None)
-        )
+        select(sessions).where(sessions.c.id == session_id, *_is(owner), sessions.c.deleted_ms.is_(None))
     ).one_or_none()
     if found is None:
         raise _not_found(session_id)
     return _record(found)
 
 
-def list_sessions(
-    connection: Connection, tenant: str, *, limit: int, before: str | None = None
-) -> tuple[SessionRecord, ...]:
-    """Return up to `limit` sessions of a tenant, the last active first, from the one after `before` on.
+def owner_of(connection: Connection, tenant: str, session_id: str) -> Owner:
+    """Return whose a session of a tenant's is, for who runs the server: every other way in says for whom it comes.
 
     Raises:
-        NotFound: the tenant has no session `before`.
+        NotFound: the tenant has no such session.
+    """
+    query = select(sessions.c.subject).where(sessions.c.id == session_id, sessions.c.tenant == tenant)
+    found = connection.execute(query.where(sessions.c.deleted_ms.is_(None))).one_or_none()
+    if found is None:
+        raise _not_found(session_id)
+    return Owner(tenant, found.subject)
+
+
+def list_sessions(
+    connection: Connection, owner: Owner, *, limit: int, before: str | None = None
+) -> tuple[SessionRecord, ...]:
+    """Return up to `limit` sessions of an owner, the last active first, from the one after `before` on.
+
+    Raises:
+        NotFound: the owner has no session `before`.
     """
     order = tuple_(sessions.c.updated_ms, sessions.c.id)
-    query = select(sessions).where(sessions.c.tenant == tenant, sessions.c.deleted_ms.is_(None))
+    query = select(sessions).where(*_is(owner), sessions.c.deleted_ms.is_(None))
     if before is not None:
-        last = find_session(connection, tenant, before)
+        last = find_session(connection, owner, before)
         query = query.where(order < (last.updated_ms, last.session_id))
     query = query.order_by(sessions.c.updated_ms.desc(), sessions.c.id.desc()).limit(limit)
     return tuple(_record(row) for row in connection.execute(query))
@@ -116,9 +132,15 @@ def clear_title(connection: Connection, session_id: str, title: str) -> None:
     )
 
 
+def _is(owner: Owner) -> tuple[ColumnElement[bool], ...]:
+    owner = Owner.of(owner)
+    return (sessions.c.tenant == owner.tenant, sessions.c.subject.is_not_distinct_from(owner.subject))
+
+
 def _record(row: Row[Any]) -> SessionRecord:
     return SessionRecord(
         session_id=row.id,
+        subject=row.subject,
         title=row.title,
         instructions=row.instructions,
         model=row.model,

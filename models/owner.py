@@ -27,6 +27,11 @@ class Owner:
     subject: str | None = None
 
     @classmethod
+    def of(cls, whose: "Owner | str") -> "Owner":
+        """Return an owner; the name of a tenant, where only a tenant is known, stands for the tenant itself."""
+        return cls(whose) if isinstance(whose, str) else whose
+
+    @classmethod
     def unnamed(cls, tenant: str) -> "Owner":
         """Return who calls by an application's key without saying for whom. Only `within` a session anything is theirs."""
         return cls(tenant, _NOBODY)
@@ -38,6 +43,10 @@ class Owner:
     def is_of(self, tenant: str, subject: str | None) -> bool:
         """Return whether it is that subject of the tenant, or, if None is named, the tenant or any subject of it."""
         return self.tenant == tenant and subject in {None, self.subject}
+
+    def moved(self, place_id: str) -> "Owner":
+        """Return whose another session is that begins with one of this owner's: of those who are unnamed, again its own."""
+        return self if self.name == self.subject else replace(self, subject=_NOBODY + place_id)
 
     @property
     def name(self) -> str | None:

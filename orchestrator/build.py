@@ -19,6 +19,7 @@ from models.catalog import Card, unknown_model
 from models.catalog_file import load_catalog
 from models.clock import Clock, SystemClock
 from models.errors import BadInput
+from models.owner import Owner
 from models.placement.budget import available_threads, shares
 from models.placement.client import Worker
 from models.placement.engines import Place, place_of
@@ -63,11 +64,11 @@ class Conductor:
         await self.executor.admission.drain(deadline_s)
         await self.sessions.until_free(deadline_s)
 
-    async def forget(self, tenant: str, subject: str | None = None) -> None:
-        """Have every engine let go of what it keeps of a tenant, or of one subject of it; waits for `_FORGET_S` at most."""
+    async def forget(self, owner: Owner) -> None:
+        """Have every engine let go of what it keeps of an owner, a tenant's own being all of the tenant's; waits for `_FORGET_S` at most."""
         try:
             async with self.clock.timeout_at(self.clock.now_s() + _FORGET_S):
-                await self.fleet.forget(tenant, subject)
+                await self.fleet.forget(owner.tenant, owner.subject)
         except TimeoutError:
             _log.error("what engines keep of a tenant was not forgotten within %s s; it is when they go on", _FORGET_S)
 

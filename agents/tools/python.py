@@ -49,12 +49,14 @@ class ToolCall:
     Attributes:
         key: of turn, task and ordinal; the same if the call is made again. Hand it on where an effect must not happen twice.
         tenant: for whom.
+        subject: for which end user of the tenant's, as the tenant's application names it; None if it names none.
         turn_id: in which turn.
     """
 
     key: str
     tenant: str
     turn_id: str
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

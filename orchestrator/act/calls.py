@@ -118,7 +118,7 @@ class Calls:
     async def _run(self, work: Work, made: Made) -> tuple[Part, ...]:
         if made.is_in_doubt and made.spec is not None and made.spec.effect == "effectful":
             return _told(_IN_DOUBT)
-        call = ToolCall(key=made.key, tenant=work.tenant, turn_id=work.turn_id)
+        call = ToolCall(key=made.key, tenant=work.owner.tenant, subject=work.owner.name, turn_id=work.turn_id)
         try:
             return await self._tools.run(made.call.name, made.call.arguments, call, self._clock, work.deadline_s)
         except BatonError as exc:

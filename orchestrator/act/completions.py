@@ -9,6 +9,7 @@ from memory.log import EndState
 from models.content import CallDelta, Item, ReasoningDelta, TextDelta, UsageDelta, length_of
 from models.errors import Internal, too_long
 from models.ids import new_id
+from models.owner import Owner
 from orchestrator.act.execute import Executor
 from orchestrator.act.work import Work
 from orchestrator.events import Decision, GenerationEvent, TurnDone, TurnEnded, TurnInput, Usage, failed
@@ -100,7 +101,7 @@ class Completions:
 
     @asynccontextmanager
     async def begin(
-        self, tenant: str, turn_input: TurnInput, history: Sequence[Item], *, fork: str | None = None
+        self, owner: Owner, turn_input: TurnInput, history: Sequence[Item], *, fork: str | None = None
     ) -> AsyncIterator[Completion]:
         """Decide a turn, and count it in for the length of the block; `fork` names it one of several answers to one prompt.
 
@@ -108,16 +109,18 @@ class Completions:
             LimitExceeded: the history is too long.
             BatonError: the turn is refused; see `Executor.decide`, `Executor.seat`.
         """
+        turn_id = new_id("turn")
+        owner = Owner.of(owner).within(turn_id)
         check_lengths(history, self._limits.item_characters)
         if (length := sum(length_of(item) for item in history)) > self._limits.history_characters:
             raise too_long("the conversation", length, self._limits.history_characters)
         began_s = self._executor.clock.now_s()
-        with self._executor.admission.seat(tenant):
+        with self._executor.admission.seat(owner.tenant):
             work = await self._executor.decide(
-                tenant=tenant, turn_id=new_id("turn"), generation=1, turn_input=turn_input, history=history
+                owner=owner, turn_id=turn_id, generation=1, turn_input=turn_input, history=history
             )
-            completion = Completion(self._executor, work.forked(fork), self._meters.watch(tenant), began_s)
+            completion = Completion(self._executor, work.forked(fork), self._meters.watch(owner.tenant), began_s)
             try:
                 yield completion
             finally:
-                self._meters.turn_ended(tenant, completion.ended())
+                self._meters.turn_ended(owner.tenant, completion.ended())

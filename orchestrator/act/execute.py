@@ -11,6 +11,7 @@ from agents.tools.python import Tools
 from models.clock import Clock
 from models.content import Item, UsageDelta
 from models.errors import Internal
+from models.owner import Owner
 from models.placement.fleet import CardView
 from models.shares import share_of
 from orchestrator.act.admission import Admission
@@ -76,7 +77,7 @@ class Executor:
     async def decide(
         self,
         *,
-        tenant: str,
+        owner: Owner,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
@@ -87,7 +88,7 @@ class Executor:
         """Decide who answers a turn, from what, and within which budget.
 
         Args:
-            tenant: whose turn it is.
+            owner: whose turn it is.
             turn_id: the turn.
             generation: which of its generations.
             turn_input: what is answered.
@@ -102,9 +103,9 @@ class Executor:
             deadline_s = self.clock.now_s() + self.limits.turn_timeout_s
         if not self._decider.is_too_long(turn_input):
             await self._contexts.count_ahead(turn_input, history)
-        decision = await self._decider.decide(turn_input, history, tenant=tenant, key=(turn_id, generation))
+        decision = await self._decider.decide(turn_input, history, owner=owner, key=(turn_id, generation))
         work = Work(
-            tenant=tenant,
+            owner=owner,
             turn_id=turn_id,
             generation=generation,
             decision=decision,
@@ -175,7 +176,7 @@ class Executor:
         )
         task = Task(
             origin=origin,
-            tenant=work.tenant,
+            owner=work.owner,
             card=decision.card,
             messages=messages(turn_input, fitting.items),
             constraint=constraint(turn_input),
@@ -207,7 +208,7 @@ class Executor:
             last.card in self._cannot_read_ahead
             or self.admission.draining
             or self._ahead.total() >= _AHEAD
-            or self._ahead[last.tenant] >= share_of(_AHEAD)
+            or self._ahead[last.owner.tenant] >= share_of(_AHEAD)
         ):
             return
         turn_input = replace(turn_input, items=())
@@ -221,7 +222,7 @@ class Executor:
             budget=replace(last.budget, deadline_s=self.clock.now_s() + _AHEAD_S),
             reads_ahead=True,
         )
-        self._ahead[last.tenant] += 1
+        self._ahead[last.owner.tenant] += 1
         try:
             async with aclosing(self._agents[task.origin.agent].run(task)) as events:
                 async for event in events:
@@ -233,7 +234,7 @@ class Executor:
                         case _:
                             pass
         finally:
-            self._ahead[last.tenant] -= 1
+            self._ahead[last.owner.tenant] -= 1
 
 
 def _is_made(end: TaskFinished | TaskFailed) -> bool:

@@ -28,6 +28,7 @@ from models.content import (
     length_of,
 )
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
+from models.owner import Owner
 from orchestrator.act.admission import Place
 from orchestrator.act.execute import Executor
 from orchestrator.act.work import Work
@@ -62,7 +63,7 @@ class Generation:
         self,
         executor: Executor,
         *,
-        tenant: str,
+        owner: Owner,
         turn_id: str,
         generation: int,
         turn_input: TurnInput,
@@ -75,7 +76,7 @@ class Generation:
         self.turn_id = turn_id
         self.generation = generation
         self._executor = executor
-        self._tenant = tenant
+        self._owner = owner
         self.turn_input = turn_input
         self.task: Task | None = None
         self._history = tuple(history)
@@ -141,7 +142,7 @@ class Generation:
     @contextmanager
     def _seated(self) -> Iterator[None]:
         if self._place is None:
-            with self._executor.admission.seat(self._tenant):
+            with self._executor.admission.seat(self._owner.tenant):
                 yield
             return
         try:
@@ -165,7 +166,7 @@ class Generation:
             await wait_for_event(clock, self._answered, self._executor.calls.deadline_s(work))
             self._answered.clear()
         work.deadline_s = clock.now_s() + left_s
-        with self._executor.admission.seat(self._tenant, is_running=True):
+        with self._executor.admission.seat(self._owner.tenant, is_running=True):
             async with clock.timeout_at(work.deadline_s):
                 await self._act(work)
 
@@ -177,7 +178,7 @@ class Generation:
 
     async def _decide(self) -> Work:
         return await self._executor.decide(
-            tenant=self._tenant,
+            owner=self._owner,
             turn_id=self.turn_id,
             generation=self.generation,
             turn_input=self.turn_input,

@@ -9,23 +9,24 @@ from itertools import takewhile
 
 from agents.events import Origin
 from models.content import ApprovalRequest, ApprovalResponse, Call, CallResult, Item, Message
+from models.owner import Owner
 from orchestrator.act.work import Work
 from orchestrator.events import Committed, ItemClosed, ItemsAdded, TaskEnded, TurnAccepted
 
 
-def resumed(rows: Sequence[Committed], conversation: Sequence[Item], tenant: str, deadline_s: float) -> Work | None:
+def resumed(rows: Sequence[Committed], conversation: Sequence[Item], owner: Owner, deadline_s: float) -> Work | None:
     """Return what is left of a turn to do; None if it waits for nobody.
 
     Args:
         rows: of the session, from the turn's acceptance on.
         conversation: its items, as far back as a model may be shown them.
-        tenant: whose turn it is.
+        owner: whose turn it is.
         deadline_s: until when it may take, once it goes on.
     """
     if not rows or not isinstance(accepted := rows[0].event, TurnAccepted):
         return None
     work = Work(
-        tenant=tenant,
+        owner=owner,
         turn_id=accepted.turn_id,
         generation=accepted.generation,
         decision=accepted.decision,

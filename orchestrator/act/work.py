@@ -18,6 +18,7 @@ from models.content import (
     TextPart,
 )
 from models.ids import new_id
+from models.owner import Owner
 from models.ports.generate import ToolSpec
 from orchestrator.decide.inputs import Approval
 from orchestrator.events import Decision, TurnInput, effect_key
@@ -61,7 +62,7 @@ class Work:
     """A decision, and what was done about it so far.
 
     Attributes:
-        tenant: whose turn it is.
+        owner: whose turn it is.
         turn_id: the turn.
         generation: which of its generations.
         decision: who does it, on which card.
@@ -81,7 +82,7 @@ class Work:
         is_over: whether it has ended with calls of the client's.
     """
 
-    tenant: str
+    owner: Owner
     turn_id: str
     generation: int
     decision: Decision

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from models.content import Item
+from models.owner import Owner
 from models.placement.fleet import CardView
 from orchestrator.decide.decision import CallVerdict, DecisionKey, DecisionState, decision_of, in_line
 from orchestrator.decide.inputs import Approval, CallFacts, Inputs, characters_of, decision_inputs
@@ -13,6 +14,9 @@ from orchestrator.events import Decision, TurnInput
 
 if TYPE_CHECKING:
     from orchestrator.decide.graph import DecisionGraph
+
+
+_LOCAL = Owner("local")
 
 
 class Decider:
@@ -42,7 +46,7 @@ class Decider:
         return characters_of(turn_input) > self._max_characters
 
     async def decide(
-        self, turn_input: TurnInput, history: Sequence[Item], *, tenant: str = "local", key: DecisionKey = ()
+        self, turn_input: TurnInput, history: Sequence[Item], *, owner: Owner = _LOCAL, key: DecisionKey = ()
     ) -> Decision:
         """Return the decision for a turn. Once it is made, or given up, nothing of it is left here.
 
@@ -57,9 +61,7 @@ class Decider:
             return decision_of(in_line(state))
         graph = await self.graph()
         try:
-            return decision_of(
-                await graph.run(key, state, Asked(tenant=tenant, turn_input=turn_input, history=history))
-            )
+            return decision_of(await graph.run(key, state, Asked(owner=owner, turn_input=turn_input, history=history)))
         finally:
             await graph.forget(key)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from models.content import Item
+from models.owner import Owner
 from orchestrator.decide.inputs import Controlled, Inputs, Recalled
 from orchestrator.events import TurnInput
 
@@ -17,7 +18,7 @@ from orchestrator.events import TurnInput
 class Asked:
     """What is decided, as it was said; the facts of it are `inputs`."""
 
-    tenant: str
+    owner: Owner
     turn_input: TurnInput
     history: Sequence[Item]
 

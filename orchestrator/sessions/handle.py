@@ -19,6 +19,7 @@ from models.clock import Clock, wait_for_event
 from models.content import ApprovalResponse, CallResult, Item, Part, UsageDelta
 from models.errors import BadInput, BatonError, Conflict, Internal, NotFound, Unavailable, quoted
 from models.ids import new_id
+from models.owner import Owner
 from orchestrator.act.execute import Executor
 from orchestrator.act.generation import Generation
 from orchestrator.act.work import Work
@@ -51,7 +52,7 @@ class Session:
 
     def __init__(
         self,
-        tenant: str,
+        owner: Owner,
         session_id: str,
         state: SessionState,
         journal: Journal,
@@ -59,7 +60,7 @@ class Session:
         clock: Clock,
         meters: Meters,
     ) -> None:
-        self.tenant = tenant
+        self.owner = owner
         self.session_id = session_id
         self._state = state
         self._journal = journal
@@ -67,8 +68,8 @@ class Session:
         self._clock = clock
         self._meters = meters
         self._generations: dict[tuple[str, int], Generation] = {}  # by turn and generation
-        self._ahead = ReadingAhead(executor, clock, meters, tenant)
-        self._watch = meters.watch(tenant)
+        self._ahead = ReadingAhead(executor, clock, meters, owner.tenant)
+        self._watch = meters.watch(owner.tenant)
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._rescheduled = asyncio.Event()
@@ -80,6 +81,11 @@ class Session:
         self._closed = False
         self._closed_by: Fault | None = None  # what keeps the log from being written
         self._state.touch(clock.now_s())
+
+    @property
+    def tenant(self) -> str:
+        """Whose share of what all share it takes."""
+        return self.owner.tenant
 
     @property
     def last_seq(self) -> int:
@@ -159,7 +165,7 @@ class Session:
         self._begin(
             Generation(
                 self._executor,
-                tenant=self.tenant,
+                owner=self.owner,
                 turn_id=proposal.turn_id,
                 generation=generation,
                 turn_input=turn_input,
@@ -564,7 +570,7 @@ class Session:
         """Go on with the turn that waits, which another process began. Called before anything else is asked."""
         generation = Generation(
             self._executor,
-            tenant=self.tenant,
+            owner=self.owner,
             turn_id=work.turn_id,
             generation=work.generation,
             turn_input=work.turn_input,

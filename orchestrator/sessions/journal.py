@@ -34,6 +34,7 @@ from models.content import (
     is_beside,
 )
 from models.errors import BatonError
+from models.owner import Owner
 from orchestrator.events import (
     CallEffect,
     Committed,
@@ -73,7 +74,7 @@ class Journal:
         self,
         database: Database,
         clock: Clock,
-        tenant: str,
+        owner: Owner,
         session_id: str,
         *,
         new: bool = False,
@@ -85,7 +86,7 @@ class Journal:
         Args:
             database: where it is.
             clock: tells when a row is written.
-            tenant: whose it is.
+            owner: whose it is.
             session_id: its id.
             new: whether its first rows begin it.
             blobs: where content goes from that nothing uses any more; without it, that is left to the next sweep.
@@ -93,7 +94,8 @@ class Journal:
         """
         self._database = database
         self._clock = clock
-        self._tenant = tenant
+        self._owner = Owner.of(owner)
+        self._tenant = self._owner.tenant
         self._session_id = session_id
         self._new = new
         self._blobs = blobs
@@ -244,9 +246,9 @@ class Journal:
         """Return what is kept of the session beside its log.
 
         Raises:
-            NotFound: the tenant has no such session.
+            NotFound: the owner has no such session.
         """
-        return await self._database.read(lambda c: find_session(c, self._tenant, self._session_id))
+        return await self._database.read(lambda c: find_session(c, self._owner, self._session_id))
 
     def _write(
         self,
@@ -258,14 +260,14 @@ class Journal:
         at_ms: int,
     ) -> tuple[LogRow, ...]:
         if self._new:
-            create_session(connection, self._tenant, self._session_id, at_ms)
+            create_session(connection, self._owner, self._session_id, at_ms)
         keep_documents(connection, self._session_id, documents)
         rows = log.append(connection, self._tenant, self._session_id, entries, at_ms, self._lease)
         for row, event in zip(rows, events, strict=True):
             if items := items_of(event):
                 note_items(connection, self._session_id, [_place(item, row.seq) for item in items])
                 if uses := codec.blobs_of(items):
-                    note_uses(connection, self._tenant, self._session_id, uses)
+                    note_uses(connection, self._tenant, self._session_id, uses, subject=self._owner.subject)
             self._follow(connection, event, row, loose)
         return rows
 
@@ -337,14 +339,14 @@ class Journal:
 
 
 async def read_rows(
-    database: Database, clock: Clock, tenant: str, session_id: str
+    database: Database, clock: Clock, owner: Owner, session_id: str
 ) -> AsyncGenerator[tuple[Committed, ...], None]:
     """Yield the rows of a session, from the first on, some at a time.
 
     Raises:
-        NotFound: the tenant has no such session.
+        NotFound: the owner has no such session.
     """
-    journal, after = Journal(database, clock, tenant, session_id), 0
+    journal, after = Journal(database, clock, owner, session_id), 0
     await journal.record()
     while rows := await journal.read(after, _PAGE_ROWS):
         yield rows

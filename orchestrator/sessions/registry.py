@@ -16,6 +16,7 @@ from models.clock import Clock
 from models.content import Item
 from models.errors import Overloaded, Unavailable
 from models.ids import new_id
+from models.owner import Owner
 from models.shares import share_of
 from orchestrator.act.execute import Executor
 from orchestrator.act.resume import resumed
@@ -62,7 +63,10 @@ class SessionHistory:
 
 
 class Sessions:
-    """Owner of every session in memory.
+    """Owner of every session in memory, and the door to each.
+
+    Every method takes whose it has to be, and what is another's is not found: what lies behind (journal, log, ledger) is
+    of a session that was found here.
 
     `run` owns their tasks and has to be running while sessions are open. At most `max_open` are in memory, and
     `max_tenant_open` of one tenant; those without reader or turn leave it after their idle time, or sooner if there is
@@ -104,9 +108,9 @@ class Sessions:
         Turns that another server may still be running are left alone. Return how many there were.
         """
         recovered = 0
-        owner, now_ms = None if self._lease is None else self._lease.owner, int(self._clock.wall_s() * 1000)
-        for turn in await self._database.read(lambda c: log.open_turns(c, owner=owner, now_ms=now_ms)):
-            journal = self._journal(turn.tenant, turn.session_id)
+        server, now_ms = None if self._lease is None else self._lease.owner, int(self._clock.wall_s() * 1000)
+        for turn in await self._database.read(lambda c: log.open_turns(c, owner=server, now_ms=now_ms)):
+            journal = self._journal(turn.owner, turn.session_id)
             try:
                 rows = (await self._fold(journal)).plan_recover("server_restarted")
                 if rows:
@@ -134,42 +138,44 @@ class Sessions:
             if not await session.until_free(deadline_s):
                 return
 
-    async def create(self, tenant: str) -> Session:
+    async def create(self, owner: Owner) -> Session:
         """Make a new session. It is in the database from its first row on; an empty one leaves nothing behind.
 
         Raises:
             Overloaded: there are too many in memory, or too many of the tenant's.
         """
-        self._make_room(tenant)
         session_id = new_id("sess")
-        journal = self._journal(tenant, session_id, new=True)
-        return self._start(tenant, session_id, SessionState(self._limits), journal)
+        owner = Owner.of(owner).within(session_id)
+        self._make_room(owner.tenant)
+        journal = self._journal(owner, session_id, new=True)
+        return self._start(owner, session_id, SessionState(self._limits), journal)
 
-    async def open(self, tenant: str, session_id: str) -> Session:
+    async def open(self, owner: Owner, session_id: str) -> Session:
         """Return the session of that id.
 
         Raises:
-            NotFound: the tenant has no such session.
+            NotFound: the owner has no such session.
             Overloaded: there are too many in memory, or too many of the tenant's.
         """
+        owner = Owner.of(owner).within(session_id)
         async with self._opening:
             session = self._open.get(session_id)
-            if session is not None and session.tenant == tenant and not session.closed:
+            if session is not None and session.owner == owner and not session.closed:
                 session.touch()
                 return session
-            journal = self._journal(tenant, session_id)
+            journal = self._journal(owner, session_id)
             state = await self._fold(journal)
-            self._make_room(tenant)
+            self._make_room(owner.tenant)
             if left_over := state.plan_recover("storage_failed"):
                 # It was closed by a failed transaction: what could not be logged then is logged now.
                 state.apply(await journal.write(left_over), self._clock.now_s())
-            work = await self._left_waiting(journal, state, tenant)
-            session = self._start(tenant, session_id, state, journal)
+            work = await self._left_waiting(journal, state, owner)
+            session = self._start(owner, session_id, state, journal)
             if work is not None:
                 session.resume(work)
             return session
 
-    async def _left_waiting(self, journal: Journal, state: SessionState, tenant: str) -> Work | None:
+    async def _left_waiting(self, journal: Journal, state: SessionState, owner: Owner) -> Work | None:
         """Return what is left to do of a turn that waits for somebody."""
         if state.turn is None or not state.turn.waits:
             return None
@@ -177,72 +183,73 @@ class Sessions:
         while len(page := await journal.read(state.turn.accepted_seq - 1 + len(rows), _PAGE_ROWS)):
             rows += page
         deadline_s = self._clock.now_s() + self._executor.limits.turn_timeout_s
-        return resumed(rows, tuple(state.context), tenant, deadline_s)
+        return resumed(rows, tuple(state.context), owner, deadline_s)
 
-    async def delete(self, tenant: str, session_id: str) -> None:
+    async def delete(self, owner: Owner, session_id: str) -> None:
         """Delete a session and its log. What runs in it is stopped, and its readers are told that it was closed.
 
         Raises:
-            NotFound: the tenant has no such session.
+            NotFound: the owner has no such session.
         """
         async with self._opening:
-            await self.record(tenant, session_id)  # one that was never written is nothing to delete, nor to stop
+            await self.record(owner, session_id)  # one that was never written is nothing to delete, nor to stop
             if (session := self._open.get(session_id)) is not None:
                 await session.close("session_deleted")
             at_ms = int(self._clock.wall_s() * 1000)
-            loose = await self._database.write(lambda c: delete_whole(c, tenant, session_id, at_ms))
+            loose = await self._database.write(lambda c: delete_whole(c, Owner.of(owner).tenant, session_id, at_ms))
             if self._blobs is not None:
                 await self._blobs.drop(loose)
             await self._database.purge()
 
-    async def fork(self, tenant: str, session_id: str, turn_id: str | None = None) -> str:
+    async def fork(self, owner: Owner, session_id: str, turn_id: str | None = None) -> str:
         """Begin a session that goes on from the end of one's turn, or from where it is now (None). Return its id.
 
         The rows up to there are in both: what is redacted in one is in the other. What comes after is each one's own.
 
         Raises:
             Conflict: that turn is running, or one is while the whole is asked for.
-            NotFound: the tenant has no such session, or it no such turn.
+            NotFound: the owner has no such session, or it no such turn.
             Overloaded: there are too many in memory, or too many of the tenant's.
         """
         branch_id = new_id("sess")
-        session = await self.open(tenant, session_id)
+        session = await self.open(owner, session_id)
         await session.branch(branch_id, turn_id)
         return branch_id
 
-    async def redact(self, tenant: str, session_id: str, item_ids: tuple[str, ...]) -> None:
+    async def redact(self, owner: Owner, session_id: str, item_ids: tuple[str, ...]) -> None:
         """Take the content of items out of a session for good, and out of every one that shares them; their places stay.
 
         Raises:
             Conflict: a turn is running.
-            NotFound: the tenant has no such session, or it no such item.
+            NotFound: the owner has no such session, or it no such item.
             Overloaded: there are too many in memory, or too many of the tenant's.
         """
-        session = await self.open(tenant, session_id)
+        session = await self.open(owner, session_id)
         items, sharing = await session.redact(item_ids)
         for other_id, shared in sharing.items():
             if (other := self._open.get(other_id)) is not None and not other.closed:
                 await other.forget(items, shared)
 
-    async def records(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[SessionRecord, ...]:
-        """Return the tenant's sessions, the last active first; see `memory.sessions.list_sessions`."""
-        return await self._database.read(lambda c: list_sessions(c, tenant, limit=limit, before=before))
+    async def records(self, owner: Owner, *, limit: int, before: str | None = None) -> tuple[SessionRecord, ...]:
+        """Return the owner's sessions, the last active first; see `memory.sessions.list_sessions`."""
+        return await self._database.read(lambda c: list_sessions(c, owner, limit=limit, before=before))
 
-    async def record(self, tenant: str, session_id: str) -> SessionRecord:
+    async def record(self, owner: Owner, session_id: str) -> SessionRecord:
         """Return what is kept of a session beside its log.
 
         Raises:
-            NotFound: the tenant has no such session.
+            NotFound: the owner has no such session.
         """
-        return await self._journal(tenant, session_id).record()
+        return await self._journal(owner, session_id).record()
 
-    async def transcript(self, tenant: str, session_id: str) -> SessionHistory:
+    async def transcript(self, owner: Owner, session_id: str) -> SessionHistory:
         """Return the whole conversation of a session, also what is too old for a model to be shown.
 
         Raises:
-            NotFound: the tenant has no such session.
+            NotFound: the owner has no such session.
         """
-        journal = self._journal(tenant, session_id)
+        journal = self._journal(owner, session_id)
+        await journal.record()  # whose it is
         state = SessionState(_BOUNDLESS)
         turns: dict[str, ToldTurn] = {}
         while rows := await journal.read(state.last_seq, _PAGE_ROWS):
@@ -254,12 +261,13 @@ class Sessions:
             items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept)
         )
 
-    def rows(self, tenant: str, session_id: str) -> AsyncGenerator[tuple[Committed, ...], None]:
+    def rows(self, owner: Owner, session_id: str) -> AsyncGenerator[tuple[Committed, ...], None]:
         """Yield the rows of a session; see `journal.read_rows`."""
-        return read_rows(self._database, self._clock, tenant, session_id)
+        return read_rows(self._database, self._clock, Owner.of(owner).within(session_id), session_id)
 
-    def _journal(self, tenant: str, session_id: str, *, new: bool = False) -> Journal:
-        return Journal(self._database, self._clock, tenant, session_id, new=new, blobs=self._blobs, lease=self._lease)
+    def _journal(self, owner: Owner, session_id: str, *, new: bool = False) -> Journal:
+        owner = Owner.of(owner).within(session_id)
+        return Journal(self._database, self._clock, owner, session_id, new=new, blobs=self._blobs, lease=self._lease)
 
     async def _fold(self, journal: Journal) -> SessionState:
         """Fold the end of the log, as far back as the items reach that are kept and the turn that was last accepted."""
@@ -307,8 +315,8 @@ class Sessions:
                 return True
         return False
 
-    def _start(self, tenant: str, session_id: str, state: SessionState, journal: Journal) -> Session:
-        session = Session(tenant, session_id, state, journal, self._executor, self._clock, self._meters)
+    def _start(self, owner: Owner, session_id: str, state: SessionState, journal: Journal) -> Session:
+        session = Session(owner, session_id, state, journal, self._executor, self._clock, self._meters)
         self._open[session_id] = session
         self._tasks.create_task(self._run(session))
         return session

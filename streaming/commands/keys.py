@@ -27,6 +27,9 @@ _out = Console()
 def create_key(
     tenant: Annotated[str, typer.Option(help="Who the key is for.")],
     name: Annotated[str, typer.Option(help="What you call it.")] = "",
+    application: Annotated[
+        bool, typer.Option("--application", help="It speaks for many end users, and names one with each call.")
+    ] = False,
     per_minute: Annotated[
         int | None, typer.Option(min=1, help="Requests a minute, reading apart; unlimited if left out.")
     ] = None,
@@ -38,9 +41,10 @@ def create_key(
     from memory import keys
 
     defaults = keys.RequestDefaults(model=model, instructions=instructions, max_output_tokens=max_output_tokens)
+    kind: keys.KeyKind = "application" if application else "personal"
     key = _run(
         lambda connection: keys.create_key(
-            connection, tenant, name, _now_ms(), requests_per_minute=per_minute, defaults=defaults
+            connection, tenant, name, _now_ms(), kind=kind, requests_per_minute=per_minute, defaults=defaults
         )
     )
     _out.print(key, soft_wrap=True, highlight=False)
@@ -52,11 +56,13 @@ def list_keys() -> None:
     from memory import keys
 
     # The id whole, however narrow the terminal: it is what `revoke` takes.
-    table = Table(Column("id", min_width=29), "state", "tenant", "name", "made", "a minute", box=None, pad_edge=False)
+    table = Table(
+        Column("id", min_width=29), "state", "kind", "tenant", "name", "made", "a minute", box=None, pad_edge=False
+    )
     for key in _run(keys.list_keys):
         rate = "any" if key.requests_per_minute is None else str(key.requests_per_minute)
         state = "good" if key.revoked_ms is None else "revoked"
-        table.add_row(key.key_id, state, key.tenant, key.name, _date(key.created_ms), rate)
+        table.add_row(key.key_id, state, key.kind, key.tenant, key.name, _date(key.created_ms), rate)
     _out.print(table)
 
 

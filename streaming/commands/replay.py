@@ -55,6 +55,7 @@ async def _replayed(
     tenant: str, session: str, turn: str | None, changes: Mapping[str, str]
 ) -> tuple["TurnTrace", "Replayed"]:
     from memory.database import Database
+    from memory.sessions import owner_of
     from orchestrator.sessions.journal import read_rows
     from orchestrator.trace.record import Tracer
     from orchestrator.trace.replay import replay as decide_again
@@ -64,8 +65,8 @@ async def _replayed(
         raise NotFound(f"There is no home at {home.path}: nothing was ever served from it.")
     database = Database(home.database)
     try:
-        tracer = Tracer(session)
-        async with aclosing(read_rows(database, SystemClock(), tenant, session)) as pages:
+        tracer, owner = Tracer(session), await database.read(lambda c: owner_of(c, tenant, session))
+        async with aclosing(read_rows(database, SystemClock(), owner, session)) as pages:
             async for rows in pages:
                 tracer.take(rows)
         trace = tracer.turn(turn)

@@ -62,7 +62,7 @@ class Asides:
         try:
             history = await context_of(self._session, command)
             completion = await stack.enter_async_context(
-                self._completions.begin(self._session.tenant, command.turn_input, history)
+                self._completions.begin(self._session.owner, command.turn_input, history)
             )
             aside = Aside(completion, command.turn_input, self._clock)
             self._tasks.create_task(self._run(aside, stack))

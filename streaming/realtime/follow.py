@@ -17,6 +17,7 @@ from streaming.auth import Authenticator, Caller
 from streaming.limits import SurfaceLimits
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
+from streaming.subjects import whose
 from streaming.wire.route import RestRoute
 from streaming.wire.sse import EventStream, event
 
@@ -73,7 +74,7 @@ def follow_routes(conductor: Conductor, limits: SurfaceLimits, authenticator: Au
     ) -> Response:
         """Send what has happened since a row, and then what happens."""
         caller: Caller = request.state.caller
-        session = await conductor.sessions.open(caller.tenant, session_id)
+        session = await conductor.sessions.open(whose(request), session_id)
         events = session_events(session, row_asked_for(after, last_event_id))
         return EventStream(followers.follow(events, caller), conductor.clock)
 

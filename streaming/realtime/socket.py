@@ -42,6 +42,7 @@ from streaming.realtime.protocol import (
     Respond,
     ShowItem,
 )
+from streaming.subjects import whose
 from streaming.wire.errors import error_response, told
 from streaming.wire.sse import Disconnected
 
@@ -127,11 +128,11 @@ class RealtimeEndpoint:
             characters=self._conductor.settings.max_input_characters,
             tools={tool.spec.name: tool.spec for tool in self._conductor.tools},
         )
-        sessions = self._conductor.sessions
+        sessions, owner = self._conductor.sessions, whose(websocket)
         if (session_id := query.get("session")) is None:
-            session = await sessions.create(caller.tenant)
+            session = await sessions.create(owner)
         else:
-            session = await sessions.open(caller.tenant, session_id)
+            session = await sessions.open(owner, session_id)
         after = _after(query.get("after"), session)
         protocol = RealtimeProtocol(
             session.session_id,

@@ -10,6 +10,7 @@ from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BatonError, NotFound
 from models.ids import new_id
+from models.owner import Owner
 from orchestrator.act.completions import Completion
 from orchestrator.build import Conductor
 from orchestrator.events import Committed, Decision, TurnAccepted, TurnInput
@@ -21,6 +22,7 @@ from streaming.rest.chat_request import ChatRequest
 from streaming.rest.choices import Choices, for_choice
 from streaming.rest.sampling import wants_usage
 from streaming.rest.whole import Whole
+from streaming.subjects import whose
 from streaming.wire.route import RestRoute
 from streaming.wire.sse import EventStream
 
@@ -35,9 +37,10 @@ def chat_routes(conductor: Conductor) -> APIRouter:
         caller: Caller = request.state.caller
         defaults = RequestDefaults() if caller.key is None else caller.key.defaults
         history, turn_input = body.turn(defaults)
+        owner = whose(request, safety_identifier=body.safety_identifier, user=body.user)
         if body.store:
-            return _Stored(conductor, caller.tenant, body, turn_input, history)
-        return _Stateless(conductor, caller.tenant, body, turn_input, history)
+            return _Stored(conductor, owner, body, turn_input, history)
+        return _Stateless(conductor, owner.within(new_id("call")), body, turn_input, history)
 
     return router
 
@@ -48,14 +51,14 @@ class _Stateless(Response):
     def __init__(
         self,
         conductor: Conductor,
-        tenant: str,
+        owner: Owner,
         body: ChatRequest,
         turn_input: TurnInput,
         history: tuple[Item, ...],
     ) -> None:
         super().__init__()
         self._conductor = conductor
-        self._tenant = tenant
+        self._owner = owner
         self._body = body
         self._turn = (turn_input, history)
 
@@ -65,7 +68,7 @@ class _Stateless(Response):
             await self._answer_many(scope, receive, send)
             return
         with _in_chats_words():
-            async with conductor.completions.begin(self._tenant, *self._turn) as completion:
+            async with conductor.completions.begin(self._owner, *self._turn) as completion:
                 reply = _reply_of(conductor, completion)
                 response = _response(conductor, self._body, reply, of_completion(completion))
                 await response(scope, receive, send)
@@ -78,7 +81,7 @@ class _Stateless(Response):
             with _in_chats_words():
                 completions = [
                     await begun.enter_async_context(
-                        conductor.completions.begin(self._tenant, for_choice(turn_input, index), history, fork=fork)
+                        conductor.completions.begin(self._owner, for_choice(turn_input, index), history, fork=fork)
                     )
                     for index in range(body.choices)
                 ]
@@ -101,17 +104,17 @@ class _Stored(Response):
     """Answers a turn of a new session, which outlives its client by the session's grace, and which it follows throughout."""
 
     def __init__(
-        self, conductor: Conductor, tenant: str, body: ChatRequest, turn_input: TurnInput, history: tuple[Item, ...]
+        self, conductor: Conductor, owner: Owner, body: ChatRequest, turn_input: TurnInput, history: tuple[Item, ...]
     ) -> None:
         super().__init__()
         self._conductor = conductor
-        self._tenant = tenant
+        self._owner = owner
         self._body = body
         self._turn = (turn_input, history)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         conductor = self._conductor
-        session = await conductor.sessions.create(self._tenant)
+        session = await conductor.sessions.create(self._owner)
         with session.followed():
             decision, turn_id, after = await self._ask(session)
             reply = Reply(turn_id, decision, _now_s(conductor), session_id=session.session_id)
@@ -129,7 +132,7 @@ class _Stored(Response):
                 turn_id = await session.respond(turn_input)
         except BatonError:
             with suppress(NotFound):  # it has no row yet
-                await self._conductor.sessions.delete(self._tenant, session.session_id)
+                await self._conductor.sessions.delete(self._owner, session.session_id)
             raise
         async with aclosing(session.events(after)) as events:
             async for event in events:

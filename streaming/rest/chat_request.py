@@ -72,10 +72,12 @@ class ChatRequest(Strict):
     audio: JsonValue = None
     reasoning_effort: str | None = None
 
-    # These change nothing here.
-    user: str | None = None
-    service_tier: str | None = None
+    # For whom an application asks; see `streaming.subjects`.
     safety_identifier: str | None = None
+    user: str | None = None
+
+    # These change nothing here.
+    service_tier: str | None = None
     prediction: JsonValue = None
     prompt_cache_key: str | None = None
     prompt_cache_options: JsonValue = None

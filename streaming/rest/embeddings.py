@@ -13,10 +13,11 @@ from pydantic import Field
 
 from models.catalog import unknown_model
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unsupported
+from models.ids import new_id
 from models.ports.embed import Embeddings, EmbedRequest
 from orchestrator.build import Conductor
-from streaming.auth import Caller
 from streaming.rest.whole import Whole
+from streaming.subjects import whose
 from streaming.wire.route import RestRoute
 from streaming.wire.shapes import Strict
 
@@ -34,7 +35,7 @@ class EmbeddingRequest(Strict):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int | None, Field(ge=1)] = None
 
-    # Whose it is, below the key.
+    # For whom an application asks; see `streaming.subjects`.
     user: str | None = None
 
     def texts(self) -> tuple[str, ...]:
@@ -73,19 +74,19 @@ def embedding_routes(conductor: Conductor) -> APIRouter:
     @router.post("/v1/embeddings")
     async def embed(body: EmbeddingRequest, request: Request) -> Response:
         """Turn texts into vectors."""
-        caller: Caller = request.state.caller
         texts, card = body.texts(), _card(conductor, body.model)
         if body.dimensions is not None:
             raise Unsupported(
                 f"The vectors of {card!r} cannot be made shorter: the model was not trained for it. Leave 'dimensions' out.",
                 field="dimensions",
             )
+        owner = whose(request, user=body.user).within(new_id("call"))
         asked = EmbedRequest(
             texts=texts,
             priority="interactive" if isinstance(body.input, str) else "normal",
             deadline=conductor.clock.now_s() + conductor.settings.turn_timeout_s,
-            tenant=caller.tenant,
-            subject=body.user,
+            tenant=owner.tenant,
+            subject=owner.subject,
         )
         return Whole(_answer(conductor, card, asked, in_base64=body.encoding_format == "base64"))
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from orchestrator.build import Conductor
 from streaming.rest.sessions import listed_session
+from streaming.subjects import whose
 from streaming.wire.items import turn_id
 from streaming.wire.route import RestRoute
 
@@ -30,16 +31,16 @@ def session_edit_routes(conductor: Conductor) -> APIRouter:
         turn = None if body is None else body.turn
         if turn is not None and not turn.startswith("turn_"):
             turn = turn_id(turn)
-        branch_id = await sessions.fork(request.state.caller.tenant, session_id, turn)
-        return listed_session(await sessions.record(request.state.caller.tenant, branch_id))
+        branch_id = await sessions.fork(whose(request), session_id, turn)
+        return listed_session(await sessions.record(whose(request), branch_id))
 
     @router.delete("/{session_id}/items/{item_id}", status_code=204)
     async def delete_item(session_id: str, item_id: str, request: Request, redact: bool = False) -> Response:
         """Take an item out of a conversation; or, to redact it, its content out of every conversation that has it."""
         if redact:
-            await sessions.redact(request.state.caller.tenant, session_id, (item_id,))
+            await sessions.redact(whose(request), session_id, (item_id,))
         else:
-            await (await sessions.open(request.state.caller.tenant, session_id)).remove((item_id,))
+            await (await sessions.open(whose(request), session_id)).remove((item_id,))
         return Response(status_code=204)
 
     return router

@@ -14,10 +14,11 @@ from memory.sessions import SessionRecord
 from models.content import ApprovalResponse, Item, status_of
 from models.errors import too_long
 from models.ids import new_id
+from models.owner import Owner
 from orchestrator.build import Conductor
 from orchestrator.sessions.registry import SessionHistory
-from streaming.auth import Caller
 from streaming.rest.export import markdown
+from streaming.subjects import whose
 from streaming.wire.items import response_id, wire_item
 from streaming.wire.route import RestRoute
 
@@ -42,6 +43,13 @@ class ApprovalAnswer(BaseModel):
     reason: Annotated[str | None, Field(max_length=1000)] = None
 
 
+class NewSession(SessionChanges):
+    """What may be set when a session is made, and for whom; see `streaming.subjects`."""
+
+    safety_identifier: str | None = None
+    user: str | None = None
+
+
 def session_routes(conductor: Conductor) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/v1/sessions", route_class=RestRoute)
@@ -54,7 +62,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
         before: Annotated[str | None, Query(max_length=64)] = None,
     ) -> dict[str, Any]:
         """List the sessions, the last active first."""
-        records = await sessions.records(_tenant(request), limit=limit + 1, before=before)
+        records = await sessions.records(whose(request), limit=limit + 1, before=before)
         return {
             "object": "list",
             "data": [listed_session(record) for record in records[:limit]],
@@ -62,32 +70,34 @@ def session_routes(conductor: Conductor) -> APIRouter:
         }
 
     @router.post("", status_code=201)
-    async def make_session(body: SessionChanges, request: Request) -> dict[str, Any]:
+    async def make_session(body: NewSession, request: Request) -> dict[str, Any]:
         """Make a session that is kept from now on."""
         changes = _changes(body, conductor)
-        session = await sessions.create(_tenant(request))
+        owner = whose(request, safety_identifier=body.safety_identifier, user=body.user)
+        session = await sessions.create(owner)
         await session.change(changes, keep=True)
-        return listed_session(await sessions.record(_tenant(request), session.session_id))
+        return listed_session(await sessions.record(owner, session.session_id))
 
     @router.get("/{session_id}")
     async def read_session(session_id: str, request: Request) -> dict[str, Any]:
         """Show a session and its conversation."""
-        record = await sessions.record(_tenant(request), session_id)
-        return _whole(record, await sessions.transcript(_tenant(request), session_id))
+        record = await sessions.record(whose(request), session_id)
+        return _whole(record, await sessions.transcript(whose(request), session_id))
 
     @router.patch("/{session_id}")
     async def change_session(session_id: str, body: SessionChanges, request: Request) -> dict[str, Any]:
         """Set a session's title, instructions or model."""
         changes = _changes(body, conductor)
-        session = await sessions.open(_tenant(request), session_id)
+        session = await sessions.open(whose(request), session_id)
         await session.change(changes)
-        return listed_session(await sessions.record(_tenant(request), session_id))
+        return listed_session(await sessions.record(whose(request), session_id))
 
     @router.delete("/{session_id}", status_code=204)
     async def delete_session(session_id: str, request: Request) -> Response:
         """Delete a session and its log."""
-        await sessions.delete(_tenant(request), session_id)
-        await conductor.forget(_tenant(request))  # what engines keep, they keep by owner and not by session
+        owner = whose(request)
+        await sessions.delete(owner, session_id)
+        await conductor.forget(owner.within(session_id))  # what engines keep, they keep by owner and not by session
         return Response(status_code=204)
 
     @router.get("/{session_id}/export")
@@ -95,8 +105,8 @@ def session_routes(conductor: Conductor) -> APIRouter:
         session_id: str, request: Request, format: Literal["json", "markdown"] = "json"
     ) -> Response:
         """Return a session as a file."""
-        record = await sessions.record(_tenant(request), session_id)
-        told = await sessions.transcript(_tenant(request), session_id)
+        record = await sessions.record(whose(request), session_id)
+        told = await sessions.transcript(whose(request), session_id)
         if format == "markdown":
             return _download(
                 markdown(record, told.items, told.turns), "text/markdown; charset=utf-8", f"{session_id}.md"
@@ -107,7 +117,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
     @router.post("/{session_id}/approvals", status_code=201)
     async def answer_request(session_id: str, body: ApprovalAnswer, request: Request) -> dict[str, Any]:
         """Say whether a call may be made that waits for it."""
-        session = await sessions.open(_tenant(request), session_id)
+        session = await sessions.open(whose(request), session_id)
         response = ApprovalResponse(
             item_id=new_id("item"), request_id=body.approval_request_id, approve=body.approve, reason=body.reason
         )
@@ -118,7 +128,9 @@ def session_routes(conductor: Conductor) -> APIRouter:
 
 
 def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None]:
-    changes: dict[str, str | None] = {name: getattr(body, name) for name in body.model_fields_set}
+    changes: dict[str, str | None] = {
+        name: getattr(body, name) for name in SessionChanges.model_fields if name in body.model_fields_set
+    }
     if (model := changes.get("model")) is not None:
         conductor.check_model(model)
     most, instructions = conductor.settings.max_input_characters, changes.get("instructions") or ""
@@ -127,16 +139,12 @@ def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None
     return changes
 
 
-def _tenant(request: Request) -> str:
-    caller: Caller = request.state.caller
-    return caller.tenant
-
-
 def listed_session(record: SessionRecord) -> dict[str, Any]:
     """Return a session as it is listed."""
     return {
         "id": record.session_id,
         "object": "session",
+        "subject": Owner(tenant="", subject=record.subject).name,
         "title": record.title,
         "instructions": record.instructions,
         "model": record.model,

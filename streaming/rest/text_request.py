@@ -61,7 +61,7 @@ class TextRequest(Strict):
     min_p: Chance | None = None
     repetition_penalty: RepetitionPenalty | None = None
 
-    # It changes nothing here.
+    # For whom an application asks; see `streaming.subjects`.
     user: str | None = None
 
     @property

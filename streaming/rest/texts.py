@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from memory.keys import RequestDefaults
 from models.errors import BatonError
 from models.ids import new_id
+from models.owner import Owner
 from orchestrator.act.completions import Completion
 from orchestrator.build import Conductor
 from orchestrator.events import TurnInput
@@ -19,6 +20,7 @@ from streaming.rest.sampling import wants_usage
 from streaming.rest.text_reply import TextReply, in_texts_words
 from streaming.rest.text_request import TextRequest
 from streaming.rest.whole import Whole
+from streaming.subjects import whose
 from streaming.wire.route import RestRoute
 from streaming.wire.sse import EventStream
 
@@ -33,7 +35,8 @@ def text_routes(conductor: Conductor) -> APIRouter:
         caller: Caller = request.state.caller
         defaults = RequestDefaults() if caller.key is None else caller.key.defaults
         prompts = body.prompts()
-        return _Texts(conductor, caller.tenant, body, prompts, [body.turn(prompt, defaults) for prompt in prompts])
+        owner = whose(request, user=body.user).within(new_id("call"))
+        return _Texts(conductor, owner, body, prompts, [body.turn(prompt, defaults) for prompt in prompts])
 
     return router
 
@@ -44,14 +47,14 @@ class _Texts(Response):
     def __init__(
         self,
         conductor: Conductor,
-        tenant: str,
+        owner: Owner,
         body: TextRequest,
         prompts: Sequence[str],
         turns: Sequence[TurnInput],
     ) -> None:
         super().__init__()
         self._conductor = conductor
-        self._tenant = tenant
+        self._owner = owner
         self._body = body
         self._prompts = prompts
         self._turns = turns
@@ -87,7 +90,7 @@ class _Texts(Response):
         fork = new_id("fork") if self._body.copies > 1 else None
         for copy in range(self._body.copies):
             yield await begun.enter_async_context(
-                self._conductor.completions.begin(self._tenant, for_choice(turn_input, copy), (), fork=fork)
+                self._conductor.completions.begin(self._owner, for_choice(turn_input, copy), (), fork=fork)
             )
 
 

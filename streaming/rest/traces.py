@@ -9,7 +9,7 @@ from orchestrator.build import Conductor
 from orchestrator.trace.record import Tracer
 from orchestrator.trace.replay import replay
 from orchestrator.trace.wire import changes_of, wire_replay, wire_trace
-from streaming.auth import Caller
+from streaming.subjects import whose
 from streaming.wire.items import response_id, turn_id
 from streaming.wire.route import RestRoute
 
@@ -26,9 +26,8 @@ def trace_routes(conductor: Conductor) -> APIRouter:
         what_if: Annotated[list[str] | None, Query(max_length=32)] = None,
     ) -> dict[str, Any]:
         """Trace a turn, by its id, its response's, or its place in the session (1 is the first); decide it anew on request."""
-        caller: Caller = request.state.caller
         tracer = Tracer(session_id)
-        async with aclosing(conductor.sessions.rows(caller.tenant, session_id)) as pages:
+        async with aclosing(conductor.sessions.rows(whose(request), session_id)) as pages:
             async for rows in pages:
                 tracer.take(rows)
         trace = tracer.turn(turn_id(turn) if turn.startswith("resp_") else turn)

@@ -14,6 +14,8 @@ from models.clock import ManualClock
 from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
 from models.errors import BatonError, DeadlineExceeded, Overloaded, Unsupported, WorkerDied
 from models.language.scripted import build
+from models.owner import Owner
+from models.ports.context import EngineContext
 from models.ports.generate import GenerateRequest, Sampling, ToolConstraint, ToolSpec
 
 ORIGIN = Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=1)
@@ -48,7 +50,7 @@ class Engine:
 def task() -> Task:
     return Task(
         origin=ORIGIN,
-        tenant="local",
+        owner=Owner("local", "ada"),
         card="scripted",
         messages=(Message(item_id="item_1", role="user", parts=(TextPart(text="hello"),)),),
         constraint=None,
@@ -64,7 +66,8 @@ def play(task: Task) -> Callable[[Engine], AsyncGenerator[AgentEvent, None]]:
 
 async def test_a_reply_is_wrapped_delta_by_delta(task: Task) -> None:
     engine = build(
-        EngineSpec(name="scripted", options='{"rules": [{"pattern": "hello", "reply": "hi there"}]}'), ManualClock(0.0)
+        EngineSpec(name="scripted", options='{"rules": [{"pattern": "hello", "reply": "hi there"}]}'),
+        EngineContext(clock=ManualClock(0.0)),
     )
     events = [event async for event in Writer({"scripted": engine}).run(task)]
     assert events == [
@@ -83,7 +86,7 @@ async def test_the_engine_is_asked_within_the_tasks_budget(task: Task) -> None:
     assert [event async for event in Writer({"scripted": engine}).run(replace(task, constraint=tools))]
     request = engine.request
     assert request is not None
-    assert (request.tenant, request.deadline, request.priority) == ("local", 7.0, "interactive")
+    assert (request.owner, request.deadline, request.priority) == (Owner("local", "ada"), 7.0, "interactive")
     assert (request.messages, request.constraint) == (task.messages, tools)
     assert request.sampling == replace(task.sampling, max_output_tokens=3)
 

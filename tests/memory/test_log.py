@@ -21,6 +21,7 @@ from memory.log import (
 from memory.sessions import create_session
 from models.errors import Conflict, NotFound
 from models.ids import new_id
+from models.owner import Owner
 
 
 def _entries(count: int) -> list[Entry]:
@@ -133,7 +134,7 @@ async def test_another_tenants_session_is_as_absent_as_one_that_never_was(databa
 
 async def test_a_turn_is_open_from_its_acceptance_to_its_end(database):
     session_id = await _session(database)
-    turn = OpenTurn(tenant="local", session_id=session_id, turn_id="turn_1")
+    turn = OpenTurn(owner=Owner("local"), session_id=session_id, turn_id="turn_1")
     assert await database.read(open_turns) == ()
     await database.write(lambda c: accept_turn(c, "local", session_id, "turn_1", 0))
     assert await database.read(open_turns) == (turn,)
@@ -160,7 +161,7 @@ async def test_open_turns_are_those_of_all_tenants_oldest_first(database):
         await database.write(lambda c, a=(tenant, session_id, turn_id, at_ms): accept_turn(c, *a))
     await database.write(lambda c: end_turn(c, "turn_ended", "failed", 4))
     found = await database.read(open_turns)
-    assert [(turn.tenant, turn.turn_id) for turn in found] == [
+    assert [(turn.owner.tenant, turn.turn_id) for turn in found] == [
         ("theirs", "turn_early"),
         ("theirs", "turn_middle"),
         ("ours", "turn_late"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -112,6 +113,64 @@ async def test_no_route_is_missed_by_the_test_that_tries_every_one(serve) -> Non
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/logout"),
     } <= doors
+
+
+SCOPES = {
+    # By whom it is: what is asked with an id is found by its owner alone; `test_subjects` has the rest of each.
+    (_WEBSOCKET, "/v1/realtime"): "subject",
+    ("GET", "/v1/sessions"): "subject",
+    ("POST", "/v1/sessions"): "subject",
+    ("POST", "/v1/chat/completions"): "subject",
+    ("POST", "/v1/completions"): "subject",
+    ("POST", "/v1/embeddings"): "subject",
+    # Counted for the key's tenant, whoever it speaks for.
+    ("GET", "/metrics"): "tenant",
+    # The same for everybody who is let in.
+    ("GET", "/openapi.json"): "everybody",
+    ("GET", "/readyz"): "everybody",
+    ("GET", "/v1/models"): "everybody",
+    ("GET", "/v1/models/{name:path}"): "everybody",
+    ("POST", "/v1/logout"): "everybody",
+}
+"""Whose each door's answers are. What has a session in its path is the session's owner's, and tried below."""
+
+
+_SENT = {
+    "PATCH /v1/sessions/{session_id}": {"title": "taken"},
+    "POST /v1/sessions/{session_id}/fork": {},
+    "POST /v1/sessions/{session_id}/approvals": {"approval_request_id": "appr_1", "approve": True},
+}
+"""What is sent to the doors to a session that want a body."""
+
+
+async def test_every_door_says_whose_its_answers_are_and_those_to_a_session_let_its_owner_in_alone(serve) -> None:
+    async with serve() as served, served.http(await served.key("acme", kind="application")) as client:
+        doors = {(method, path) for method, path in _doors(served.app) if method != "HEAD"}
+        within = {(method, path) for method, path in doors if "{session_id}" in path}
+        assert doors - within == SCOPES.keys(), "a new door: say whose its answers are, and try it in `test_subjects`"
+        kept = await client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "hello"}], "store": True, "user": "ada"},
+        )
+        session_id, ada = kept.json()["baton"]["session"], {"baton-subject": "ada"}
+
+        async def knock(method: str, path: str, headers: dict[str, str]) -> tuple[int, bool]:
+            address = re.sub(r"{[^}]*}", "1", path.replace("{session_id}", session_id))
+            sent = _SENT.get(f"{method} {path}")
+            async with client.stream(method, address, headers=headers, json=sent) as answer:
+                told = "" if answer.status_code < 300 else (await answer.aread()).decode()
+                return answer.status_code, "session_not_found" in told
+
+        before = (await client.get(f"/v1/sessions/{session_id}", headers=ada)).json()
+        for headers in ({"baton-subject": "eve"}, {"baton-subject": session_id}, {}):
+            for method, path in sorted(within):
+                assert await knock(method, path, headers) == (404, True), f"{method} {path} for {headers or 'nobody'}"
+        assert (await client.get(f"/v1/sessions/{session_id}", headers=ada)).json() == before
+        for method, path in sorted(within, key=lambda door: door == ("DELETE", "/v1/sessions/{session_id}")):
+            status, is_absent = await knock(method, path, ada)
+            assert not is_absent, f"{method} {path} does not let its owner in"
+            assert status != 422
+        assert (await client.get(f"/v1/sessions/{session_id}", headers=ada)).status_code == 404
 
 
 async def test_every_key_that_is_shown_is_compared_in_constant_time_also_one_that_is_not_there(

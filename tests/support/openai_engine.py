@@ -16,7 +16,7 @@ def user(text: str, role: str = "user") -> Message:
 
 
 def asks(*items: Item, **fields: object) -> GenerateRequest:
-    return GenerateRequest(messages=items or (user("go"),), tenant="local", **fields)
+    return GenerateRequest(messages=items or (user("go"),), **{"tenant": "local", **fields})
 
 
 async def collect(engine: OpenAIEngine, request: GenerateRequest | None = None) -> list[Delta]:

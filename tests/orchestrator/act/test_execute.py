@@ -28,6 +28,7 @@ from models.content import (
 )
 from models.errors import BadInput, LimitExceeded, NotFound, Unavailable
 from models.language.tokens import PIECE_CHARACTERS, TokenCounter
+from models.owner import Owner
 from models.placement.fleet import CardStatus, FixedCardView
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
 from orchestrator.act.execute import Executor, TurnLimits, Work
@@ -77,7 +78,9 @@ def said(words: int, n: int = 0, role: Any = "user") -> Message:
 
 
 async def decide(executor: Executor, turn_input: TurnInput, *history: Message) -> Work:
-    return await executor.decide(tenant="local", turn_id="turn_1", generation=2, turn_input=turn_input, history=history)
+    return await executor.decide(
+        owner=Owner("local"), turn_id="turn_1", generation=2, turn_input=turn_input, history=history
+    )
 
 
 def asking(words: int = 1, **more: Any) -> TurnInput:
@@ -91,7 +94,7 @@ async def test_a_task_says_whose_turn_it_is_and_until_when(new_executor: Any, sm
     work = await decide(new_executor(WordsOffer(small), turn_timeout_s=30.0, max_output_tokens=20), asking(tools=TOOLS))
     task = work.task
     assert task.origin == Origin(agent="writer", task_id="turn_1.1", turn_id="turn_1", generation=2)
-    assert (task.tenant, task.card, task.constraint) == ("local", "small", TOOLS)
+    assert (task.owner, task.card, task.constraint) == (Owner("local"), "small", TOOLS)
     assert (task.budget.deadline_s, task.budget.output_tokens) == (clock.now_s() + 30.0, 20)
     assert work.decision.card == "small"
 

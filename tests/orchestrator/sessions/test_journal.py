@@ -79,7 +79,7 @@ async def test_a_turn_is_open_from_its_acceptance_to_its_end(
     assert await database.read(log.open_turns) == ()
     await journal.write((accepted,))
     (opened,) = await database.read(log.open_turns)
-    assert (opened.tenant, opened.session_id, opened.turn_id) == ("local", "sess_1", "turn_1")
+    assert (opened.owner.tenant, opened.session_id, opened.turn_id) == ("local", "sess_1", "turn_1")
     await journal.write((TurnEnded(turn_id="turn_1", generation=1, state="failed"),))
     assert await database.read(log.open_turns) == ()
 

@@ -19,7 +19,7 @@ from streaming.limits import SurfaceLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-_SESSION = {"id", "object", "title", "instructions", "model", "created_at", "updated_at", "last_seq"}
+_SESSION = {"id", "object", "subject", "title", "instructions", "model", "created_at", "updated_at", "last_seq"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
