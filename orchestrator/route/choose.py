@@ -4,6 +4,7 @@ Calibrated estimates of quality come between the two once there are several mode
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 from models.catalog import Card
@@ -18,7 +19,7 @@ class CardFacts(TypedDict):
     calls_tools: bool
     forms: list[str]
     context_tokens: int
-    cost: float
+    cost: float  # in US dollars, estimated for this turn; of cards alone, before there were prices
     state: str
     trouble: str | None
     prompt_tokens: int
@@ -44,18 +45,41 @@ class Route(TypedDict):
 _FORMS = {"json_schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
-def card_facts(card: Card, standing: CardStatus, prompt_tokens: int) -> CardFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a turn will probably ask of whatever card takes it, for the price: the same for all, so that prices are compared.
+
+    Attributes:
+        input_tokens: of the prompt.
+        output_tokens: of the answer.
+        seconds: of sound and moving pictures that are read.
+        images: pictures that are read.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    seconds: float = 0.0
+    images: int = 0
+
+
+def card_facts(card: Card, standing: CardStatus, prompt_tokens: int, load: Load) -> CardFacts:
     """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens.
 
     If they are more than its window holds, there may be still more of them: they are counted no further.
     """
+    cost = card.price.of(
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens,
+        seconds=load.seconds,
+        images=load.images,
+    )
     return CardFacts(
         name=card.name,
         reads=sorted(card.reads),
         calls_tools=card.calls_tools,
         forms=sorted(card.forms),
         context_tokens=card.context_tokens,
-        cost=card.cost_per_million_tokens,
+        cost=cost,
         state=standing.state,
         trouble=standing.message,
         prompt_tokens=prompt_tokens,
@@ -91,7 +115,7 @@ def _second_to(best: CardFacts, card: CardFacts) -> str:
         return f"is {card['state']}"
     if card["cost"] == best["cost"]:
         return f"costs the same as {best['name']}"
-    return f"costs {card['cost']:g}, more than {best['cost']:g}"
+    return f"costs {card['cost']:.3g}, more than {best['cost']:.3g}"
 
 
 def _unfit(card: CardFacts, needs: Needs) -> str | None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from rich.table import Column, Table
 from rich.text import Text
 
-from models.catalog import Card, Catalog
+from models.catalog import Card, Catalog, Price
 from models.catalog_file import load_catalog
 from models.supply.fetch import Stage
 from models.supply.store import Store
@@ -115,9 +115,20 @@ def _row(card: Card, store: Store) -> dict[str, str]:
         "params": _count(card.parameters),
         "context": _count(card.context_tokens),
         "licence": card.licence or "",
-        "$/M tokens": f"{card.cost_per_million_tokens:.2g}",
+        "$/M tokens": _dollars(card.price, ".2g"),
         "from": sources or f"engine {card.engine.name}",
     }
+
+
+def _dollars(price: Price, form: str) -> str:
+    """Return what a million tokens cost: one number where all cost the same, else input, cached input and output."""
+    numbers = (price.input, price.cached_input, price.output)
+    return f"{price.input:{form}}" if len(set(numbers)) == 1 else "/".join(f"{number:{form}}" for number in numbers)
+
+
+def _extras(price: Price) -> str:
+    told = [(price.per_second, "a second"), (price.per_image, "a picture")]
+    return "".join(f", ${number:.3g} for {what}" for number, what in told if number)
 
 
 def _fitting(rows: Sequence[Mapping[str, str]]) -> tuple[Table, list[str]]:
@@ -188,7 +199,7 @@ def _facts(card: Card, catalog: Catalog, store: Store) -> Iterator[tuple[str, st
     yield "context", f"{card.context_tokens:,} tokens"
     yield "parameters", "not stated" if card.parameters is None else f"{card.parameters:,}"
     yield "licence", card.licence or "not stated"
-    yield "cost", f"${card.cost_per_million_tokens:.3g} for a million tokens"
+    yield "price", f"${_dollars(card.price, '.3g')} for a million tokens{_extras(card.price)}"
     yield "temperature", f"{card.temperature:g}, unless a request names another"
     yield "top_p", f"{card.top_p:g}, unless a request names another"
     yield "engine", card.engine.name

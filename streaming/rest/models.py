@@ -1,10 +1,11 @@
 """`GET /v1/models`: what is served, in OpenAI's shape, and under `baton` what there is to know of it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
-from models.catalog import Card, unknown_model
+from models.catalog import CURRENCY, Card, unknown_model
 from models.placement.engines import port_of
 from orchestrator.build import Conductor
 from streaming.wire.route import RestRoute
@@ -50,7 +51,7 @@ def _about(card: Card, state: str) -> dict[str, Any]:
         "context_tokens": card.context_tokens,
         "parameters": card.parameters,
         "licence": card.licence,
-        "cost_per_million_tokens": card.cost_per_million_tokens,
+        "price": {"currency": CURRENCY, **asdict(card.price)},
         "engine": card.engine.name,
         "port": port_of(card.engine.name),
         "state": state,

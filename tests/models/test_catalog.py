@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalog import Catalog
+from models.catalog import Catalog, Price
 from models.catalog_file import ideal_cost, load_catalog
 from models.errors import BadInput, NotFound
 from models.sources import FileSource, HubSource, WheelSource
@@ -152,9 +152,9 @@ def test_a_card_takes_the_forms_of_its_engine_unless_it_states_its_own(load, eng
 
 def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
     card = load(_MINE.replace("cost_per_million_tokens = 3", "parameters = 70_000_000_000")).card("mine")
-    assert card.cost_per_million_tokens == ideal_cost(70_000_000_000)
+    assert card.price == Price.flat(ideal_cost(70_000_000_000))
     # 1.4e11 operations a token, 4e14 a second for 2 dollars an hour: some 2,800 tokens a second.
-    assert 0.1 < card.cost_per_million_tokens < 0.3
+    assert 0.1 < card.price.output < 0.3
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
         (_MINE.replace("scripted", "transformers"), r"cards\.mine: the engine 'transformers' needs sources"),
         (
             _MINE.replace("cost_per_million_tokens = 3", ""),
-            r"cards\.mine: state cost_per_million_tokens, or parameters",
+            r"cards\.mine: state price, or parameters",
         ),
         (_MINE.replace("mine", '"../mine"'), r"cards\.\.\./mine: a name has at most 100 letters"),
         (_MINE + 'sources = ["acme/tiny"]', r"cards\.mine: 'acme/tiny' is no source"),
@@ -222,3 +222,45 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content) -> None:
         path.write_bytes(content)
     with pytest.raises(BadInput, match=r"cards\.toml cannot be read"):
         load_catalog(path)
+
+
+def test_a_price_is_read_and_what_it_leaves_out_costs_as_input_does(load) -> None:
+    told = "price = { input = 2, output = 8, per_image = 0.01 }"
+    price = load(_MINE.replace("cost_per_million_tokens = 3", told)).card("mine").price
+    assert price == Price(input=2, cached_input=2, output=8, per_image=0.01)
+    assert load(_MINE).card("mine").price == Price.flat(3)  # the older word for it
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("price = { input = 2 }\ncost_per_million_tokens = 3", "cards\\.mine: state price alone"),
+        ("price = { output = 2 }", r"cards\.mine\.price\.input: Field required"),
+        ("price = { input = -1 }", r"cards\.mine\.price\.input: Input should be greater"),
+        (
+            "price = { input = 1, per_word = 2 }",
+            r"price\.per_word: there is no such field\. There are input, cached_input",
+        ),
+        ("price = 2", r"cards\.mine\.price: "),
+    ],
+)
+def test_a_price_that_does_not_fit_is_refused_by_its_field(load, told, said) -> None:
+    with pytest.raises(BadInput, match=said):
+        load(_MINE.replace("cost_per_million_tokens = 3", told))
+
+
+@given(
+    price=st.builds(
+        Price, **{name: st.floats(0, 100) for name in ("input", "cached_input", "output", "per_second", "per_image")}
+    ),
+    tokens=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)),
+    seconds=st.floats(0, 1e4),
+    images=st.integers(0, 100),
+)
+def test_what_is_asked_in_two_parts_costs_as_much_as_in_one(price, tokens, seconds, images) -> None:
+    cached, fresh, output = tokens
+    whole = price.of(
+        input_tokens=cached + fresh, cached_tokens=cached, output_tokens=output, seconds=seconds, images=images
+    )
+    parts = price.of(input_tokens=cached, cached_tokens=cached), price.of(input_tokens=fresh, output_tokens=output)
+    assert whole == pytest.approx(sum(parts) + price.of(seconds=seconds) + price.of(images=images))

@@ -16,7 +16,7 @@ from agents.port import Agent
 from agents.tools.python import Tools
 from agents.writer import Writer
 from memory.database import Database
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.clock import ManualClock
 from models.content import Item, Message, Part, TextPart, parts_of, text_of
 from models.language.scripted import ScriptedEngine, build
@@ -239,7 +239,7 @@ def scripted_card(name: str = "scripted", cost: float = 0.0, reads: frozenset[st
         writes=frozenset({"text"}),
         calls_tools=True,
         context_tokens=32_768,
-        cost_per_million_tokens=cost,
+        price=Price.flat(cost),
     )
 
 

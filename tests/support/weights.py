@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.sources import HubSource, Source, SourceFile, WheelSource
 from models.supply.fetch import Progress
 from models.supply.store import Store
@@ -50,7 +50,7 @@ def tiny_card(*sources: Source, name: str = "tiny", engine: str = "transformers"
         writes=frozenset({"text"}),
         calls_tools=False,
         context_tokens=8,
-        cost_per_million_tokens=0.0,
+        price=Price.flat(0.0),
         sources=sources,
     )
 

@@ -5,7 +5,7 @@
 engine = "openai"
 options = { base_url = "http://localhost:8001/v1", model = "Qwen/Qwen3-4B", api_key_env = "MY_KEY" }
 context_tokens = 32768
-cost_per_million_tokens = 0.1
+price = { input = 0.1, output = 0.4 }
 ```
 
 It runs in the gateway's own process, since all it does is wait. A request holds a place and a connection of its own

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support.weights import SAFETENSORS
 
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.clock import Clock, SystemClock
 from models.content import FinishDelta, Message, TextDelta, TextPart
 from models.errors import BatonError, Unavailable, WorkerDied
@@ -38,7 +38,7 @@ def new_card(name: str, engine: EngineSpec | None = None, **more: Any) -> Card:
         writes=frozenset({"text"}),
         calls_tools=True,
         context_tokens=1_000,
-        cost_per_million_tokens=0.0,
+        price=Price.flat(0.0),
         **more,
     )
 

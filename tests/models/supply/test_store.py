@@ -110,7 +110,7 @@ def test_a_fetch_that_is_stopped_ends_its_program_and_leaves_nothing(
 
 _PULL = """
 import sys
-from models.catalog import Card
+from models.catalog import Card, Price
 from models.placement.engines import EngineSpec
 from models.sources import SourceFile, parse_source
 from models.supply.store import Store
@@ -119,7 +119,7 @@ from pathlib import Path
 files = (SourceFile(path="tiny/model.safetensors", sha256="0" * 64),) if "wheel:" in sys.argv[2] else ()
 card = Card(
     name="tiny", engine=EngineSpec(name="transformers"), reads=frozenset(), writes=frozenset(), calls_tools=False,
-    context_tokens=8, cost_per_million_tokens=0.0, sources=(parse_source(sys.argv[2], files=files),),
+    context_tokens=8, price=Price.flat(0.0), sources=(parse_source(sys.argv[2], files=files),),
 )
 store, last = Store(Path(sys.argv[1])), None
 for step in store.pull(card):

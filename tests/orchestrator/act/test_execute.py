@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agents.events import AgentEvent, Origin, TaskFinished, TaskStarted
 from agents.port import Task
-from models.catalog import Card
+from models.catalog import Card, Price
 from models.clock import ManualClock
 from models.content import (
     AudioPart,
@@ -279,7 +279,7 @@ async def test_prompt_and_answer_never_exceed_the_window_and_there_is_always_an_
         writes=frozenset({"text"}),
         calls_tools=True,
         context_tokens=window,
-        cost_per_million_tokens=0.0,
+        price=Price.flat(0.0),
     )
     offer, clock = WordsOffer(card), ManualClock()
     executor = Executor(Decider(offer, max_characters=10_000), offer, {}, clock, TurnLimits(max_output_tokens=output))

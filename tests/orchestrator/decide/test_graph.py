@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.content import AudioPart, BlobRef, Call, CallResult, ImagePart, Message, TextPart
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound
 from models.placement.fleet import CardStatus, FixedCardView
@@ -52,8 +52,8 @@ async def test_a_decision_names_agent_and_card_and_why_not_the_others(decider: D
     assert (decision.agent, decision.card) == ("writer", "mute")
     assert decision.reasons == ("the cheapest that can", "reads text")
     assert [(refused.card, refused.reason) for refused in decision.refused] == [
-        ("seeing", "costs 2, more than 0.1"),
-        ("small", "costs 1, more than 0.1"),
+        ("seeing", "costs 0.000532, more than 2.66e-05"),
+        ("small", "costs 0.000266, more than 2.66e-05"),
     ]
 
 
@@ -102,7 +102,7 @@ def _offers(draw: st.DrawFn) -> FixedCardView:
             calls_tools=draw(st.booleans()),
             forms=draw(st.sampled_from((frozenset(), frozenset({"regex"})))),
             context_tokens=draw(st.sampled_from((20, 40, 1_000))),
-            cost_per_million_tokens=draw(st.sampled_from((0.0, 1.5))),
+            price=Price.flat(draw(st.sampled_from((0.0, 1.5)))),
         )
         for name in draw(st.sets(st.sampled_from(_NAMES)))
     ]

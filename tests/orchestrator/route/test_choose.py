@@ -2,15 +2,16 @@
 
 import random
 from collections.abc import Callable
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.catalog import Card
+from models.catalog import Card, Price
 from models.placement.fleet import CardState, CardStatus
-from orchestrator.route.choose import CardFacts, Needs, card_facts, choose, explain
+from orchestrator.route.choose import CardFacts, Load, Needs, card_facts, choose, explain
 
 
 def facts(
@@ -130,13 +131,14 @@ def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
 
 def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) -> None:
     standing = CardStatus(state="failed", message="The disk is full.", done_bytes=7)
-    assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"})), standing, 12) == {
+    load = Load(input_tokens=400, output_tokens=100)
+    assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"})), standing, 12, load) == {
         "name": "seeing",
         "reads": ["image", "text"],
         "calls_tools": True,
         "forms": [],
         "context_tokens": 32_768,
-        "cost": 2.0,
+        "cost": pytest.approx(0.001),  # 500 tokens at 2 dollars a million
         "state": "failed",
         "trouble": "The disk is full.",
         "prompt_tokens": 12,
@@ -148,3 +150,19 @@ def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) ->
 )
 def test_refusals_are_explained_in_words(refused: dict[str, str], words: str) -> None:
     assert explain(refused) == words
+
+
+def test_what_is_estimated_is_what_the_turn_will_ask_at_each_cards_prices(new_card: Callable[..., Card]) -> None:
+    """A card that reads cheaply and writes dearly is for long prompts, one the other way round for long answers."""
+    reader = replace(new_card("reader"), price=Price(input=1, cached_input=1, output=20, per_image=0.5))
+    writer = replace(new_card("writer"), price=Price(input=5, cached_input=5, output=2, per_second=0.1))
+    up = CardStatus(state="ready")
+    needs = Needs(model=None, reads=["text"], tools=False, form=None)
+
+    def taken(**load: Any) -> str | None:
+        return choose([card_facts(card, up, 10, Load(**load)) for card in (reader, writer)], needs)["card"]
+
+    assert taken(input_tokens=9_000, output_tokens=100) == "reader"
+    assert taken(input_tokens=100, output_tokens=900) == "writer"
+    assert taken(input_tokens=9_000, output_tokens=100, images=1) == "writer"
+    assert taken(input_tokens=100, output_tokens=900, seconds=60) == "reader"

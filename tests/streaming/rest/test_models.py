@@ -11,7 +11,7 @@ import websockets
 from support.completions import check_model
 from support.server import say, send, until
 
-from models.catalog import Card, EngineSpec
+from models.catalog import Card, EngineSpec, Price
 from models.placement.fleet import CardState, CardStatus, ServedCards
 from streaming.readiness import readiness
 
@@ -25,7 +25,7 @@ async def test_models_are_listed_in_openais_shape_with_what_there_is_to_know(ser
         assert (model["id"], model["object"], model["owned_by"]) == ("scripted", "model", "baton")
         assert set(model["baton"]) == {
             *("description", "reads", "writes", "calls_tools", "forms", "context_tokens", "parameters", "licence"),
-            *("cost_per_million_tokens", "engine", "port", "state"),
+            *("price", "engine", "port", "state"),
         }
         assert model["baton"]["reads"] == ["text"]
         assert (await client.get("/v1/models/scripted")).json() == model
@@ -80,7 +80,7 @@ class _Standings:
                 writes=frozenset(),
                 calls_tools=False,
                 context_tokens=1,
-                cost_per_million_tokens=0,
+                price=Price.flat(0),
             )
             for name in self._standings
         ]
