@@ -37,14 +37,14 @@ E = TypeVar("E", bound=LogEvent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class StoredWords:
     """Instructions, or a title: two documents, though the words be the same."""
 
     kind: Literal["instructions", "title"]
     text: str
 
 
-Document = Words | ToolConstraint | Form
+Document = StoredWords | ToolConstraint | Form
 """What rows name by its digest."""
 
 _DOCUMENT: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="kind")])
@@ -98,7 +98,9 @@ def encode(event: LogEvent, named: Mapping[str, str] = MappingProxyType({})) -> 
             told = event.input
             names = _name_all(
                 documents,
-                instructions=None if told.instructions is None else Words(kind="instructions", text=told.instructions),
+                instructions=None
+                if told.instructions is None
+                else StoredWords(kind="instructions", text=told.instructions),
                 tools=told.tools,
                 form=told.form,
             )
@@ -109,8 +111,8 @@ def encode(event: LogEvent, named: Mapping[str, str] = MappingProxyType({})) -> 
                 documents,
                 instructions=None
                 if settings.instructions is None
-                else Words(kind="instructions", text=settings.instructions),
-                title=None if settings.title is None else Words(kind="title", text=settings.title),
+                else StoredWords(kind="instructions", text=settings.instructions),
+                title=None if settings.title is None else StoredWords(kind="title", text=settings.title),
             )
             bare_settings = replace(event, settings=replace(settings, title=None, instructions=None))
             stored = Documented(event=bare_settings, documents={**named, **names})
@@ -159,7 +161,7 @@ def whole(stored: Stored, documents: Mapping[str, Document]) -> LogEvent:
         if document is None and name != "title":
             _log.error("a document that row %d of a session's log names is missing: %s", stored.row.seq, digest)
             raise corrupt()
-        found[name] = document.text if isinstance(document, Words) else document
+        found[name] = document.text if isinstance(document, StoredWords) else document
     match stored.event:
         case TurnAccepted():
             return replace(stored.event, input=replace(stored.event.input, **found))
@@ -184,7 +186,7 @@ def load(body: str) -> Document:
 
 def title_digest(title: str) -> str:
     """Return the digest that a title has as a document."""
-    return digest_of(_dump(Words(kind="title", text=title)))
+    return digest_of(_dump(StoredWords(kind="title", text=title)))
 
 
 def blobs_of(items: Sequence[Item]) -> list[tuple[str, str]]:
