@@ -49,6 +49,7 @@ class BatonOptions(Sparse):
     """Baton's extensions, for clients that ask."""
 
     events: bool = False
+    subject: str | None = None  # who it is: that is settled at the handshake, and may be repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from memory.keys import RequestDefaults
 from models.content import ApprovalResponse, Call, CallResult, Item, ItemStatus, Message, TextPart
-from models.errors import BadInput, BatonError, Unsupported, quoted
+from models.errors import BadInput, BatonError, Conflict, Unsupported, quoted
 from models.ids import new_id
 from orchestrator.events import OnLeave, SamplingOverrides, SessionEvent, SessionSettings, TurnInput
 from orchestrator.sessions.order import Order
@@ -135,6 +135,7 @@ class RealtimeProtocol:
         *,
         options: Options,
         baton_events: bool = False,
+        subject: str | None = None,
         bounds: Bounds = ANYTHING,
         defaults: RequestDefaults,
         settings: SessionSettings,
@@ -146,6 +147,7 @@ class RealtimeProtocol:
             session_id: the session.
             seq: its row.
             baton_events: whether the client is sent Baton's own events.
+            subject: the end user whose session it is, if the client's application has named one.
             bounds: what can be asked for.
             options: what the client has set for this connection; it goes before the session's `settings`, and those
                 before the `defaults` of its key.
@@ -160,6 +162,7 @@ class RealtimeProtocol:
         prefix = new_id("event")
         self._event_ids = (f"{prefix}_{n}" for n in count(1))
         self._baton_events = baton_events
+        self._subject = subject
         self._bounds = bounds
         self._narrator = ServerEvents(session_id, seq, order, settings)
 
@@ -222,6 +225,13 @@ class RealtimeProtocol:
                 if name != "baton":
                     raise unknown("session", name)
                 baton = validated(_BATON, value, "session", name)
+                if baton.subject not in {None, self._subject}:
+                    raise Conflict(
+                        "Whose a session is, is settled when it is connected to, and does not change. Connect again, with the "
+                        "header 'Baton-Subject' or '?user='.",
+                        code="subject_settled",
+                        field="session.baton.subject",
+                    )
             except BatonError as exc:
                 refused.append(exc)
         self._options, misfit = with_changes(self._options, taken.changes)
@@ -229,7 +239,8 @@ class RealtimeProtocol:
         replies = [error_event(told(error), event_id=event.event_id) for error in refused]
         replies.append(session_event("session.updated", self._effective(settings)))
         if baton is not None:
-            self._baton_events = baton.events
+            if "events" in baton.model_fields_set or baton.subject is None:
+                self._baton_events = baton.events
             replies.extend(self._attached())
         return Received(event_id=event.event_id, replies=self._stamp(*replies))
 

@@ -139,6 +139,7 @@ class RealtimeEndpoint:
             after,
             options=Options(model=model),
             baton_events="baton" in query,
+            subject=session.owner.name,
             bounds=bounds,
             defaults=RequestDefaults() if caller.key is None else caller.key.defaults,
             settings=session.settings,

@@ -355,3 +355,19 @@ async def test_no_interleaving_of_calls_shows_an_end_user_anything_of_anothers(
         for named in _USERS:
             for session_id in sorted(house.owners):
                 await house.ask("read", named, session_id)
+
+
+async def test_whose_a_session_is_may_be_repeated_on_its_connection_but_not_changed(
+    application: httpx.AsyncClient,
+) -> None:
+    async with _socket(application, "?user=ada") as socket:
+        await until(socket, "session.created")
+        for named, kinds in (("ada", ["session.updated"]), ("eve", ["error", "session.updated"]), (None, [])):
+            session = {"type": "realtime", "baton": {"subject": named}, "instructions": f"for {named}"}
+            await socket.send(json.dumps({"type": "session.update", "session": session}))
+            told = await until(socket, "session.updated")
+            assert [event["type"] for event in told if event["type"] != "baton.session.attached"][: len(kinds)] == kinds
+            assert told[-1]["session"]["instructions"] == f"for {named}"  # the rest takes effect all the same
+            if named == "eve":
+                error = told[-2]["error"]
+                assert (error["code"], error["param"]) == ("subject_settled", "session.baton.subject")
