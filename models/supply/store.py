@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +23,9 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from models.catalog import Card
-from models.errors import NOT_INSTALLED, BadInput, BatonError, Conflict, FetchFailed
-from models.sources import FileSource, Source
-from models.supply.fetch import Progress, explain, fetch, size_of
+from models.errors import NOT_INSTALLED, BadInput, BatonError, Conflict, FetchFailed, Unsupported
+from models.sources import TRUSTS, FileSource, HubSource, Source, Trust, ways
+from models.supply.fetch import Progress, explain, fetch, reach_hub, size_of
 from models.supply.subprocess_module import BEAT_S, ProgramFailed, run_module
 
 _PARTIAL = ".partial-"
@@ -37,20 +37,24 @@ _LAYOUT = 2
 class Store:
     """Fetches, finds and removes weights."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, allowed: Set[Trust] = frozenset(TRUSTS)) -> None:
+        """Keep weights under `cache`; only sources of the trusts that are `allowed` are taken."""
+        self._allowed = allowed
+        self._hub_is_away: FetchFailed | None = None
         self._models = cache / "models"
         self._locks = cache / "locks"
 
     def folder(self, card: Card) -> Path | None:
         """Return where the complete weights of `card` lie; None if they are not here, or it needs none."""
-        folder = self._destination(card)
-        if not card.sources or not folder.is_dir():
-            return None
+        folders = (self._destination(card, way) for way in ways(card.sources, self._allowed))
         # What a link leads to may have been taken away.
-        return folder if all(file.exists() for file in folder.iterdir()) else None
+        return next((folder for folder in folders if folder.is_dir() and all(map(Path.exists, folder.iterdir()))), None)
 
     def pull(self, card: Card) -> Generator[Progress, None, None]:
         """Fetch the weights of `card`, if they are not here, and say how far that is.
+
+        Its ways are tried in order: the next one if one cannot be gone, for whatever reason. That the hub cannot be reached
+        is found out once, where there is another way; where there is none, it is asked each time.
 
         Blocks, but never for long: it says something several times a second. Closing the generator in between stops
         the work and leaves nothing of it; so does an error.
@@ -58,11 +62,16 @@ class Store:
         Raises:
             FetchFailed: they could not be fetched or converted; the message says from where and what to do.
             BadInput: the card does not fit what its source holds.
-            Unsupported: they are of a format that is not loaded.
+            Unsupported: they are of a format that is not loaded, or no source of theirs is allowed.
         """
         if not card.sources or self.folder(card) is not None:
             return
-        with _explained(card):
+        if not (open_ways := ways(card.sources, self._allowed)):
+            raise Unsupported(
+                f"The model {card.name!r} is off: it has no official source, and BATON_SOURCES=official forbids others "
+                f"({_named(card.sources)})."
+            )
+        with _explained(card.name, None):
             if _is_converted(card) and find_spec("torch") is None:
                 raise FetchFailed(NOT_INSTALLED)  # before anything is fetched in vain
             self._locks.mkdir(parents=True, exist_ok=True)
@@ -71,7 +80,7 @@ class Store:
             try:
                 # Another process may have brought them while this one waited.
                 if self.folder(card) is None:
-                    yield from self._pull(card)
+                    yield from self._pull_by(card, open_ways)
             finally:
                 lock.release()
 
@@ -103,17 +112,34 @@ class Store:
         """Return how many bytes are stored for a card of that name."""
         return size_of(self._models / name)
 
-    def _pull(self, card: Card) -> Iterator[Progress]:
-        destination = self._destination(card)
+    def _pull_by(self, card: Card, open_ways: Sequence[Sequence[Source]]) -> Iterator[Progress]:
+        failures: list[BatonError] = []
+        for way in open_ways:
+            try:
+                with _explained(card.name, way):
+                    yield from self._pull(card, way, is_only=len(open_ways) == 1)
+            except BatonError as exc:
+                failures.append(exc)
+            else:
+                return
+        if len(failures) == 1:
+            raise failures[0]
+        kind = BadInput if all(isinstance(failure, BadInput) for failure in failures) else FetchFailed
+        raise kind(" ".join(failure.message for failure in failures)) from failures[-1]
+
+    def _pull(self, card: Card, way: Sequence[Source], *, is_only: bool) -> Iterator[Progress]:
+        destination = self._destination(card, way)
         home = destination.parent
         home.mkdir(parents=True, exist_ok=True)
         for left in (*home.glob(f"{_PARTIAL}*"), destination):  # if that is here, its links lead nowhere
             shutil.rmtree(left, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
         try:
+            if not is_only and any(isinstance(source, HubSource) for source in way):
+                yield from self._reach_hub(staging)
             weights = staging / "weights"
             weights.mkdir()
-            for n, source in enumerate(card.sources):
+            for n, source in enumerate(way):
                 scratch = staging / str(n)
                 scratch.mkdir()
                 yield from fetch(source, weights, scratch)
@@ -126,10 +152,18 @@ class Store:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _destination(self, card: Card) -> Path:
+    def _reach_hub(self, scratch: Path) -> Iterator[Progress]:
+        if self._hub_is_away is not None:
+            raise FetchFailed(self._hub_is_away.message)
+        try:
+            yield from reach_hub(scratch)
+        except FetchFailed as exc:
+            self._hub_is_away = exc
+            raise
+
+    def _destination(self, card: Card, way: Sequence[Source]) -> Path:
         sources = [
-            [str(source), [[file.path, file.sha256] for file in source.files], *_stamps(source)]
-            for source in card.sources
+            [str(source), [[file.path, file.sha256] for file in source.files], *_stamps(source)] for source in way
         ]
         text = json.dumps([_LAYOUT, card.engine.name, sources])
         return self._models / card.name / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -200,15 +234,21 @@ def _convert(fetched: Path, converted: Path) -> Generator[Progress, None, Path]:
 
 
 @contextmanager
-def _explained(card: Card) -> Iterator[None]:
+def _explained(card: str, way: Sequence[Source] | None) -> Iterator[None]:
     """Say of an error which card and which sources it is about; make one of what a disk or a program says."""
-    failed = f"The model {card.name!r} could not be fetched from {' and '.join(map(str, card.sources))}"
+    failed = f"The model {card!r} could not be fetched" + ("" if way is None else f" from {_named(way)}")
     try:
         yield
     except BatonError as exc:
+        if exc.message.startswith(f"The model {card!r} could"):
+            raise  # it says so
         raise type(exc)(f"{failed}: {exc.message}", code=exc.code) from exc
     except OSError as exc:
         raise FetchFailed(f"{failed}: {explain(exc)}") from exc
+
+
+def _named(sources: Sequence[Source]) -> str:
+    return " and ".join(map(str, sources))
 
 
 def _flush(folder: Path) -> None:

@@ -159,7 +159,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _opened() -> tuple[Catalog, Store]:
     settings = Settings()
-    return load_catalog(*settings.catalogs), Store(settings.cache)
+    return load_catalog(*settings.catalogs), Store(settings.cache, allowed=settings.trusts)
 
 
 def _pull(card: Card, store: Store) -> None:
@@ -206,7 +206,7 @@ def _facts(card: Card, catalog: Catalog, store: Store) -> Iterator[tuple[str, st
     if card.engine.options != "{}":
         yield "options", card.engine.options
     for source in card.sources:
-        yield "source", str(source)
+        yield "source", f"{source} ({source.trust})"
         for file in source.files:
             size = "" if file.size_bytes is None else f", {_size(file.size_bytes)}"
             yield "", f"{file.path}{size}"

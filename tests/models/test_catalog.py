@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.catalog import Catalog, Price
 from models.catalog_file import ideal_cost, load_catalog
 from models.errors import BadInput, NotFound
-from models.sources import FileSource, HubSource, WheelSource
+from models.sources import FileSource, HubSource, JoinedSource, WheelSource
 
 _MINE = """
 [cards.mine]
@@ -184,7 +184,7 @@ def test_a_cost_that_is_not_stated_follows_from_the_parameters(load) -> None:
         (_MINE + 'sources = ["acme/tiny"]', r"cards\.mine: 'acme/tiny' is no source"),
         (
             _MINE + 'sources = [{ from = "hub:a/b", file = [] }]',
-            r"sources\.0\.file: there is no such field.* from, files",
+            r"sources\.0\.file: there is no such field.* from, join, kind, files",
         ),
         (
             _MINE + 'sources = [{ from = "hub:a/b", files = [{ path = "a.gguf", sha = "" }] }]',
@@ -264,3 +264,38 @@ def test_what_is_asked_in_two_parts_costs_as_much_as_in_one(price, tokens, secon
     )
     parts = price.of(input_tokens=cached, cached_tokens=cached), price.of(input_tokens=fresh, output_tokens=output)
     assert whole == pytest.approx(sum(parts) + price.of(seconds=seconds) + price.of(images=images))
+
+
+_JOINED = """
+[cards.mine]
+engine = "transformers"
+context_tokens = 100
+parameters = 7
+sources = [
+    "hub:acme/tiny",
+    { kind = "conversion", join = [PARTS], files = [{ path = "tiny.gguf", sha256 = "SUM" }] },
+]
+""".replace("SUM", "1" * 64)
+_PIECE = f'{{ from = "wheel:tiny-part==1.0", path = "data", sha256 = "{"0" * 64}", size_bytes = 3 }}'
+
+
+def test_a_source_says_who_vouches_for_it_and_what_it_is_joined_of(load) -> None:
+    first, second = load(_JOINED.replace("PARTS", f"{_PIECE}, {_PIECE}")).card("mine").sources
+    assert (first.trust, second.trust) == ("official", "conversion")
+    assert isinstance(second, JoinedSource)
+    assert [part.path for part in second.parts] == ["data", "data"]
+    assert second.file.size_bytes == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (_JOINED.replace("PARTS", _PIECE).replace("kind =", 'from = "hub:a/b", kind ='), "neither 'from'"),
+        (_JOINED.replace("join = [PARTS], ", ""), "a source says where from"),
+        (_JOINED.replace("PARTS", _PIECE.replace("size_bytes = 3", "size = 3")), "from, path, sha256, size_bytes"),
+        (_JOINED.replace("PARTS", _PIECE).replace("conversion", "rumour"), r"sources\.1\.kind"),
+    ],
+)
+def test_a_source_that_is_joined_of_nothing_sensible_is_refused(load, text, said) -> None:
+    with pytest.raises(BadInput, match=said):
+        load(text)

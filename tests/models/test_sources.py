@@ -13,6 +13,7 @@ from models.sources import (
     SourceFile,
     WheelSource,
     is_safe,
+    join_source,
     parse_source,
     refuse_unsafe,
     whole_model,
@@ -120,3 +121,39 @@ def test_a_repository_without_safetensors_needs_its_files_named() -> None:
 def test_a_whole_model_has_only_files_at_the_top_that_are_plain_data(names) -> None:
     chosen = whole_model({*names, "model.safetensors"})
     assert all(is_safe(name) and "/" not in name for name in chosen)
+
+
+_PART = ("wheel:tiny-part1==1.0", "tiny/data.bin", "0" * 64, 3)
+
+
+def test_a_file_in_parts_is_as_long_as_they_are() -> None:
+    source = join_source(SourceFile(path="model.gguf", sha256="1" * 64), [_PART, _PART], trust="mirror")
+    assert (source.file.size_bytes, source.trust, source.files) == (6, "mirror", (source.file,))
+    assert str(source) == "wheel:tiny-part1==1.0+wheel:tiny-part1==1.0"
+
+
+@pytest.mark.parametrize(
+    ("file", "parts", "said"),
+    [
+        (SourceFile(path="model.gguf"), [_PART], "a sha256 of the whole"),
+        (SourceFile(path="model.gguf", sha256="1" * 64), [], "has parts"),
+        (
+            SourceFile(path="model.gguf", sha256="1" * 64, size_bytes=4),
+            [_PART],
+            "3 bytes together, and it is to have 4",
+        ),
+        (SourceFile(path="model.gguf", sha256="1" * 64), [("hub:a/b", *_PART[1:])], "a part lies in a wheel"),
+        (SourceFile(path="model.bin", sha256="1" * 64), [_PART], "of a format that is not loaded"),
+    ],
+)
+def test_parts_that_make_no_file_are_refused(file, parts, said) -> None:
+    with pytest.raises(BadInput, match=said):
+        join_source(file, parts)
+
+
+@pytest.mark.parametrize("trust", ["mirror", "conversion"])
+@pytest.mark.parametrize("files", [(), (SourceFile(path="model.gguf"),)])
+def test_what_its_maker_does_not_vouch_for_is_told_by_its_hash(trust, files) -> None:
+    for text in ("hub:acme/tiny", "file:/weights/tiny"):
+        with pytest.raises(BadInput, match=f"of a {trust}, name the files, each with its sha256"):
+            parse_source(text, files=files, trust=trust)

