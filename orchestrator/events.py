@@ -11,12 +11,29 @@ A turn is the work of tasks. What a generation yields is what its agents yield, 
 import json
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal, assert_never
+from typing import Annotated, Any, Literal, assert_never, get_args
+
+from pydantic import BeforeValidator, Field
 
 from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished
 from memory.log import EndState
 from models.content import DraftUsage, FormReport, Item, Message, OutputRole, Part, UsageDelta, text_of
 from models.ports.generate import EffectKind, Form, ToolConstraint
+
+_KINDS = frozenset(one.__dataclass_fields__["kind"].default for one in get_args(Item))
+
+
+def _kept(value: Any) -> Any:
+    """Return an item of a kind that is not known here as one that is kept as it came, when it is read."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str) or value["kind"] in _KINDS:
+        return value
+    body = json.dumps({name: field for name, field in value.items() if name not in {"kind", "item_id", "output"}})
+    role = value.get("output") if value.get("output") in get_args(OutputRole) else "answer"
+    return {"kind": "other", "item_id": value.get("item_id"), "type": value.get("kind"), "body": body, "output": role}
+
+
+KeptItem = Annotated[Item, Field(discriminator="kind"), BeforeValidator(_kept)]
+"""An item in a row: by its kind, and one of a kind that a newer server wrote is an `OtherItem`."""
 
 OnLeave = Literal["cancel", "grace", "background"]
 """What becomes of a turn that nobody follows any more: it is cancelled at once, after a while, or runs to its end."""
@@ -57,7 +74,7 @@ class TurnInput:
         on_leave: what becomes of it when nobody follows it any more; the grace is the session's `detach_grace_s`.
     """
 
-    items: tuple[Item, ...] = ()
+    items: tuple[KeptItem, ...] = ()
     instructions: str | None = None
     model: str | None = None
     tools: ToolConstraint | None = None
@@ -162,7 +179,7 @@ class ItemsAdded:
     """
 
     kind: Literal["items_added"] = "items_added"
-    items: tuple[Item, ...]
+    items: tuple[KeptItem, ...]
     after: str | None = None
     after_open: bool = False
     after_index: int | None = None
@@ -234,7 +251,7 @@ class ItemClosed:
     kind: Literal["item_closed"] = "item_closed"
     turn_id: str
     generation: int
-    item: Item
+    item: KeptItem
     audio_ms: int = 0
     task_id: str = ""
     index: int | None = None

@@ -11,7 +11,7 @@ from agents.port import Budget, Task
 from agents.writer import Writer
 from models.catalog import EngineSpec
 from models.clock import ManualClock
-from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta
+from models.content import Delta, FinishDelta, Message, TextDelta, TextPart, UsageDelta, text_of
 from models.errors import BatonError, DeadlineExceeded, Overloaded, Unsupported, WorkerDied
 from models.language.scripted import build
 from models.owner import Owner
@@ -163,3 +163,26 @@ async def test_nothing_is_taken_from_the_engine_after_its_end(
     assert [event async for event in play(engine)][-1] == TaskFinished(origin=ORIGIN, reason="length")
     assert engine.yielded == 1
     assert engine.closed
+
+
+async def test_what_a_task_works_from_is_shown_under_its_names_with_what_is_asked(task: Task) -> None:
+    inputs = {
+        "sum": (TextPart(text="40", source="tool"),),
+        "seen": (TextPart(text="a cat", source="seen"), TextPart(text=" asleep", source="seen")),
+    }
+    engine = Engine([FinishDelta(reason="stop")])
+    async for _ in Writer({"scripted": engine}).run(replace(task, inputs=inputs)):
+        pass
+    assert engine.request is not None
+    (message,) = engine.request.messages
+    assert text_of(message) == "hello\n\nsum:\n40\n\nseen:\na cat asleep"
+    # What was not typed stays data.
+    assert [part.source for part in message.parts] == ["typed", "generated", "tool", "generated", "seen", "seen"]
+
+
+async def test_a_task_says_what_its_output_is_called_and_what_it_is_to_the_turn(task: Task) -> None:
+    engine = Engine([TextDelta(text="40"), FinishDelta(reason="stop")])
+    work = replace(task, output="sum", origin=replace(task.origin, role="work"))
+    events = [event async for event in Writer({"scripted": engine}).run(work)]
+    assert events[0] == TaskStarted(origin=work.origin, card="scripted", output="sum")
+    assert all(event.origin.role == "work" for event in events)

@@ -9,12 +9,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory.log import LogRow
-from models.content import AudioPart, BlobRef, Call, CallResult, FilePart, ImagePart, Message, TextPart, VideoPart
+from models.content import (
+    AudioPart,
+    BlobRef,
+    Call,
+    CallResult,
+    FilePart,
+    ImagePart,
+    Message,
+    OtherItem,
+    TextPart,
+    VideoPart,
+)
 from models.errors import Internal
 from models.ports.generate import JsonSchemaConstraint, ToolConstraint, ToolSpec
 from orchestrator.decide.inputs import lifted
 from orchestrator.events import (
     Decision,
+    ItemClosed,
     ItemsAdded,
     LogEvent,
     PlaybackHeard,
@@ -27,6 +39,7 @@ from orchestrator.events import (
 )
 from orchestrator.sessions import codec
 from orchestrator.sessions.tombstones import without
+from streaming.wire.items import wire_item
 
 # Every character but lone surrogates, which are not text in UTF-8; the edges refuse those.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -112,6 +125,27 @@ def test_a_row_of_an_unknown_kind_or_version_is_one_clear_error(kind: str, v: in
     assert refused.value.code == "unknown_row"
     assert f"of kind {kind!r}, version {v}" in refused.value.message
     assert not refused.value.retryable
+
+
+def test_an_item_of_a_kind_that_a_newer_server_wrote_is_kept_as_it_came() -> None:
+    hologram = {"kind": "hologram", "item_id": "item_2", "depth": 3, "output": "work", "parts": [{"kind": "ray"}]}
+    body = json.dumps({"kind": "item_closed", "turn_id": "turn_1", "generation": 1, "item": hologram})
+    event = codec.parse(_row("item_closed", 1, body)).event
+    assert isinstance(event, ItemClosed)
+    assert isinstance(event.item, OtherItem)
+    assert (event.item.item_id, event.item.type, event.item.output) == ("item_2", "hologram", "work")
+    assert json.loads(event.item.body) == {"depth": 3, "parts": [{"kind": "ray"}]}
+    assert _again(event) == event
+    shown = wire_item(event.item, "completed")
+    assert (shown["type"], shown["depth"], shown["id"]) == ("hologram", 3, "item_2")
+
+
+@pytest.mark.parametrize("kind", ["null", "7", '"message"'])
+def test_an_item_that_says_no_kind_or_is_not_what_its_kind_is_is_damage(kind: str) -> None:
+    body = f'{{"kind":"items_added","items":[{{"kind":{kind},"item_id":"item_1"}}]}}'
+    with pytest.raises(Internal) as refused:
+        codec.parse(_row("items_added", 1, body))
+    assert refused.value.code == "storage_corrupt"
 
 
 def test_the_text_of_a_row_is_stable() -> None:

@@ -9,7 +9,7 @@ from support.openai_engine import asks, calls_in, collect, fails, text_in, until
 from support.openai_server import chunk, hang, refuse, says, sse, stream
 from support.server import serving
 
-from models.content import FinishDelta, TextDelta, UsageDelta
+from models.content import FinishDelta, ReasoningDelta, TextDelta, UsageDelta
 from models.errors import BadInput, Internal, Unsupported
 from models.ports.generate import JsonSchemaConstraint, Sampling, ToolConstraint, ToolSpec
 
@@ -138,6 +138,17 @@ async def test_an_answer_that_the_server_withholds_is_an_error(engine, server):
 async def test_a_refusal_of_the_model_is_what_it_says(engine, server):
     server.replies.append(stream(sse(chunk({"content": None, "refusal": "I will not."})), _END, _DONE))
     assert text_in(await collect(engine)) == "I will not."
+
+
+@pytest.mark.parametrize(
+    "field", ["reasoning_content", "reasoning"]
+)  # DeepSeek and older vLLM; newer vLLM and OpenRouter
+async def test_what_a_model_thinks_is_no_words_of_its_answer(engine, server, field):
+    thoughts = [sse(chunk({field: "Is it "})), sse(chunk({field: "rain?", "content": None}))]
+    server.replies.append(stream(*thoughts, sse(chunk({field: None, "content": "Rain."})), _END, _DONE))
+    deltas = await collect(engine)
+    assert text_in(deltas) == "Rain."
+    assert [delta.text for delta in deltas if isinstance(delta, ReasoningDelta)] == ["Is it ", "rain?"]
 
 
 async def test_a_server_that_tells_no_usage_is_fine(engine, server):
