@@ -596,6 +596,8 @@ class Session:
         now_s = self._clock.now_s()
         item_id = self._next_item_id
         if not self._state.take(event, item_id, now_s):
+            if isinstance(event, TaskOutput):  # it is an item, also if the turn is stopped while that is written
+                self._next_item_id = new_id("item")
             try:
                 await self._transact(lambda: self._state.plan(event, item_id, now_s))
             except BatonError:
@@ -604,8 +606,6 @@ class Session:
             if isinstance(event, TurnDone) or not self._state.is_current_event(event):
                 return False
             self._state.take(event, item_id, now_s)
-            if isinstance(event, TaskOutput):
-                self._next_item_id = new_id("item")
         if isinstance(event, TaskStarted):
             self._watch = self._meters.watch(self.tenant)
         elif isinstance(event, TaskProgress) and not isinstance(event.delta, UsageDelta):

@@ -15,18 +15,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from support.many_tasks import run_three_at_once
 from support.sessions import bare
 
 from agents.writer import Writer
+from memory import effects
 from memory.database import Database
 from models.catalog import EngineSpec
 from models.clock import ManualClock
-from models.content import Call, TextPart, text_of
+from models.content import Call, CallResult, TextPart, text_of
 from models.errors import BatonError, NotFound
 from models.language.scripted import build
 from models.ports.context import EngineContext
 from models.ports.generate import ToolConstraint, ToolSpec
-from orchestrator.events import ItemClosed, TurnAccepted, TurnEnded
+from orchestrator.events import ItemClosed, PlanMade, TaskEnded, TurnAccepted, TurnEnded, items_of
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.registry import settings_of
 from orchestrator.sessions.tombstones import redacted
@@ -39,6 +41,7 @@ SCRIPT = json.dumps(
             {"pattern": "^quick (.*)", "reply": r"\1 tells 🎻👩‍🎤 \1 ends"},
             {"pattern": "^slow (.*)", "reply": r"\1 tells slowly, word by word, é \1", "gap_s": 2.0},
             {"pattern": "^call (.*)", "reply": r'{"of": "\1 "}', "call": "tool"},
+            {"pattern": "^think (.*)", "thought": r"of \1? ", "reply": r"\1 it is", "gap_s": 1.0},
             {"pattern": "^break (.*)", "reply": r"\1 tells this far", "fault": "error"},
         ]
     }
@@ -117,8 +120,8 @@ class Play:
 
     async def propose(self, chance: random.Random) -> None:
         self.words += 1
-        how = chance.choice(("quick", "quick", "slow", "call", "break"))
-        turn_input = self.house.says(f"{how} w{self.words}w", tools=TOOLS if how == "call" else None)
+        how = chance.choice(("quick", "quick", "slow", "call", "break", "think"))
+        turn_input = self.house.says(f"{how} w{self.words}w", tools=TOOLS)
         self.do(self.session.propose(turn_input))
 
     async def commit(self, chance: random.Random) -> None:
@@ -200,6 +203,8 @@ class Play:
             given = reader.transcript.rows
             assert bare(given, rows) == bare(rows[len(rows) - len(given) :], rows)
         self.every_turn_is_whole([row.event for row in rows])
+        self.every_task_ends_once([row.event for row in rows])
+        await self.the_ledger_is_complete([row.event for row in rows])
         assert not self.session.closed
         assert len(self.session._generations) == len(
             self.session._state.proposal.candidates if self.session._state.proposal else ()
@@ -223,6 +228,41 @@ class Play:
         whole, kept = (await sessions.transcript("local", session_id)).items, self.session.items
         assert whole[len(whole) - len(kept) :] == kept
 
+    def every_task_ends_once(self, log: list[Any]) -> None:
+        ended: set[str] = set()
+        open_turn: str | None = None
+        for event in log:
+            match event:
+                case TurnAccepted():
+                    open_turn = event.turn_id
+                case ItemClosed() | TaskEnded():
+                    assert event.turn_id == open_turn, "a task goes on after its turn"
+                    assert event.task_id not in ended, "a task goes on after its end"
+                    if isinstance(event, TaskEnded):
+                        ended.add(event.task_id)
+                case PlanMade():
+                    assert event.turn_id == open_turn
+                case TurnEnded():
+                    open_turn = None
+        assert {event.task_id for event in log if isinstance(event, ItemClosed)} <= ended
+
+    async def the_ledger_is_complete(self, log: list[Any]) -> None:
+        """Every whole call has its row, under the key of its turn, task and ordinal; a result from whoever ran it completes it."""
+        calls: dict[str, Any] = {}
+        for event in log:
+            if isinstance(event, ItemClosed) and isinstance(event.item, Call):
+                assert (event.effect is not None) == (event.item.status == "completed")
+                if event.effect is not None:
+                    assert event.effect.key not in {effect.key for effect in calls.values()}
+                    calls[event.item.call_id] = event.effect
+            for item in items_of(event):
+                if isinstance(item, CallResult):
+                    calls.pop(item.call_id, None)
+        opened = await self.house.database.read(
+            lambda c: effects.open_effects(c, "local", self.session.session_id) if log else ()
+        )
+        assert {effect.key for effect in opened} == {effect.key for effect in calls.values()}
+
     def every_turn_is_whole(self, log: list[Any]) -> None:
         accepted = [event for event in log if isinstance(event, TurnAccepted)]
         ended = [event for event in log if isinstance(event, TurnEnded)]
@@ -242,8 +282,9 @@ class Play:
                 assert word in reply
 
 
+@pytest.mark.parametrize("tasks", [1, 3])
 def test_every_reader_gets_every_character_once_from_the_real_session(
-    tmp_path: Path, new_house: Callable[..., Any], new_transcript: Callable[[int], Any]
+    tmp_path: Path, new_house: Callable[..., Any], new_transcript: Callable[[int], Any], tasks: int
 ) -> None:
     async def play(database: Database, steps: list[int]) -> None:
         clock = ManualClock()
@@ -253,6 +294,8 @@ def test_every_reader_gets_every_character_once_from_the_real_session(
             )
         }
         async with new_house(database, clock, agents, LIMITS).running() as house:
+            if tasks == 3:
+                run_three_at_once(house.executor)
             play = Play(house, clock, await house.sessions.create("local"), new_transcript)
             for number in steps:
                 await play.step(random.Random(number))
