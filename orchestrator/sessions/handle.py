@@ -10,7 +10,7 @@ If a transaction fails, the session is closed: its log is the truth, and the nex
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from agents.events import Fault, TaskOutput, TaskProgress, TaskStarted
@@ -40,11 +40,15 @@ from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import fold
 from orchestrator.sessions.journal import Journal
 from orchestrator.sessions.order import FRONT, Order
+from orchestrator.sessions.requests import Request, Saying
 from orchestrator.sessions.state import SessionState
 
 _log = logging.getLogger(__name__)
 
 _CATCH_UP_ROWS = 256
+
+_TOGETHER = 10
+"""Turns of the loop within which what was said waits for the request that was sent with it."""
 
 
 class Session:
@@ -77,6 +81,8 @@ class Session:
         self._tasks: asyncio.TaskGroup
         # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
         self._next_item_id = new_id("item")
+        self._saying: Saying | None = None
+        self._request: Request | None = None
         self._left_waiting: Generation | None = None  # what another process began and somebody is to answer
         self._closed = False
         self._closed_by: Fault | None = None  # what keeps the log from being written
@@ -112,6 +118,11 @@ class Session:
     def running_turn(self) -> str | None:
         """The turn that is running, if one is."""
         return None if self._state.turn is None else self._state.turn.turn_id
+
+    @property
+    def requested_turn(self) -> str | None:
+        """The turn that is being decided, if one is."""
+        return None if self._request is None else self._request.turn_id
 
     @property
     def running_since(self) -> int | None:
@@ -243,6 +254,54 @@ class Session:
             self._discard(key)
             raise
 
+    async def request(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> Request:
+        """Propose, and have it committed once it is decided, whoever waits for that. `cancel` takes it back until then.
+
+        What is just being said (`say`) is taken along, if it is the conversation that is answered: half the commits of a turn.
+
+        Raises:
+            Conflict: a turn is running, or being decided.
+            BatonError: see `propose`.
+        """
+        await self._opened()
+        if self._request is not None:
+            raise Conflict(
+                f"The turn {self._request.turn_id!r} is being decided. Wait until it ends, or cancel it.",
+                code="turn_active",
+            )
+        saying = self._saying
+        if saying is None or saying.is_taken or context is not None or turn_input.items:
+            saying = None
+            await self._kept()
+        else:
+            saying.is_taken = True
+            turn_input = replace(turn_input, items=saying.items)
+        try:
+            generation = await self.propose(turn_input, context)
+        except BaseException:
+            if saying is not None:  # it is kept alone; if that is seen to already, it is so once
+                saying.is_taken = False
+                self._tasks.create_task(self._keep(saying))
+            raise
+        proposal = self._state.proposal
+        assert proposal is not None  # `propose` has just made it
+        self._request = Request(proposal.turn_id, generation, saying)
+        self._tasks.create_task(self._accept(self._request))
+        return self._request
+
+    async def say(self, items: tuple[Item, ...]) -> Saying:
+        """Add items to the end of the conversation; they are in the log when what is returned is done.
+
+        Raises:
+            BatonError: they cannot be added; see `add`.
+        """
+        await self._opened()
+        await self._kept()
+        self._state.plan_add(items, earlier=await self._earlier(items))  # it checks
+        saying = self._saying = Saying(items)
+        self._tasks.create_task(self._keep(saying))
+        return saying
+
     async def cancel(self, turn_id: str, reason: str) -> None:
         """Stop a turn: an explicit stop, or an interruption. Its engine stops within one step.
 
@@ -250,7 +309,9 @@ class Session:
             Conflict: that turn is neither running nor proposed.
         """
         await self._opened()
-        proposal = self._state.proposal
+        request, proposal = self._request, self._state.proposal
+        if request is not None and request.turn_id == turn_id and proposal is not None:
+            request.settle(Conflict("The response was cancelled before it began.", code="turn_cancelled"))
         if proposal is not None and proposal.turn_id == turn_id:
             self._drop_proposal()
             return
@@ -306,6 +367,7 @@ class Session:
             NotFound: there is no item to come after; a result answers no call of this conversation.
         """
         await self._opened()
+        await self._kept()
         known = {None, FRONT, *self._state.order.ids}
         left = after not in known and after is not None and await self._journal.holds(after)
         earlier = await self._earlier(items)
@@ -323,6 +385,7 @@ class Session:
             NotFound: there is none of that id.
         """
         await self._opened()
+        await self._kept()
         turn = self._state.turn
         if turn is not None and (opened := turn.find(item_id)) is not None:
             return opened.item("incomplete"), True
@@ -343,6 +406,7 @@ class Session:
             LimitExceeded: they are too long.
             NotFound: there is no such item; a result answers no call before it.
         """
+        await self._kept()
         if given is None:
             return tuple(self._state.context)
         items = [self._state.as_heard((await self.find(one))[0]) if isinstance(one, str) else one for one in given]
@@ -359,6 +423,7 @@ class Session:
             NotFound: an item is not part of the conversation.
         """
         await self._opened()
+        await self._kept()
         left = await self._left(item_ids)
         shared = set[str]().union(*(await self._journal.sharing(item_ids)).values())
         await self._transact(lambda: self._state.plan_remove(item_ids, left, shared=shared))
@@ -582,6 +647,49 @@ class Session:
     def _begin(self, generation: Generation) -> None:
         self._generations[generation.turn_id, generation.generation] = generation
         generation.following = self._tasks.create_task(self._follow(generation))
+
+    async def _accept(self, request: Request) -> None:
+        """Commit what was asked for, and say what came of it."""
+        error: BatonError | None = None
+        try:
+            await self.commit(request.generation)
+        except BatonError as exc:
+            error = exc
+        except Exception:  # noqa: BLE001  # a defect fails its request, and the log says so
+            _log.exception("session %s: a request failed", self.session_id)
+            error = Internal("The response could not be begun. Try again; the server's log has the cause.")
+        finally:
+            self._request = None
+            if error is not None and request.saying is not None:
+                request.saying.is_taken = False
+                self._tasks.create_task(self._keep(request.saying))
+            elif request.saying is not None:
+                request.saying.settle(None)
+                self._saying = None
+            request.settle(error)
+
+    async def _keep(self, saying: Saying) -> None:
+        """Write what was said, unless a request takes it along: one that was sent with it is heard within a few turns of the loop."""
+        for _ in range(_TOGETHER):
+            await asyncio.sleep(0)
+            if saying.is_taken:
+                return
+        saying.is_taken = True
+        error: BatonError | None = None
+        try:
+            earlier = await self._earlier(saying.items)
+            await self._transact(lambda: self._state.plan_add(saying.items, earlier=earlier))
+        except BatonError as exc:
+            error = exc
+        finally:
+            self._saying = None
+            saying.settle(error)
+
+    async def _kept(self) -> None:
+        """Wait until what was said is in the log, or is not going to be; whoever said it is told so."""
+        if (saying := self._saying) is not None:
+            with suppress(BatonError):
+                await saying.done()
 
     async def _follow(self, generation: Generation) -> None:
         """Run a generation; once it is committed, take what it yields until it ends or is stale."""

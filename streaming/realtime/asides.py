@@ -5,15 +5,17 @@ stopped, and nothing of them is kept.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
 from models.clock import Clock
 from models.content import Item
 from models.errors import BatonError, Overloaded
 from orchestrator.act.completions import Completions
+from orchestrator.events import TurnInput
 from orchestrator.sessions.asides import Aside
 from orchestrator.sessions.handle import Session
+from orchestrator.sessions.requests import Pending
 from streaming.realtime.events import ServerEvent
 from streaming.realtime.protocol import RealtimeProtocol, Respond
 from streaming.realtime.server_events import ServerEvents
@@ -46,30 +48,23 @@ class Asides:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._begun = 0
 
-    async def begin(self, command: Respond) -> None:
-        """Begin one.
+    async def begin(self, command: Respond) -> Pending:
+        """Have one begun; whoever asked for it is told if it is refused.
 
         Raises:
-            BatonError: it is refused.
+            Overloaded: there are as many as there may be.
+            BatonError: what it answers cannot be a conversation.
         """
         if self._begun >= _MOST:
             raise Overloaded(
                 f"{_MOST} responses run beside the conversation, the most at a time. Wait for one to end.",
                 code="too_many_turns",
             )
+        history = await context_of(self._session, command)
         self._begun += 1
-        stack = AsyncExitStack()
-        try:
-            history = await context_of(self._session, command)
-            completion = await stack.enter_async_context(
-                self._completions.begin(self._session.owner, command.turn_input, history)
-            )
-            aside = Aside(completion, command.turn_input, self._clock)
-            self._tasks.create_task(self._run(aside, stack))
-        except BaseException:
-            self._begun -= 1
-            await stack.aclose()
-            raise
+        pending = Pending()
+        self._tasks.create_task(self._run(command.turn_input, history, pending))
+        return pending
 
     def cancel(self, turn_id: str) -> bool:
         """Stop one; return whether there is one of that id."""
@@ -79,16 +74,30 @@ class Asides:
         task.cancel()
         return True
 
-    async def _run(self, aside: Aside, stack: AsyncExitStack) -> None:
-        narrator = self._protocol.aside()
+    async def _run(self, turn_input: TurnInput, history: Sequence[Item], pending: Pending) -> None:
         try:
-            async with stack, asyncio.TaskGroup() as tasks:  # one that is cancelled alone ends without a word
+            async with AsyncExitStack() as stack:
+                try:
+                    completion = await stack.enter_async_context(
+                        self._completions.begin(self._session.owner, turn_input, history)
+                    )
+                except BatonError as exc:
+                    pending.settle(exc)
+                    return
+                pending.settle(None)
+                await self._follow(Aside(completion, turn_input, self._clock), self._protocol.aside(), stack)
+        finally:
+            self._begun -= 1
+
+    async def _follow(self, aside: Aside, narrator: ServerEvents, stack: AsyncExitStack) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:  # one that is cancelled alone ends without a word
                 self._running[aside.turn_id] = tasks.create_task(self._tell(aside, narrator))
-            for event in aside.cancel("client_cancelled"):
-                await self._send(self._protocol.aside_event(narrator, event))
         finally:
             self._running.pop(aside.turn_id, None)
-            self._begun -= 1
+        await stack.aclose()
+        for event in aside.cancel("client_cancelled"):
+            await self._send(self._protocol.aside_event(narrator, event))
 
     async def _tell(self, aside: Aside, narrator: ServerEvents) -> None:
         async with aclosing(aside.events()) as events:

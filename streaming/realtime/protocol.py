@@ -325,6 +325,10 @@ class RealtimeProtocol:
         out = self._narrator.tell(event)
         return self._stamp(*(one for one in out if self._baton_events or not one["type"].startswith("baton.")))
 
+    def never_begun(self, turn_id: str, turn_input: TurnInput) -> tuple[ServerEvent, ...]:
+        """Return what tells of a response that was cancelled while it was decided."""
+        return self._stamp(*self._narrator.never_begun(turn_id, turn_input))
+
     def retrieved(self, item: Item, status: ItemStatus | Literal["in_progress"]) -> tuple[ServerEvent, ...]:
         """Return what shows the client an item that it asked for."""
         return self._stamp({"type": "conversation.item.retrieved", "item": wire_item(item, status)})

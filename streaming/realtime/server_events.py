@@ -32,6 +32,7 @@ from orchestrator.events import (
     TaskEnded,
     TurnAccepted,
     TurnEnded,
+    TurnInput,
     title_of,
 )
 from orchestrator.sessions.order import FRONT, Order
@@ -104,6 +105,17 @@ class ServerEvents:
                 return self._part(event.turn_id, event.item_id, event.part)
             case _:
                 assert_never(event)
+
+    def never_begun(self, turn_id: str, turn_input: TurnInput) -> list[ServerEvent]:
+        """Return what tells of a response that was cancelled before it was accepted: there is no row of it."""
+        fields = response_object(
+            turn_id, self._session_id, max_output_tokens=turn_input.max_output_tokens, metadata=turn_input.metadata
+        )
+        ended = TurnEnded(turn_id=turn_id, generation=0, state="interrupted", reason="client_cancelled")
+        return [
+            {"type": "response.created", "response": fields},
+            {"type": "response.done", "response": {**fields, **ended_fields(ended), "output": []}},
+        ]
 
     def _logged(self, event: LogEvent) -> list[ServerEvent]:
         match event:

@@ -4,16 +4,15 @@
 gets a new session. A turn that runs is told from its beginning, so that its response is announced as it was. `&baton=events` asks for `baton.*` events from the first row on; asked for by `session.update`, they
 begin when that is heard, which may be after rows were sent.
 
-Two loops share the socket: one reads the client and asks the session, in order; one sends the client what the session
-yields. Neither holds a queue; a client that leaves unread what it is sent is dropped by the transport, and its
+Two loops share the socket: one reads the client and asks the session, in order, without waiting for what it asks to be
+decided; one sends the client what the session yields. Neither holds a queue; a client that leaves unread what it is sent is dropped by the transport, and its
 session goes on without it (see `detach_grace_s`).
 """
 
 import asyncio
 import logging
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from typing import TypeGuard, assert_never
+from typing import assert_never
 
 from pydantic import TypeAdapter
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -26,6 +25,7 @@ from models.shares import Shares
 from orchestrator.act.completions import Completions
 from orchestrator.build import Conductor
 from orchestrator.sessions.handle import Session
+from orchestrator.sessions.requests import Pending, Request
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
@@ -168,6 +168,7 @@ class _Connection:
         self._clock = clock
         self._meters = meters
         self._asides: Asides
+        self._tasks: asyncio.TaskGroup
         self._websocket = websocket
         self._session = session
         self._protocol = protocol
@@ -181,12 +182,13 @@ class _Connection:
         """Run until the client goes, stops reading, or the session is closed."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 await self._send(self._protocol.opening())
                 self._asides = Asides(
                     self._completions, self._clock, self._session, self._protocol, tasks, self._send_to_who_may
                 )
                 tasks.create_task(self._tell(after))
-                tasks.create_task(self._hear(_Inbox(self._websocket, tasks)))
+                tasks.create_task(self._hear())
         except* (WebSocketDisconnect, Disconnected):
             pass  # also what sending to a client who has gone raises
 
@@ -203,52 +205,19 @@ class _Connection:
                 await self._close(*_closure(exc))
             raise Disconnected from exc
 
-    async def _hear(self, inbox: "_Inbox") -> None:
-        """Do what the client asks, one thing after another."""
+    async def _hear(self) -> None:
+        """Have the client's wishes done, one after another. What takes its time is seen to elsewhere: the ear stays open."""
         while True:
-            received = self._receive(await inbox.next())
-            following = None
-            if _is_message(received.command) and (text := await inbox.arrived()) is not None:
-                following = self._receive(text)
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise Disconnected
             async with self._obeying:
-                if following is not None and _is_answer(following.command):
-                    await self._obey_both(received, following)
-                    continue
-                await self._obey(received)
-                if following is not None:
-                    await self._obey(following)
-
-    def _receive(self, text: str) -> Received:
-        return self._protocol.receive(text, self._session.settings)
+                await self._obey(self._protocol.receive(str(message.get("text") or ""), self._session.settings))
 
     async def _obey(self, received: Received) -> None:
         if await self._may(received):
             await self._reply(received.replies)
             await self._attempt(received)
-
-    async def _obey_both(self, said: Received, asked: Received) -> None:
-        """Add a message and answer it in one transaction, if they came together: half the commits of a turn.
-
-        If that cannot be done, each is done alone, and told alone what is wrong with it.
-        """
-        allowed = [received for received in (said, asked) if await self._may(received)]
-        if len(allowed) == 2 and await self._done_in_one(said.command, asked.command):
-            return
-        for received in allowed:
-            await self._attempt(received)
-
-    async def _done_in_one(self, said: Command | None, asked: Command | None) -> bool:
-        if not (isinstance(said, AddItem) and isinstance(asked, Respond)):
-            return False
-        try:
-            await self._do(replace(asked, turn_input=replace(asked.turn_input, items=(said.item,))))
-        except BatonError:
-            return False
-        except Exception:  # noqa: BLE001  # as in `_attempt`, which comes next
-            _log.exception("a message and its answer in one failed in session %s", self._session.session_id)
-            return False
-        self._missing = None
-        return True
 
     async def _may(self, received: Received) -> bool:
         """Return whether the client may have this done, and count it at its key's rate if it asks work of the session."""
@@ -284,8 +253,10 @@ class _Connection:
             return
         try:
             self._check_answerable(received.command)
-            await self._do(received.command)
+            pending = await self._do(received.command)
             self._note(received.command, None)
+            if pending is not None and not pending.is_settled:
+                self._tasks.create_task(self._see_to(pending, received))
         except BatonError as exc:
             self._note(received.command, exc)
             await self._reply(self._protocol.failed(exc, received.event_id))
@@ -294,6 +265,17 @@ class _Connection:
             error = Internal("This event failed on our side. Try again; the server's log has the cause.")
             self._note(received.command, error)
             await self._reply(self._protocol.failed(error, received.event_id))
+
+    async def _see_to(self, pending: Pending, received: Received) -> None:
+        """Tell the client if what it asked for does not come about."""
+        try:
+            await pending.done()
+        except BatonError as exc:
+            if isinstance(pending, Request) and exc.code == "turn_cancelled" and isinstance(received.command, Respond):
+                await self._send(self._protocol.never_begun(pending.turn_id, received.command.turn_input))
+                return
+            self._note(received.command, exc)
+            await self._reply(self._protocol.failed(exc, received.event_id))
 
     def _check_answerable(self, command: Command) -> None:
         """Refuse to answer a conversation that lacks what was said last, for the reason that it does; once.
@@ -311,8 +293,11 @@ class _Connection:
             is_there = refused is None or refused.code in _IS_THERE
             self._missing = None if is_there else refused
 
-    async def _do(self, command: Command) -> None:
+    async def _do(self, command: Command) -> Pending | None:
+        """Do what is asked, or have it done; return what is still to come about."""
         match command:
+            case AddItem() if _is_message(command):
+                return await self._session.say((command.item,))
             case AddItem():
                 await self._session.add((command.item,), command.after)
             case ShowItem():
@@ -321,21 +306,24 @@ class _Connection:
                 await self._reply(self._protocol.retrieved(item, status))
             case RemoveItem():
                 await self._session.remove((command.item_id,))
-            case Respond(is_aside=True):
-                await self._asides.begin(command)
-            case Respond(context=None):
-                await self._session.respond(command.turn_input)
             case Respond():
-                await self._session.respond(command.turn_input, await context_of(self._session, command))
+                return await self._ask(command)
             case Cancel(turn_id=str() as named) if self._asides.cancel(named):
                 pass
             case Cancel():
-                turn_id = command.turn_id or self._session.running_turn
+                turn_id = command.turn_id or self._session.requested_turn or self._session.running_turn
                 if turn_id is None:
                     raise Conflict("No response is running.", code="turn_not_active")
                 await self._session.cancel(turn_id, "client_cancelled")
             case _:
                 assert_never(command)
+        return None
+
+    async def _ask(self, command: Respond) -> Pending:
+        if command.is_aside:
+            return await self._asides.begin(command)
+        context = None if command.context is None else await context_of(self._session, command)
+        return await self._session.request(command.turn_input, context)
 
     async def _reply(self, events: tuple[ServerEvent, ...]) -> None:
         """Send what came of a client's event, and count it if it is an error."""
@@ -364,42 +352,6 @@ class _Connection:
                 await self._websocket.close(code, reason)
 
 
-class _Inbox:
-    """What the client sends, with a look at what has arrived already."""
-
-    def __init__(self, websocket: WebSocket, tasks: asyncio.TaskGroup) -> None:
-        """Read `websocket`, ahead of time in one of `tasks`, which end with the connection."""
-        self._websocket = websocket
-        self._tasks = tasks
-        self._reading: asyncio.Task[str | None] | None = None
-
-    async def next(self) -> str:
-        """Return the next message.
-
-        Raises:
-            Disconnected: the client has gone.
-        """
-        reading, self._reading = self._reading, None
-        text = await (self._read() if reading is None else reading)
-        if text is None:
-            raise Disconnected
-        return text
-
-    async def arrived(self) -> str | None:
-        """Return the next message if it has arrived, and take it; else None, also if the client has gone."""
-        if self._reading is None:
-            self._reading = self._tasks.create_task(self._read())
-            await asyncio.sleep(0)
-        if not self._reading.done() or self._reading.result() is None:
-            return None
-        return await self.next()
-
-    async def _read(self) -> str | None:
-        # None rather than an error, which would end the connection's tasks: what was asked before is done first.
-        message = await self._websocket.receive()
-        return None if message["type"] == "websocket.disconnect" else str(message.get("text") or "")
-
-
 def _closure(error: BatonError) -> tuple[int, str]:
     """Return the close code for a session that ended, and the words for it (RFC 6455, 7.4.1, and IANA's registry).
 
@@ -415,11 +367,6 @@ def _closure(error: BatonError) -> tuple[int, str]:
 
 def _is_message(command: Command | None) -> bool:
     return isinstance(command, AddItem) and isinstance(command.item, Message) and command.after is None
-
-
-def _is_answer(command: Command | None) -> TypeGuard[Respond]:
-    """Return whether a response is asked for that answers the conversation and becomes part of it."""
-    return isinstance(command, Respond) and command.context is None and not command.is_aside
 
 
 def _after(asked: str | None, session: Session) -> int:

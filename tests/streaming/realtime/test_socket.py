@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket as sockets
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, cast
 
@@ -15,8 +16,11 @@ from memory.keys import Key, RequestDefaults
 from models.clock import ManualClock
 from models.content import Item
 from models.errors import Conflict, Overloaded, too_long
+from orchestrator.decide.inputs import Controlled, Inputs
+from orchestrator.decide.ports import Asked, Ports
 from orchestrator.events import SessionEvent, SessionSettings, TurnInput
 from orchestrator.sessions.order import Order
+from orchestrator.sessions.requests import Pending
 from streaming.auth import Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
@@ -107,6 +111,7 @@ class _Session:
     session_id = "sess_1"
     settings = SessionSettings()
     running_turn = None
+    requested_turn = None
 
     def __init__(self, fails: Mapping[str, Exception]) -> None:
         self._fails = fails
@@ -116,16 +121,19 @@ class _Session:
         await asyncio.get_running_loop().create_future()
         yield  # type: ignore[misc]  # never reached; it makes this a generator
 
-    async def add(self, items: tuple[Item, ...], after: str | None = None) -> None:
-        self._note("add")
+    async def say(self, items: tuple[Item, ...]) -> Pending:
+        return self._note("say")
 
-    async def respond(self, turn_input: TurnInput, context: object = None) -> None:
-        self._note(f"respond to {len(turn_input.items)}")
+    async def request(self, turn_input: TurnInput, context: object = None) -> Pending:
+        return self._note("request")
 
-    def _note(self, what: str) -> None:
+    def _note(self, what: str) -> Pending:
         self.asked.append(what)
         if what in self._fails:
             raise self._fails[what]
+        pending = Pending()
+        pending.settle(None)
+        return pending
 
 
 class _Lenient:
@@ -181,38 +189,27 @@ _ASK = {"type": "response.create"}
 _UPDATE = {"type": "session.update", "session": {"type": "realtime"}}
 
 
-async def test_a_message_and_the_ask_for_its_answer_are_done_in_one_if_they_came_together() -> None:
-    assert (await _hear(_SAY, _ASK))[:2] == (["respond to 1"], [])
-    assert (await _hear(_SAY, _SAY, _ASK))[:2] == (["add", "add", "respond to 0"], [])
-    assert (await _hear(_SAY, _UPDATE, _ASK))[:2] == (["add", "respond to 0"], ["session.updated"])
-
-
 async def test_what_came_before_the_client_went_is_done() -> None:
-    assert (await _hear(_SAY))[0] == ["add"]
+    assert (await _hear(_SAY, _ASK))[0] == ["say", "request"]
 
 
 async def test_answers_come_in_the_order_in_which_was_asked_also_after_a_failure() -> None:
-    asked, told, *_ = await _hear(_SAY, _UPDATE, add=Conflict("taken", code="item_exists"))
-    assert (asked, told) == (["add"], ["item_exists", "session.updated"])
+    asked, told, *_ = await _hear(_SAY, _UPDATE, say=Conflict("taken", code="item_exists"))
+    assert (asked, told) == (["say"], ["item_exists", "session.updated"])
 
 
-async def test_what_cannot_be_done_in_one_is_done_one_after_the_other_and_counted_once() -> None:
+async def test_what_is_refused_counts_at_the_keys_rate() -> None:
     refused = Conflict("A turn is running.", code="turn_active")
-    fails = {"respond_to_1": refused, "respond_to_0": refused}
-    asked, told, rates, key = await _hear(_SAY, _ASK, per_minute=3, **fails)
-    assert asked == ["respond to 1", "add", "respond to 0"]
-    assert told == ["conversation_already_has_active_response"]
+    asked, told, rates, key = await _hear(_SAY, _ASK, per_minute=3, request=refused)
+    assert (asked, told) == (["say", "request"], ["conversation_already_has_active_response"])
     rates.take(key)
     with pytest.raises(Overloaded):
         rates.take(key)
 
 
-async def test_a_defect_in_doing_both_costs_neither_the_connection_nor_what_was_asked(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    asked, told, *_ = await _hear(_SAY, _ASK, _UPDATE, respond_to_1=ZeroDivisionError())
-    assert asked == ["respond to 1", "add", "respond to 0"]
-    assert told == ["session.updated"]
+async def test_a_defect_costs_neither_the_connection_nor_what_is_asked_next(caplog: pytest.LogCaptureFixture) -> None:
+    asked, told, *_ = await _hear(_SAY, _ASK, _UPDATE, request=ZeroDivisionError())
+    assert (asked, told) == (["say", "request"], ["internal", "session.updated"])
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -222,25 +219,114 @@ _TOO_LONG = too_long("an item", 2, 1)
 
 async def test_a_conversation_that_lacks_what_was_said_last_is_not_answered_for_the_reason_that_it_lacks_it() -> None:
     code = "context_length_exceeded"
-    assert (await _hear(_SAY, _UPDATE, _ASK, _ASK, add=_TOO_LONG))[:2] == (
-        ["add", "respond to 0"],
+    assert (await _hear(_SAY, _UPDATE, _ASK, _ASK, say=_TOO_LONG))[:2] == (
+        ["say", "request"],
         [code, "session.updated", code],
     )
-    fails = {"respond_to_1": _TOO_LONG, "add": _TOO_LONG}
-    assert (await _hear(_SAY, _ASK, **fails))[:2] == (["respond to 1", "add"], [code, code])
+    assert (await _hear(_SAY, _ASK, say=_TOO_LONG))[:2] == (["say"], [code, code])
     assert (await _hear(_BAD_SAY, _ASK))[:2] == ([], ["invalid_value", "invalid_value"])
-    assert (await _hear(_SAY, _UPDATE, _ASK, add=ZeroDivisionError()))[1] == ["internal", "session.updated", "internal"]
+    assert (await _hear(_SAY, _UPDATE, _ASK, say=ZeroDivisionError()))[1] == ["internal", "session.updated", "internal"]
 
 
 async def test_it_is_answered_once_something_else_was_said_or_if_it_was_there_already() -> None:
-    assert (await _hear(_BAD_SAY, _SAY, _ASK))[:2] == (["respond to 1"], ["invalid_value"])
+    assert (await _hear(_BAD_SAY, _SAY, _ASK))[:2] == (["say", "request"], ["invalid_value"])
     taken = Conflict("taken", code="item_exists")
-    assert (await _hear(_SAY, _UPDATE, _ASK, add=taken))[:2] == (
-        ["add", "respond to 0"],
+    assert (await _hear(_SAY, _UPDATE, _ASK, say=taken))[:2] == (
+        ["say", "request"],
         ["item_exists", "session.updated"],
     )
 
 
-async def test_messages_and_asks_count_at_the_keys_rate_whether_or_not_they_come_together() -> None:
-    assert (await _hear(_SAY, _ASK, per_minute=1))[:2] == (["add"], ["rate_limited"])
-    assert (await _hear(_SAY, _SAY, _UPDATE, per_minute=1))[:2] == (["add"], ["rate_limited", "session.updated"])
+async def test_messages_and_asks_count_at_the_keys_rate() -> None:
+    assert (await _hear(_SAY, _ASK, per_minute=1))[:2] == (["say"], ["rate_limited"])
+    assert (await _hear(_SAY, _SAY, _UPDATE, per_minute=1))[:2] == (["say"], ["rate_limited", "session.updated"])
+
+
+class _SlowController:
+    """Takes a second to say who does it, as a model would; notes how it was left."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def control(self, asked: Asked, inputs: Inputs, fault: str | None) -> Controlled:
+        self.asked.set()
+        try:
+            await asyncio.sleep(1.0)  # the second is what is tried here
+        finally:
+            self.left.set()
+        return Controlled(agent="writer", card=None, reason="it said so")
+
+
+async def test_a_response_is_cancelled_while_it_is_decided_and_the_client_is_told_at_once(serve) -> None:
+    async with serve(rules=[{"pattern": "(?s)(.*)", "reply": r"you said \1"}]) as served:
+        decider = served.conductor.executor._decider
+        await decider.graph()  # LangGraph takes its time once
+        controller = _SlowController()
+        decider._graph = None
+        decider._ports = Ports(controller=controller)
+        await decider.graph()
+        async with websockets.connect(f"ws://{served.address}/v1/realtime") as socket:
+            session_id = socket.response.headers["x-baton-session"]
+            await socket.recv()
+            await _ask(socket)
+            await asyncio.wait_for(controller.asked.wait(), 10)
+            await asyncio.sleep(0.1)
+            began_s = time.perf_counter()
+            await socket.send(json.dumps({"type": "response.cancel", "event_id": "mine"}))
+            told = []
+            while not told or told[-1]["type"] != "response.done":
+                told.append(json.loads(await socket.recv()))
+            took_s = time.perf_counter() - began_s
+            assert took_s < 0.05
+            await asyncio.wait_for(controller.left.wait(), 1)
+            assert told[-1]["response"]["status"] == "cancelled"
+            assert [event["type"] for event in told if event["type"].startswith("response.")] == [
+                *("response.created", "response.done")
+            ]
+            # What was said is part of the conversation, and the next response is decided as ever.
+            await _until(socket, "conversation.item.done", told)
+            await socket.send(json.dumps({"type": "response.create"}))
+            told = await _until(socket, "response.done")
+            assert told[-1]["response"]["output"][0]["content"][0]["text"] == "you said go"
+        session = await served.conductor.sessions.open("local", session_id)
+        assert [type(item).__name__ for item in session.items] == ["Message", "Message"]
+
+
+async def test_while_one_is_decided_everything_else_is_heard_and_a_second_is_refused(serve) -> None:
+    async with serve(rules=[{"pattern": "(?s)(.*)", "reply": r"you said \1"}]) as served:
+        controller = _SlowController()
+        served.conductor.executor._decider._ports = Ports(controller=controller)
+        async with websockets.connect(f"ws://{served.address}/v1/realtime") as socket:
+            await socket.recv()
+            await _ask(socket)
+            await asyncio.wait_for(controller.asked.wait(), 10)
+            await socket.send(json.dumps(_UPDATE))
+            await socket.send(json.dumps({**_ASK, "event_id": "second"}))
+            told = await _until(socket, "error")
+            assert "session.updated" in [event["type"] for event in told]
+            assert told[-1]["error"]["code"] == "conversation_already_has_active_response"
+            assert told[-1]["error"]["event_id"] == "second"
+            assert not controller.left.is_set()
+            told = await _until(socket, "response.done")
+            assert told[-1]["response"]["status"] == "completed"
+
+
+async def test_a_message_and_the_request_that_was_sent_with_it_are_one_transaction(serve) -> None:
+    async with serve(rules=[{"pattern": "(?s)(.*)", "reply": r"you said \1"}]) as served:
+        async with websockets.connect(f"ws://{served.address}/v1/realtime") as socket:
+            session_id = socket.response.headers["x-baton-session"]
+            await socket.recv()
+            await _ask(socket)
+            await _until(socket, "response.done")
+        session = await served.conductor.sessions.open("local", session_id)
+        rows = await session._journal.read(0, 10)
+        assert [row.event.kind for row in rows] == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]
+
+
+async def _until(socket: Any, kind: str, told: Any = ()) -> list[dict[str, Any]]:
+    """Return what was told, and what is received until there is an event of a kind."""
+    told = list(told)
+    while all(event["type"] != kind for event in told):
+        told.append(json.loads(await socket.recv()))
+    return told
