@@ -142,7 +142,7 @@ class Generation:
     @contextmanager
     def _seated(self) -> Iterator[None]:
         if self._place is None:
-            with self._executor.admission.seat(self._owner.tenant):
+            with self._executor.admission.seat(self._owner.tenant, is_running=self._work is not None):
                 yield
             return
         try:

@@ -254,14 +254,16 @@ class Session:
             self._discard(key)
             raise
 
-    async def request(self, turn_input: TurnInput, context: Sequence[Item] | None = None) -> Request:
-        """Propose, and have it committed once it is decided, whoever waits for that. `cancel` takes it back until then.
+    async def request(
+        self, turn_input: TurnInput, context: Sequence[Item] | None = None, *, interrupts: str | None = None
+    ) -> Request:
+        """As `respond`, but it is accepted in its own time, whoever waits for that. `cancel` takes it back until then.
 
         What is just being said (`say`) is taken along, if it is the conversation that is answered: half the commits of a turn.
 
         Raises:
-            Conflict: a turn is running, or being decided.
-            BatonError: see `propose`.
+            Conflict: a turn is running and not interrupted, or one is being decided.
+            BatonError: as `propose`.
         """
         await self._opened()
         if self._request is not None:
@@ -269,6 +271,7 @@ class Session:
                 f"The turn {self._request.turn_id!r} is being decided. Wait until it ends, or cancel it.",
                 code="turn_active",
             )
+        replaces = interrupts is not None and interrupts == self.running_turn
         saying = self._saying
         if saying is None or saying.is_taken or context is not None or turn_input.items:
             saying = None
@@ -277,7 +280,9 @@ class Session:
             saying.is_taken = True
             turn_input = replace(turn_input, items=saying.items)
         try:
-            generation = await self.propose(turn_input, context)
+            if not replaces:
+                self._state.check_free()
+            generation = await self._propose(turn_input, context, is_guess=False, replaces=replaces)
         except BaseException:
             if saying is not None:  # it is kept alone; if that is seen to already, it is so once
                 saying.is_taken = False
@@ -285,7 +290,7 @@ class Session:
             raise
         proposal = self._state.proposal
         assert proposal is not None  # `propose` has just made it
-        self._request = Request(proposal.turn_id, generation, saying)
+        self._request = Request(proposal.turn_id, generation, saying, interrupts)
         self._tasks.create_task(self._accept(self._request))
         return self._request
 
@@ -652,8 +657,9 @@ class Session:
         """Commit what was asked for, and say what came of it."""
         error: BatonError | None = None
         try:
-            await self.commit(request.generation)
+            await self.commit(request.generation, interrupts=request.interrupts)
         except BatonError as exc:
+            self._discard((request.turn_id, request.generation))
             error = exc
         except Exception:  # noqa: BLE001  # a defect fails its request, and the log says so
             _log.exception("session %s: a request failed", self.session_id)

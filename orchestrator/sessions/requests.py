@@ -50,9 +50,10 @@ class Saying(Pending):
 class Request(Pending):
     """A response that was asked for, and is being decided."""
 
-    def __init__(self, turn_id: str, generation: int, saying: Saying | None) -> None:
-        """Begin with what was proposed, and what it has taken along."""
+    def __init__(self, turn_id: str, generation: int, saying: Saying | None, interrupts: str | None) -> None:
+        """Begin with what was proposed, what it has taken along, and the turn that it ends."""
         super().__init__()
         self.turn_id = turn_id
         self.generation = generation
         self.saying = saying
+        self.interrupts = interrupts

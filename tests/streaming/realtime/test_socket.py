@@ -63,7 +63,7 @@ async def test_a_client_that_stops_reading_is_dropped_and_its_session_goes_on(se
         async with asyncio.timeout(30):
             while _is_connected(int(port), raw.getsockname()[1]):  # noqa: ASYNC110  # the kernel sets no event
                 await asyncio.sleep(0.1)
-        assert served.conductor.registry.get_sample_value("baton_websockets", {"tenant": "local"}) == 0
+        await served.until(lambda: served.sample("baton_websockets", tenant="local") == 0)
         events = session.events(0)
         async with asyncio.timeout(30):
             async for event in events:
