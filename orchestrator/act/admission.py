@@ -37,7 +37,7 @@ class Admission:
         """How many guesses are worked on now."""
         return len(self.slots)
 
-    def place(self, tenant: str, *, is_guess: bool, replaces: bool = False) -> "Place":
+    def place(self, tenant: str, *, is_guess: bool, replaces: bool = False) -> "HeldPlace":
         """Return a place for a generation: a guess's slot, or a turn's seat; the latter is there if it `replaces` another.
 
         Raises:
@@ -49,7 +49,7 @@ class Admission:
             raise _stopping()
         else:
             self.slots.enter(tenant)
-        return Place(self, tenant, is_guess=is_guess)
+        return HeldPlace(self, tenant, is_guess=is_guess)
 
     @contextmanager
     def seat(self, tenant: str, *, is_running: bool = False) -> Iterator[None]:
@@ -103,7 +103,7 @@ class Admission:
             await wait_for_event(self._clock, self._quiet, deadline_s)
 
 
-class Place:
+class HeldPlace:
     """What a generation holds while it works: a guess's slot, and once it is accepted a turn's seat."""
 
     def __init__(self, admission: Admission, tenant: str, *, is_guess: bool) -> None:

@@ -37,7 +37,7 @@ _LIGHT_TOKENS = 16_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownContext:
     """What fits a card's window.
 
     Attributes:
@@ -74,14 +74,14 @@ class Contexts:
             if most_tokens(now) >= card.context_tokens:
                 await self._count(card, now, card.context_tokens)
 
-    async def fit(self, name: str, turn_input: TurnInput, items: Sequence[Item]) -> Shown:
+    async def fit(self, name: str, turn_input: TurnInput, items: Sequence[Item]) -> ShownContext:
         """Return what of `items`, what is said now among them, a card is shown."""
         card, asked = self._cards[name], self.output_tokens(turn_input)
         items = readable(paired(items), card.reads)
         words = _words(turn_input, items)
         most = most_tokens(words)
         if most + asked <= card.context_tokens:
-            return Shown(items=items, output_tokens=asked, note=None)
+            return ShownContext(items=items, output_tokens=asked, note=None)
         if most > _LIGHT_TOKENS:
             await self._count_each(card, words)
         counter = self._offer.counter(name)
@@ -90,7 +90,7 @@ class Contexts:
         # then the history; and what the history does not fill is the answer's again.
         fitting = shown(items, window, counter)
         left = card.context_tokens - window.fixed_tokens - sum(costs_of(fitting, window, counter))
-        return Shown(items=fitting, output_tokens=max(min(asked, left), 1), note=_left_out(fitting, items))
+        return ShownContext(items=fitting, output_tokens=max(min(asked, left), 1), note=_left_out(fitting, items))
 
     async def foreseen(
         self, name: str, turn_input: TurnInput, history: Sequence[Item], coming: int | None

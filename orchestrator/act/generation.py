@@ -29,7 +29,7 @@ from models.content import (
 )
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
 from models.owner import Owner
-from orchestrator.act.admission import Place
+from orchestrator.act.admission import HeldPlace
 from orchestrator.act.execute import Executor
 from orchestrator.act.work import Work
 from orchestrator.events import Decision, GenerationEvent, PlanMade, PlanRevised, TurnDone, TurnInput, failed
@@ -70,7 +70,7 @@ class Generation:
         history: Sequence[Item] = (),
         history_seq: int | None = None,
         work: Work | None = None,
-        place: Place | None = None,
+        place: HeldPlace | None = None,
     ) -> None:
         """Answer `turn_input` to `history`, in a `place`; or go on with `work` that waited, and is committed already."""
         self.turn_id = turn_id

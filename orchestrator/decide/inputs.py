@@ -9,7 +9,7 @@ from models.content import AudioPart, EvidencePart, ImagePart, Item, VideoPart, 
 from models.language.tokens import BYTES_PER_TOKEN
 from models.placement.fleet import CardView
 from orchestrator.events import TurnInput, canonical
-from orchestrator.route.choose import CardFacts, Load, card_facts
+from orchestrator.route.choose import CardFacts, ExpectedLoad, card_facts
 from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
 
 _OUTPUT_TOKENS = 256
@@ -116,13 +116,13 @@ def characters_of(turn_input: TurnInput) -> int:
     return len(turn_input.instructions or "") + sum(len(text_of(item)) for item in turn_input.items)
 
 
-def _load(turn_input: TurnInput, most_tokens: int) -> Load:
+def _load(turn_input: TurnInput, most_tokens: int) -> ExpectedLoad:
     """Return what a turn will probably ask of a card."""
     parts = [part for item in turn_input.items for part in parts_of(item)]
     sound_s = sum(part.samples / part.rate_hz for part in parts if isinstance(part, AudioPart))
     video_s = sum(part.duration_ms / 1000 for part in parts if isinstance(part, VideoPart))
     asked = turn_input.max_output_tokens
-    return Load(
+    return ExpectedLoad(
         input_tokens=-(-most_tokens // BYTES_PER_TOKEN),
         output_tokens=_OUTPUT_TOKENS if asked is None else min(asked, _OUTPUT_TOKENS),
         seconds=sound_s + video_s,
@@ -130,7 +130,9 @@ def _load(turn_input: TurnInput, most_tokens: int) -> Load:
     )
 
 
-def _facts(card: Card, offer: CardView, texts: Sequence[str], most: int, load: Load, *, is_counted: bool) -> CardFacts:
+def _facts(
+    card: Card, offer: CardView, texts: Sequence[str], most: int, load: ExpectedLoad, *, is_counted: bool
+) -> CardFacts:
     # Counted only where it matters, and no further than it does.
     tokens = most
     if is_counted and most >= card.context_tokens:

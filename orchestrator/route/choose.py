@@ -46,7 +46,7 @@ _FORMS = {"json_schema": "JSON schema", "regex": "regular expression", "grammar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class ExpectedLoad:
     """What a turn will probably ask of whatever card takes it, for the price: the same for all, so that prices are compared.
 
     Attributes:
@@ -62,7 +62,7 @@ class Load:
     images: int = 0
 
 
-def card_facts(card: Card, standing: CardStatus, prompt_tokens: int, load: Load) -> CardFacts:
+def card_facts(card: Card, standing: CardStatus, prompt_tokens: int, load: ExpectedLoad) -> CardFacts:
     """Return what routing needs of `card`; `prompt_tokens` is what must be shown to it, in its own tokens.
 
     If they are more than its window holds, there may be still more of them: they are counted no further.

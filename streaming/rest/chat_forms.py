@@ -23,7 +23,7 @@ from streaming.wire.shapes import JsonObject, Strict, Typed
 from streaming.wire.tools import FunctionOnOffer, ToolMode, on_offer
 
 
-class Tool(Typed):
+class ChatTool(Typed):
     """A tool on offer."""
 
     type: Literal["function"]
@@ -55,7 +55,7 @@ ChatToolChoice = Annotated[ToolMode | NamedTool, BeforeValidator(_of_function)]
 
 
 def tools_of(
-    tools: Sequence[Tool] | None, choice: ChatToolChoice | None, *, parallel: bool | None
+    tools: Sequence[ChatTool] | None, choice: ChatToolChoice | None, *, parallel: bool | None
 ) -> ToolConstraint | None:
     """Return what functions are on offer; None if none is.
 

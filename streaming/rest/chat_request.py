@@ -12,7 +12,7 @@ from memory.keys import RequestDefaults
 from models.content import Item
 from models.errors import BadInput, Unsupported
 from orchestrator.events import OnLeave, TurnInput
-from streaming.rest.chat_forms import ChatToolChoice, ResponseFormat, Tool, tools_of
+from streaming.rest.chat_forms import ChatTool, ChatToolChoice, ResponseFormat, tools_of
 from streaming.rest.chat_messages import AssistantMessage, ChatMessage, conversation_of
 from streaming.rest.sampling import (
     AtLeastOne,
@@ -52,7 +52,7 @@ class ChatRequest(Strict):
     n: Copies | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
+    tools: Annotated[list[ChatTool] | None, Field(max_length=128)] = None
     tool_choice: ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

@@ -17,7 +17,7 @@ _HINT_TOKENS = 64
 """The most tokens of a draft, beside which other rows wait."""
 
 
-class Work(Protocol):
+class RowWork(Protocol):
     """A row's part of a step."""
 
     row: Row
@@ -88,14 +88,14 @@ class Speculation:
         self._seen = [seen for seen in self._seen if seen[0] is not row]
         self._policy.forget(row.context)
 
-    def draft(self, works: Sequence[Work], *, reading: bool) -> None:
+    def draft(self, works: Sequence[RowWork], *, reading: bool) -> None:
         """Give every row that will write in this step a draft, where one is worth it.
 
         Args:
             works: the rows' parts of the step.
             reading: whether prompts are read in it, too.
         """
-        asking: list[tuple[Work, int]] = []
+        asking: list[tuple[RowWork, int]] = []
         for work in works:
             row = work.row
             room = min(row.limit - row.writer.written - 1, _HINT_TOKENS)
@@ -137,7 +137,9 @@ class Speculation:
         for row, name, drafted, accepted in seen:
             self._policy.observe(row.context, name, drafted, accepted)
 
-    def _chosen(self, asking: Sequence[tuple[Work, int]], reading: bool) -> dict[DrafterName, list[tuple[Work, int]]]:
+    def _chosen(
+        self, asking: Sequence[tuple[RowWork, int]], reading: bool
+    ) -> dict[DrafterName, list[tuple[RowWork, int]]]:
         """Return by drafter who is to be given how many tokens of it."""
         asks = [(work.row.context, room) for work, room in asking]
         offers: list[dict[DrafterName, Sequence[float] | None]] = [{} for _ in asks]
@@ -153,7 +155,7 @@ class Speculation:
         states = [
             RowState(key=context, limit=room, offers=offer) for (context, room), offer in zip(asks, offers, strict=True)
         ]
-        chosen: dict[DrafterName, list[tuple[Work, int]]] = {}
+        chosen: dict[DrafterName, list[tuple[RowWork, int]]] = {}
         for (work, room), choice in zip(asking, self._policy.choose(states, reading=reading), strict=True):
             if choice.drafter is not None and choice.length:
                 chosen.setdefault(choice.drafter, []).append((work, min(choice.length, room)))

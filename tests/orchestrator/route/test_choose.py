@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.catalog import Card, Price
 from models.placement.fleet import CardState, CardStatus
-from orchestrator.route.choose import CardFacts, Load, Needs, card_facts, choose, explain
+from orchestrator.route.choose import CardFacts, ExpectedLoad, Needs, card_facts, choose, explain
 
 
 def facts(
@@ -131,7 +131,7 @@ def test_a_route_is_able_ready_cheapest_and_whole_in_any_order_of_the_cards(
 
 def test_facts_of_a_card_are_json_and_in_order(new_card: Callable[..., Card]) -> None:
     standing = CardStatus(state="failed", message="The disk is full.", done_bytes=7)
-    load = Load(input_tokens=400, output_tokens=100)
+    load = ExpectedLoad(input_tokens=400, output_tokens=100)
     assert card_facts(new_card("seeing", 2.0, frozenset({"text", "image"})), standing, 12, load) == {
         "name": "seeing",
         "reads": ["image", "text"],
@@ -160,7 +160,7 @@ def test_what_is_estimated_is_what_the_turn_will_ask_at_each_cards_prices(new_ca
     needs = Needs(model=None, reads=["text"], tools=False, form=None)
 
     def taken(**load: Any) -> str | None:
-        return choose([card_facts(card, up, 10, Load(**load)) for card in (reader, writer)], needs)["card"]
+        return choose([card_facts(card, up, 10, ExpectedLoad(**load)) for card in (reader, writer)], needs)["card"]
 
     assert taken(input_tokens=9_000, output_tokens=100) == "reader"
     assert taken(input_tokens=100, output_tokens=900) == "writer"
