@@ -145,13 +145,19 @@ class ItemCreate(_ClientEvent):
     item: ClientItem
 
 
+class ResponseBaton(BatonTurn):
+    """Baton's extensions to one response: whether it ends the one that runs, which is an error otherwise."""
+
+    interrupts: bool = False
+
+
 class ResponseOptions(Sparse):
     """What `response.create` may say of one response beside `options.Options`."""
 
     metadata: Metadata | None = None
     conversation: str | None = None
     input: Annotated[list[InputItem], Field(max_length=256)] | None = None
-    baton: BatonTurn | None = None
+    baton: ResponseBaton | None = None
 
 
 class ItemRetrieve(_ClientEvent):
@@ -166,6 +172,15 @@ class ItemDelete(_ClientEvent):
 
     type: Literal["conversation.item.delete"]
     item_id: str
+
+
+class ItemTruncate(_ClientEvent):
+    """`conversation.item.truncate`; words and sound of an item are its first content."""
+
+    type: Literal["conversation.item.truncate"]
+    item_id: str
+    content_index: Annotated[int, Field(ge=0, le=0)]
+    audio_end_ms: Annotated[int, Field(ge=0)]
 
 
 class ResponseCreate(_ClientEvent):
@@ -183,7 +198,8 @@ class ResponseCancel(_ClientEvent):
 
 
 ClientEvent = Annotated[
-    SessionUpdate | ItemCreate | ItemRetrieve | ItemDelete | ResponseCreate | ResponseCancel, Discriminator("type")
+    SessionUpdate | ItemCreate | ItemRetrieve | ItemTruncate | ItemDelete | ResponseCreate | ResponseCancel,
+    Discriminator("type"),
 ]
 
 CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(ClientEvent)
@@ -192,13 +208,13 @@ SUPPORTED = (
     "session.update",
     "conversation.item.create",
     "conversation.item.retrieve",
+    "conversation.item.truncate",
     "conversation.item.delete",
     "response.create",
     "response.cancel",
 )
 
 UNSUPPORTED = {
-    "conversation.item.truncate": "This session writes text, and text has no audio to truncate.",
     "input_audio_buffer.append": "This session takes text: send `conversation.item.create` with `input_text`.",
     "input_audio_buffer.commit": "This session takes text: send `conversation.item.create` with `input_text`.",
     "input_audio_buffer.clear": "This session takes text, and has no input audio.",

@@ -30,6 +30,7 @@ from streaming.realtime.events import (
     ItemDelete,
     ItemReference,
     ItemRetrieve,
+    ItemTruncate,
     ResponseCancel,
     ResponseCreate,
     ResponseOptions,
@@ -88,6 +89,14 @@ class RemoveItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Truncate:
+    """The client has stopped playing an item."""
+
+    item_id: str
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Respond:
     """The client asks for a response.
 
@@ -95,11 +104,13 @@ class Respond:
         turn_input: how it is to be.
         context: what it answers instead of the conversation: items, and ids of the session's. None is the conversation.
         is_aside: whether it is to stay out of the conversation.
+        interrupts: whether it ends the response that runs.
     """
 
     turn_input: TurnInput
     context: tuple[Item | str, ...] | None = None
     is_aside: bool = False
+    interrupts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +120,7 @@ class Cancel:
     turn_id: str | None
 
 
-Command = AddItem | ShowItem | RemoveItem | Respond | Cancel
+Command = AddItem | ShowItem | RemoveItem | Truncate | Respond | Cancel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +215,9 @@ class RealtimeProtocol:
                 return Received(command=ShowItem(item_id=event.item_id), event_id=event.event_id)
             case ItemDelete():
                 return Received(command=RemoveItem(item_id=event.item_id), event_id=event.event_id)
+            case ItemTruncate():
+                stopped = Truncate(item_id=event.item_id, heard_ms=event.audio_end_ms)
+                return Received(command=stopped, event_id=event.event_id)
             case ResponseCreate():
                 return Received(command=self._respond(event, settings), event_id=event.event_id)
             case ResponseCancel():
@@ -284,7 +298,22 @@ class RealtimeProtocol:
             on_leave=self._on_leave(own),
         )
         context = None if own.input is None else tuple(_context_item(item) for item in own.input)
-        return Respond(turn_input=turn_input, context=context, is_aside=own.conversation == "none")
+        return Respond(
+            turn_input=turn_input,
+            context=context,
+            is_aside=own.conversation == "none",
+            interrupts=self._interrupts(own),
+        )
+
+    @staticmethod
+    def _interrupts(own: ResponseOptions) -> bool:
+        interrupts = own.baton is not None and own.baton.interrupts
+        if own.conversation == "none" and interrupts:
+            raise Unsupported(
+                "A response beside the conversation interrupts nothing. Leave 'interrupts' out, or 'conversation'.",
+                field="response.baton.interrupts",
+            )
+        return interrupts
 
     @staticmethod
     def _on_leave(own: ResponseOptions) -> OnLeave:

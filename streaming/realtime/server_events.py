@@ -132,7 +132,7 @@ class ServerEvents:
                 added = ItemsAdded(items=event.input.items)
                 return [*self._added(added), *self._named(event), *self._accepted(event)]
             case PlaybackHeard():
-                return []
+                return _truncated(event) if event.is_over else []
             case ItemClosed() | TurnEnded() | PlanMade() | PlanRevised() | TaskEnded():
                 return self._logged_of_turn(event)
             case _:
@@ -310,6 +310,17 @@ class ServerEvents:
 
     def _item(self, what: Literal["added", "done"], previous: str | None, wire: dict[str, Any]) -> ServerEvent:
         return {"type": f"conversation.item.{what}", "previous_item_id": previous, "item": wire}
+
+
+def _truncated(event: PlaybackHeard) -> list[ServerEvent]:
+    return [
+        {
+            "type": "conversation.item.truncated",
+            "item_id": event.item_id,
+            "content_index": 0,
+            "audio_end_ms": event.heard_ms,
+        }
+    ]
 
 
 def _emptied(item: Item) -> Item:

@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from memory.keys import RequestDefaults
 from models.clock import Clock
 from models.content import Message, status_of
-from models.errors import BadInput, BatonError, Conflict, Internal, Overloaded, Unauthorized
+from models.errors import BadInput, BatonError, Conflict, Internal, LimitExceeded, Overloaded, Unauthorized
 from models.shares import Shares
 from orchestrator.act.completions import Completions
 from orchestrator.build import Conductor
@@ -41,6 +41,7 @@ from streaming.realtime.protocol import (
     RemoveItem,
     Respond,
     ShowItem,
+    Truncate,
 )
 from streaming.subjects import whose
 from streaming.wire.errors import error_response, told
@@ -306,6 +307,8 @@ class _Connection:
                 await self._reply(self._protocol.retrieved(item, status))
             case RemoveItem():
                 await self._session.remove((command.item_id,))
+            case Truncate():
+                await self._truncate(command)
             case Respond():
                 return await self._ask(command)
             case Cancel(turn_id=str() as named) if self._asides.cancel(named):
@@ -323,7 +326,15 @@ class _Connection:
         if command.is_aside:
             return await self._asides.begin(command)
         context = None if command.context is None else await context_of(self._session, command)
-        return await self._session.request(command.turn_input, context)
+        interrupts = self._session.running_turn if command.interrupts else None
+        return await self._session.request(command.turn_input, context, interrupts=interrupts)
+
+    async def _truncate(self, command: Truncate) -> None:
+        try:
+            await self._session.heard(command.item_id, command.heard_ms, is_over=True)
+        except LimitExceeded as exc:
+            exc.field = "audio_end_ms"
+            raise
 
     async def _reply(self, events: tuple[ServerEvent, ...]) -> None:
         """Send what came of a client's event, and count it if it is an error."""

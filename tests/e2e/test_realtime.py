@@ -150,7 +150,7 @@ async def test_a_second_response_is_refused_while_one_runs_and_an_item_is_not(se
         ("{", "invalid_json", None),
         ("[]", "unknown_event", "type"),
         ('{"type": "sing"}', "unknown_event", "type"),
-        ('{"type": "conversation.item.truncate"}', "unsupported", "type"),
+        ('{"type": "conversation.item.truncate"}', "invalid_value", "item_id"),
         ('{"type": "response.create", "response": {"nonsense": {}}}', "unknown_parameter", "response.nonsense"),
         ('{"type": "session.update", "session": {"type": "transcription"}}', "invalid_value", "session.type"),
         (
