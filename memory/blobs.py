@@ -23,6 +23,7 @@ from memory.uses import drop_unused, unreferred
 from models.clock import Clock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
+from models.owner import Owner
 from models.ports.media import MediaGrant
 
 _HELD_MS = 3_600_000
@@ -43,10 +44,10 @@ class BlobStore:
         self._placing = asyncio.Lock()  # no file is removed between being put and being referred to
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    async def put(self, tenant: str, content: AsyncIterable[bytes], media_type: str, *, max_bytes: int) -> BlobRef:
-        """Store `content` as it arrives and refer `tenant` to it; storing it again changes nothing.
+    async def put(self, owner: Owner, content: AsyncIterable[bytes], media_type: str, *, max_bytes: int) -> BlobRef:
+        """Store `content` as it arrives and refer `owner` to it; storing it again changes nothing.
 
-        It is held for the tenant until an item or a file uses it, or `sweep` finds that none does.
+        It is held for the owner until an item or a file uses it, or `sweep` finds that none does.
 
         Raises:
             LimitExceeded: there is more than `max_bytes` of it; nothing is kept.
@@ -67,22 +68,22 @@ class BlobStore:
             now_ms = self._now_ms()
             async with self._placing:
                 await asyncio.to_thread(_keep, Path(incoming.name), self._path(ref.sha256))
-                await self._database.write(lambda connection: _refer(connection, tenant, ref, now_ms))
+                await self._database.write(lambda connection: _refer(connection, Owner.of(owner), ref, now_ms))
         except BaseException:
             Path(incoming.name).unlink(missing_ok=True)  # noqa: ASYNC240  # not awaited: also under cancellation
             raise
         return ref
 
-    async def grant(self, tenant: str, blob: BlobRef) -> MediaGrant:
-        """Return leave to read one of the tenant's blobs on this host.
+    async def grant(self, owner: Owner, blob: BlobRef) -> MediaGrant:
+        """Return leave to read one of the owner's blobs on this host.
 
         Raises:
-            NotFound: there is no such blob, or the tenant has no reference to it.
+            NotFound: there is no such blob, or the owner has no reference to it.
         """
-        content = await asyncio.to_thread(self.open, tenant, blob.sha256)
+        content = await asyncio.to_thread(self.open, owner, blob.sha256)
         content.close()
         path = str(self._path(blob.sha256))
-        return MediaGrant(tenant=tenant, sha256=blob.sha256, size_bytes=blob.size_bytes, path=path)
+        return MediaGrant(owner=Owner.of(owner), sha256=blob.sha256, size_bytes=blob.size_bytes, path=path)
 
     async def drop(self, digests: Sequence[str]) -> None:
         """Remove the content of blobs, unless somebody refers to them after all."""
@@ -103,14 +104,14 @@ class BlobStore:
             left = [path for path in files if path.name in gone or path.name.startswith(_INCOMING)]
             await asyncio.to_thread(_remove, left)
 
-    def open(self, tenant: str, sha256: str) -> BinaryIO:
-        """Open one of the tenant's blobs for reading. Blocks; call it from a thread.
+    def open(self, owner: Owner, sha256: str) -> BinaryIO:
+        """Open one of the owner's blobs for reading. Blocks; call it from a thread.
 
         Raises:
-            NotFound: there is no such blob, or the tenant has no reference to it.
+            NotFound: there is no such blob, or the owner has no reference to it.
         """
         if _SHA256.fullmatch(sha256) is None or not self._database.read_blocking(
-            lambda connection: _is_referred(connection, tenant, sha256)
+            lambda connection: _is_referred(connection, Owner.of(owner), sha256)
         ):
             raise NotFound(f"There is no blob {sha256!r}.")
         return self._path(sha256).open("rb")
@@ -122,23 +123,25 @@ class BlobStore:
         return self._root / sha256[:2] / sha256
 
 
-def _refer(connection: Connection, tenant: str, ref: BlobRef, now_ms: int) -> None:
+def _refer(connection: Connection, owner: Owner, ref: BlobRef, now_ms: int) -> None:
     connection.execute(
         insert(blobs)
         .values(
-            tenant=tenant,
+            tenant=owner.tenant,
+            subject=owner.subject or "",
             sha256=ref.sha256,
             media_type=ref.media_type,
             size_bytes=ref.size_bytes,
             created_ms=now_ms,
             held_ms=now_ms,
         )
-        .on_conflict_do_update(index_elements=["tenant", "sha256"], set_={"held_ms": now_ms})
+        .on_conflict_do_update(index_elements=["tenant", "subject", "sha256"], set_={"held_ms": now_ms})
     )
 
 
-def _is_referred(connection: Connection, tenant: str, sha256: str) -> bool:
-    wanted = select(blobs.c.sha256).where(blobs.c.tenant == tenant, blobs.c.sha256 == sha256)
+def _is_referred(connection: Connection, owner: Owner, sha256: str) -> bool:
+    is_theirs = (blobs.c.tenant == owner.tenant, blobs.c.subject == (owner.subject or ""))
+    wanted = select(blobs.c.sha256).where(*is_theirs, blobs.c.sha256 == sha256)
     return connection.execute(wanted).first() is not None
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest of `migrations/versions`."""
 
 metadata = MetaData(
@@ -122,11 +122,15 @@ blobs = Table(
     "blobs",
     metadata,
     Column("tenant", String(64), primary_key=True),
+    Column(
+        "subject", String(128), primary_key=True, server_default=""
+    ),  # "" is the tenant's own, since a key has no nulls
     Column("sha256", String(64), primary_key=True),
     Column("media_type", String(128), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("held_ms", BigInteger),  # when it was put, until it is used
+    Index(None, "sha256"),
 )
 
 blob_uses = Table(

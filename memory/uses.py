@@ -1,4 +1,4 @@
-"""Which items use a blob. Its content goes with the last use of any tenant, a tenant's right to it with the tenant's last.
+"""Which items use a blob. Its content goes with the last use of anybody, an owner's right to it with the owner's last.
 
 Every function takes a connection and runs within the caller's transaction: an item and its uses are committed together.
 What was put and is not used yet is held for whoever put it (`blobs.held_ms`). A file uses its content, too.
@@ -6,7 +6,7 @@ What was put and is not used yet is held for whoever put it (`blobs.held_ms`). A
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, exists, func, insert, or_, select, update
 
 from memory.schema import blob_uses, blobs, files
 from memory.statements import Prepared
@@ -16,7 +16,11 @@ _USE = Prepared(
 )
 _USED = Prepared(
     update(blobs)
-    .where(blobs.c.tenant == bindparam("owner"), blobs.c.sha256 == bindparam("digest"))
+    .where(
+        blobs.c.tenant == bindparam("whose"),
+        blobs.c.subject == bindparam("for_whom"),
+        blobs.c.sha256 == bindparam("digest"),
+    )
     .values(held_ms=None)
 )
 
@@ -28,13 +32,13 @@ def note_uses(
     for item_id, sha256 in uses:
         row = {"session_id": session_id, "item_id": item_id, "sha256": sha256, "tenant": tenant, "subject": subject}
         _USE.run(connection, row)
-        _USED.run(connection, {"owner": tenant, "digest": sha256})
+        _USED.run(connection, {"whose": tenant, "for_whom": subject or "", "digest": sha256})
 
 
 def drop_uses(
     connection: Connection, tenant: str, session_id: str, uses: Iterable[tuple[str, str]] | None = None
 ) -> tuple[str, ...]:
-    """Drop some uses of a session's log, or all (None), and what the tenant so uses no more.
+    """Drop some uses of a session's log, or all (None), and what its owner so uses no more.
 
     Returns:
         The sha-256 of what nobody refers to any more: its content can go once this is committed.
@@ -71,7 +75,7 @@ def drop_unused(connection: Connection, before_ms: int) -> tuple[str, ...]:
 
 
 def unreferred(connection: Connection, digests: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the digests that no tenant refers to."""
+    """Return those of the digests that nobody refers to."""
     return tuple(
         sha256
         for sha256 in digests
@@ -80,6 +84,12 @@ def unreferred(connection: Connection, digests: Iterable[str]) -> tuple[str, ...
 
 
 def _is_used() -> ColumnElement[bool]:
-    by_item = exists().where(blob_uses.c.tenant == blobs.c.tenant, blob_uses.c.sha256 == blobs.c.sha256)
-    by_file = exists().where(files.c.tenant == blobs.c.tenant, files.c.sha256 == blobs.c.sha256)
-    return or_(by_item, by_file)
+    return or_(*(exists().where(*_is_by(table)) for table in (blob_uses, files)))
+
+
+def _is_by(users: Table) -> tuple[ColumnElement[bool], ...]:
+    return (
+        users.c.tenant == blobs.c.tenant,
+        func.coalesce(users.c.subject, "") == blobs.c.subject,
+        users.c.sha256 == blobs.c.sha256,
+    )

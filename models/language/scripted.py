@@ -136,7 +136,7 @@ class ScriptedEngine:
         for item in request.messages:
             for part in item.parts if isinstance(item, Message) else ():
                 if not isinstance(part, TextPart | EvidencePart) and part.blob.sha256 in granted:
-                    with self._media.open(part.blob, request.media, request.tenant) as content:
+                    with self._media.open(part.blob, request.media, request.owner) as content:
                         yield f" [{part.kind}, {len(content.read())} bytes]"
 
     def _choose(self, prompt: str, request: GenerateRequest) -> tuple[re.Match[str], Rule]:

@@ -1,7 +1,7 @@
 """How media reach an engine: by grants, which the gateway makes and whoever runs the engine opens.
 
 Engines are given no store to look into. A request that shows a picture carries a grant for it; on the gateway's own host that is
-a path, beyond it the bytes. A grant is one tenant's, and is opened only for a request of that tenant.
+a path, beyond it the bytes. A grant is one owner's, and is opened only for a request of that owner.
 """
 
 import hashlib
@@ -13,23 +13,24 @@ from typing import BinaryIO, Protocol
 
 from models.content import BlobRef
 from models.errors import NotFound
+from models.owner import Owner
 
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaGrant:
-    """Leave to read one blob, for one tenant. Exactly one of `path` and `data` is there.
+    """Leave to read one blob, for one owner. Exactly one of `path` and `data` is there.
 
     Attributes:
-        tenant: whose it is.
+        owner: whose it is.
         sha256: of its content.
         size_bytes: how long it is.
         path: where it lies on this host.
         data: what it is.
     """
 
-    tenant: str
+    owner: Owner
     sha256: str
     size_bytes: int
     path: str | None = None
@@ -39,8 +40,8 @@ class MediaGrant:
 class MediaSource(Protocol):
     """What an engine reads media by."""
 
-    def open(self, blob: BlobRef, grants: Iterable[MediaGrant], tenant: str) -> AbstractContextManager[BinaryIO]:
-        """Open a blob for reading, by the grant among `grants` that is for it and for `tenant`. Blocks.
+    def open(self, blob: BlobRef, grants: Iterable[MediaGrant], owner: Owner) -> AbstractContextManager[BinaryIO]:
+        """Open a blob for reading, by the grant among `grants` that is for it and for `owner`. Blocks.
 
         Raises:
             NotFound: there is no such grant, or what it leads to is gone or is not what it should be.
@@ -52,9 +53,9 @@ class GrantedMedia:
     """Opens what a request was granted, and nothing else. What it opens it has checked against its hash."""
 
     @contextmanager
-    def open(self, blob: BlobRef, grants: Iterable[MediaGrant], tenant: str) -> Iterator[BinaryIO]:
+    def open(self, blob: BlobRef, grants: Iterable[MediaGrant], owner: Owner) -> Iterator[BinaryIO]:
         """Open a blob; see `MediaSource.open`."""
-        grant = next((each for each in grants if each.sha256 == blob.sha256 and each.tenant == tenant), None)
+        grant = next((each for each in grants if each.sha256 == blob.sha256 and each.owner == owner), None)
         if grant is None:
             raise _missing(blob)
         with _opened(grant, blob) as content:

@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
@@ -18,6 +19,8 @@ from memory.uses import drop_uses, note_uses
 from models.clock import ManualClock
 from models.content import BlobRef
 from models.errors import LimitExceeded, NotFound
+from models.ids import new_id
+from models.owner import Owner
 
 
 @pytest.fixture
@@ -237,3 +240,71 @@ async def test_a_file_uses_its_content(tmp_path, database):
     await database.write(lambda c: c.execute(insert(files).values(file)) and None)
     await store.drop(await database.write(lambda c: drop_uses(c, "local", "ses_1")))
     assert _read(store, ref.sha256) == b"pixels"
+
+
+# Whose it is
+
+OWNERS = (
+    Owner("acme"),
+    Owner("acme", "ada"),
+    Owner("acme", "eve"),
+    Owner.unnamed("acme").within("s1"),
+    Owner("b", "ada"),
+)
+
+
+async def _is_opened(store: BlobStore, owner: Owner, content: bytes) -> bool:
+    digest = hashlib.sha256(content).hexdigest()
+    ref = BlobRef(sha256=digest, media_type="image/png", size_bytes=len(content))
+    try:
+        with store.open(owner, digest) as file:
+            assert file.read() == content
+    except NotFound:
+        with pytest.raises(NotFound):
+            await store.grant(owner, ref)
+        return False
+    assert (await store.grant(owner, ref)).owner == owner
+    return True
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(("put", "use", "drop", "sweep")), st.sampled_from(OWNERS), st.sampled_from((b"1", b"22"))
+        ),
+        max_size=14,
+    )
+)
+async def test_a_blob_is_opened_by_whom_it_was_put_or_is_used_and_by_no_other_end_user(tmp_path, database, steps):
+    clock = ManualClock()
+    store = BlobStore(tmp_path / "blobs", database, clock)
+    await database.write(lambda c: c.execute(blobs.delete()) and None)
+    held: set[tuple[Owner, bytes]] = set()
+    used: set[tuple[Owner, bytes]] = set()
+    sessions = {owner: new_id("sess") for owner in OWNERS}
+    for owner, session_id in sessions.items():
+        await database.write(lambda c, whose=owner, name=session_id: create_session(c, whose, name, 1))
+    for step, owner, content in steps:
+        sha256, session_id = hashlib.sha256(content).hexdigest(), sessions[owner]
+        match step:
+            case "put":
+                await store.put(owner, _stream(content), "image/png", max_bytes=9)
+                held.add((owner, content))
+            case "use" if (owner, content) in held | used:
+                await database.write(
+                    lambda c, o=owner, s=session_id, d=sha256: note_uses(c, o.tenant, s, [("i", d)], subject=o.subject)
+                )
+                held.discard((owner, content))
+                used.add((owner, content))
+            case "drop":
+                await store.drop(await database.write(lambda c, o=owner, s=session_id: drop_uses(c, o.tenant, s)))
+                used -= {(owner, each) for each in (b"1", b"22")}
+            case "sweep":
+                clock.advance(3_601)
+                await store.sweep()
+                held = {one for one in held if one in used}
+        for somebody, each in product(OWNERS, (b"1", b"22")):
+            assert await _is_opened(store, somebody, each) is ((somebody, each) in held | used)
+    for session_id in sessions.values():
+        await database.write(lambda c, name=session_id: drop_uses(c, "", name) and None)

@@ -169,3 +169,17 @@ async def test_items_of_an_earlier_log_are_found_by_their_ids_afterwards(old, tm
         }
     finally:
         database.close()
+
+
+def test_the_blobs_of_a_tenant_stay_the_tenants_own(old):
+    with old.begin() as connection:
+        command.upgrade(_config(connection), "0005")
+        connection.execute(text("INSERT INTO blobs VALUES ('local', 'ab', 'image/png', 1, 2, NULL)"))
+    for there, back in (("head", "0005"), ("head", "0004")):
+        with old.begin() as connection:
+            command.upgrade(_config(connection), there)
+            kept = connection.execute(text("SELECT tenant, subject, sha256, size_bytes, held_ms FROM blobs")).all()
+            assert kept == [("local", "", "ab", 1, None)]
+        with old.begin() as connection:
+            command.downgrade(_config(connection), back)
+            assert connection.execute(text("SELECT tenant, sha256 FROM blobs")).all() == [("local", "ab")]
