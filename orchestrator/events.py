@@ -505,6 +505,8 @@ class PartAdded:
 
 SessionEvent = Committed | ItemSnapshot | ItemDelta | PartAdded
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
 _TITLE_CHARACTERS = 60
 
 _KEY_CHARACTERS = 128
@@ -560,4 +562,4 @@ def _merged(drafts: tuple[DraftUsage, ...], more: tuple[DraftUsage, ...]) -> tup
 
 def canonical(value: dict[str, Any]) -> str:
     """Return JSON primitives as text, the same text for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(value)

@@ -152,12 +152,12 @@ def places_now(items: Sequence[Item]) -> frozenset[int]:
     return frozenset(now)
 
 
-def places_since(items: Sequence[Item]) -> frozenset[int]:
-    """Return the places of what is said now and of what has come since a model last wrote; `items` are `paired`."""
+def places_since(items: Sequence[Item], now: frozenset[int]) -> frozenset[int]:
+    """Return the places of what is said `now` and of what has come since a model last wrote; `items` are `paired`."""
     written = len(items) - 1
     while written >= 0 and not (isinstance(items[written], Call) or _is_said_by(items[written], "assistant")):
         written -= 1
-    return places_now(items) | frozenset(range(written + 1, len(items)))
+    return now.union(range(written + 1, len(items)))
 
 
 def readable(items: Sequence[Said], reads: Collection[str]) -> Sequence[Said]:

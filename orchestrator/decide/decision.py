@@ -200,9 +200,10 @@ EDGES: Mapping[str, tuple[Callable[[DecisionState], str], tuple[str, ...]]] = {
 
 def in_line(state: DecisionState) -> DecisionState:
     """Take the steps one after another. What has to be waited for is in the inputs, or is not asked for."""
+    state = state.copy()
     step = EDGES[START][0](state)
     while step != END:
-        state = {**state, **STEPS[step](state)}
+        state.update(STEPS[step](state))
         step = EDGES[step][0](state)
     return state
 

@@ -10,7 +10,7 @@ from models.language.tokens import BYTES_PER_TOKEN
 from models.placement.fleet import CardView
 from orchestrator.events import TurnInput, canonical
 from orchestrator.route.choose import CardFacts, ExpectedLoad, card_facts
-from orchestrator.window import count_tokens, most_tokens, paired, places_since, said_now
+from orchestrator.window import count_tokens, fixed, items_words, most_tokens, paired, places_now, places_since
 
 _OUTPUT_TOKENS = 256
 """Of an answer of which nobody knows how long it will be."""
@@ -89,10 +89,11 @@ def decision_inputs(
     agents: Iterable[str] = ("writer",),
 ) -> Inputs:
     """Return what there is to decide from."""
-    texts = said_now(turn_input, history)
-    most = most_tokens(texts)
     items = paired((*history, *turn_input.items))
-    now = places_since(items)
+    said = places_now(items)
+    texts = [*fixed(turn_input), *items_words(items, said)]
+    most = most_tokens(texts)
+    now = places_since(items, said)
     characters = characters_of(turn_input)
     load = _load(turn_input, most)
     is_counted = characters <= max_characters  # else the gate refuses it, whatever its tokens
