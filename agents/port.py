@@ -7,7 +7,7 @@ from typing import Protocol
 from agents.events import AgentEvent, Origin
 from models.content import Part, Said
 from models.owner import Owner
-from models.ports.generate import Constraint, Sampling
+from models.ports.generate import Constraint, Priority, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,8 @@ class Task:
     """One node of a plan: who does it, on which card, from what, within which budget.
 
     The answer keeps within `sampling.max_output_tokens` and within the budget, whichever is less. A task that `reads_ahead`
-    has none: its messages are only read, for one that is expected. `logprobs`, `fork`, `continues` and `raw` are
-    a `GenerateRequest`'s.
+    has none: its messages are only read, for one that is expected. `adapter`, `priority`, `logprobs`, `fork`, `continues` and
+    `raw` are a `GenerateRequest`'s.
 
     Attributes:
         origin: who, for which turn, and whether what it writes answers or is work for others.
@@ -47,6 +47,8 @@ class Task:
     budget: Budget
     inputs: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     output: str = "answer"
+    adapter: str | None = None
+    priority: Priority = "interactive"
     reads_ahead: bool = False
     logprobs: int | None = None
     fork: str | None = None

@@ -94,6 +94,8 @@ class Card:
         price: what it costs; what "cheapest" is measured by.
         temperature: of requests that name none; 0 is greedy.
         top_p: likewise.
+        adapters: the LoRA adapters that it can answer with; one is asked for as `NAME:ADAPTER`.
+        adapter: the one that it answers with where none is asked for.
         description: a sentence for people who choose.
         parameters: how many it has; None if nobody says.
         licence: of the weights, as SPDX writes it; None if nobody says.
@@ -110,10 +112,25 @@ class Card:
     forms: frozenset[FormKind] = frozenset()
     temperature: float = 0.0
     top_p: float = 1.0
+    adapters: tuple[str, ...] = ()
+    adapter: str | None = None
     description: str = ""
     parameters: int | None = None
     licence: str | None = None
     sources: tuple[Source, ...] = ()
+
+    def adapter_for(self, asked: str | None, aliases: Mapping[str, str]) -> str | None:
+        """Return the adapter that a request which names its model as `asked` is answered with.
+
+        Args:
+            asked: a name of the card, of an alias, or `NAME:ADAPTER` as `with_adapters` lists it; None if it names none.
+            aliases: further names of cards, those among them.
+        """
+        if asked is not None and aliases.get(asked) == self.name:
+            for adapter in self.adapters:
+                if asked.endswith(f":{adapter}"):
+                    return adapter
+        return self.adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +176,14 @@ class Catalog:
             for card in map(self.card, self.profiles.get(name, (name,))):
                 chosen[card.name] = card
         return tuple(chosen.values())
+
+
+def with_adapters(cards: Iterable[Card], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Return `aliases`, and beside each name of a card one for each of its adapters, `NAME:ADAPTER`; a name that is taken stays what it is."""
+    known = {card.name: card for card in cards}
+    names = {name: name for name in known} | {name: card for name, card in aliases.items() if card in known}
+    made = {f"{name}:{adapter}": card for name, card in names.items() for adapter in known[card].adapters}
+    return {**{name: card for name, card in made.items() if name not in known}, **aliases}
 
 
 def unknown_model(name: str, known: Iterable[str]) -> NotFound:

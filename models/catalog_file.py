@@ -12,6 +12,7 @@ forms = ["json_schema"]            # what answers can be held to: json_schema, r
 context_tokens = 8192              # may be left out where there is no window, as for an ear
 parameters = 134515008
 licence = "Apache-2.0"
+adapter = "terse"                  # of options.adapters, the one that answers where none is asked for
 price = { input = 0.1, cached_input = 0.05, output = 0.4 }  # US dollars for a million tokens; if left out, it follows from
                                                             # `parameters`. Also per_second and per_image.
 temperature = 0.2                  # of requests that name none
@@ -49,7 +50,7 @@ from pydantic import (
 
 from models.catalog import Card, Catalog, EngineSpec, Price
 from models.content import Modality
-from models.errors import BadInput, BatonError
+from models.errors import BadInput, BatonError, quoted
 from models.placement.engines import forms_of, port_of
 from models.ports.generate import FormKind
 from models.sources import Source, SourceFile, Trust, join_source, parse_source
@@ -113,6 +114,7 @@ class _CardEntry(_Entry):
     cost_per_million_tokens: NonNegativeFloat | None = None
     temperature: NonNegativeFloat = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    adapter: str | None = None
     sources: list[Annotated[_SourceEntry, BeforeValidator(lambda value: _spelled_out(value, "from"))]] = []
 
 
@@ -185,6 +187,9 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         price = _price(entry)
         if entry.context_tokens is None and port_of(entry.engine) == "generate":
             raise BadInput("state context_tokens, how many tokens its window holds.")
+        if entry.adapter is not None and entry.adapter not in _adapters(entry):
+            known = ", ".join(_adapters(entry)) or "none"
+            raise BadInput(f"there is no adapter {quoted(entry.adapter)} under options.adapters. There are: {known}.")
         if entry.engine == "transformers" and not sources:
             raise BadInput("the engine 'transformers' needs sources: where the weights come from.")
     except BatonError as exc:
@@ -200,11 +205,19 @@ def _card(path: Path, name: str, entry: _CardEntry) -> Card:
         price=price,
         temperature=entry.temperature,
         top_p=entry.top_p,
+        adapters=_adapters(entry),
+        adapter=entry.adapter,
         description=entry.description,
         parameters=entry.parameters,
         licence=entry.licence,
         sources=sources,
     )
+
+
+def _adapters(entry: _CardEntry) -> tuple[str, ...]:
+    """Return the names of the card's adapters, which only the `transformers` engine has."""
+    told = entry.options.get("adapters") if entry.engine == "transformers" else None
+    return tuple(map(str, told)) if isinstance(told, dict) else ()
 
 
 def _price(entry: _CardEntry) -> Price:

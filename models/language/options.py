@@ -25,9 +25,6 @@ class TransformersOptions:
         cache_tokens: how many tokens the key-value cache holds, of all requests and of what is kept for later ones; None is
             what fits into memory.
         speculation: `auto` lets the engine find out what pays; `off` never drafts.
-        tolerance: how much less likely than the model's own choice, in nats, a drafted token may be and still stay. 0 is exact:
-            what is written is what the model alone would write. More is for cascades, where a smaller model's words are
-            good enough unless the larger one objects (BiLD, Kim et al. 2023).
         adapters: folders of LoRA adapters, by the names that requests ask for them with.
         template: what the model's chat template is told besides the conversation, such as `enable_thinking`.
     """
@@ -40,7 +37,6 @@ class TransformersOptions:
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     cache_tokens: Annotated[int, Field(ge=32)] | None = None
     speculation: Literal["auto", "off", "suffix", "pair", "early_exit"] = "auto"
-    tolerance: Annotated[float, Field(ge=0, le=20)] = 0.0
     adapters: Mapping[str, str] = field(default_factory=dict)
     template: Mapping[str, JsonValue] = field(default_factory=dict)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from models.catalog import Card, unknown_model
+from models.catalog import Card, unknown_model, with_adapters
 from models.clock import Clock, sleep_until
 from models.errors import BadInput, BatonError, Internal, NotFound, Unavailable
 from models.language.tokens import EstimatedTokens, TokenCounter, counter
@@ -115,7 +115,7 @@ class ServedCards:
         """Serve `cards`, each in the place of `places` that its engine runs in."""
         self._all = {card.name: card for card in cards}
         self._cards = {name: card for name, card in self._all.items() if _port(card) == "generate"}
-        self._aliases = {name: card for name, card in aliases.items() if card in self._all}
+        self._aliases = {name: card for name, card in with_adapters(cards, aliases).items() if card in self._all}
         self._store = store
         self._places = places
         self._context = EngineContext(clock=clock)

@@ -145,6 +145,21 @@ Constraint = Form | ToolConstraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An answer that another model has begun.
+
+    Attributes:
+        text: its words.
+        tolerance_nats: how much less likely than the model's own choice, in nats, a token of it may be and still stay. 0 is exact:
+            what is written is what the model alone would write. More is for cascades, where a smaller model's words are good
+            enough unless the larger one objects (BiLD, Kim et al. 2023). It holds for this draft, and for no other guess.
+    """
+
+    text: str
+    tolerance_nats: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One request to an engine.
 
@@ -153,8 +168,7 @@ class GenerateRequest:
         sampling: how tokens are chosen and when to stop.
         constraint: what shape the answer must have.
         adapter: name of a LoRA adapter that the engine knows.
-        draft_prefix: an answer begun by another model, which this one verifies and goes on from the first
-            refusal.
+        draft: an answer begun by another model, which this one verifies; it goes on from the first token that it refuses.
         priority: who goes first when there is not room for all.
         deadline: absolute time in seconds of the injected clock; the engine stops there with
             `DeadlineExceeded`.
@@ -177,7 +191,7 @@ class GenerateRequest:
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     adapter: str | None = None
-    draft_prefix: str | None = None
+    draft: Draft | None = None
     priority: Priority = "normal"
     deadline: float | None = None
     tenant: str
@@ -256,7 +270,7 @@ def refuse_unsupported(request: GenerateRequest, honoured: frozenset[str], engin
         or not (len(request.messages) == 1 and isinstance(request.messages[0], Message))
     ):
         raise BadInput("A prompt that is taken as it is has to be one message, without functions.", field="messages")
-    asked = {name for name in ("adapter", "draft_prefix", "logprobs") if getattr(request, name) is not None}
+    asked = {name for name in ("adapter", "draft", "logprobs") if getattr(request, name) is not None}
     asked |= {f"signals.{signal}" for signal in request.signals}
     asked |= {name for name in ("reads_ahead", "continues", "raw") if getattr(request, name)}
     asked |= {name for name in PROCESSORS if getattr(request.sampling, name) != getattr(_PLAIN, name)}

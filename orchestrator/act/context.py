@@ -105,6 +105,10 @@ class Contexts:
         window = window_of(card.context_tokens, turn_input, self.output_tokens(turn_input), counter)
         return foreseen(items, window, counter, coming=coming)
 
+    def adapter(self, name: str, turn_input: TurnInput) -> str | None:
+        """Return the adapter that a card answers with: the one asked for with its name, else the card's own, if it has one."""
+        return self._cards[name].adapter_for(turn_input.model, self._offer.aliases)
+
     def sampling(self, name: str, turn_input: TurnInput, output_tokens: int) -> Sampling:
         """Return how a card's tokens are chosen: as the turn says, and as the card does where it says nothing."""
         card, asked = self._cards[name], turn_input.sampling

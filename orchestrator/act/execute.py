@@ -182,6 +182,7 @@ class Executor:
             constraint=constraint(turn_input),
             sampling=self._contexts.sampling(decision.card, turn_input, fitting.output_tokens),
             budget=Budget(deadline_s=work.deadline_s, output_tokens=fitting.output_tokens),
+            adapter=self._contexts.adapter(decision.card, turn_input),
             logprobs=turn_input.logprobs,
             continues=turn_input.continues,
             raw=turn_input.raw,
@@ -220,6 +221,7 @@ class Executor:
             origin=replace(last.origin, task_id=f"{last.origin.turn_id}.ahead"),
             messages=messages(turn_input, beginning),
             budget=replace(last.budget, deadline_s=self.clock.now_s() + _AHEAD_S),
+            priority="batch",
             reads_ahead=True,
         )
         self._ahead[last.owner.tenant] += 1

@@ -23,6 +23,8 @@ def model_routes(conductor: Conductor) -> APIRouter:
             about = _about(cards[name], fleet.standing(name).state)
         elif name in fleet.all_aliases:
             about = {"alias_of": fleet.all_aliases[name]}
+            if (adapter := cards[fleet.all_aliases[name]].adapter_for(name, fleet.all_aliases)) is not None:
+                about["adapter"] = adapter
         else:
             raise unknown_model(name, [*cards, *fleet.all_aliases])
         return {"id": name, "object": "model", "created": created, "owned_by": "baton", "baton": about}
@@ -48,6 +50,7 @@ def _about(card: Card, state: str) -> dict[str, Any]:
         "writes": sorted(card.writes),
         "calls_tools": card.calls_tools,
         "forms": sorted(card.forms),
+        "adapters": list(card.adapters),
         "context_tokens": card.context_tokens,
         "parameters": card.parameters,
         "licence": card.licence,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalog import Catalog, Price
+from models.catalog import Catalog, Price, with_adapters
 from models.catalog_file import ideal_cost, load_catalog
 from models.errors import BadInput, NotFound
 from models.sources import FileSource, HubSource, JoinedSource, WheelSource
@@ -299,3 +299,44 @@ def test_a_source_says_who_vouches_for_it_and_what_it_is_joined_of(load) -> None
 def test_a_source_that_is_joined_of_nothing_sensible_is_refused(load, text, said) -> None:
     with pytest.raises(BadInput, match=said):
         load(text)
+
+
+_ADAPTED = """
+[cards.ferry]
+engine = "transformers"
+context_tokens = 100
+parameters = 1
+sources = ["file:/weights"]
+options = { adapters = { ferryman = "/one", pilot = "/two" } }
+
+[aliases]
+boat = "ferry"
+"ferry:pilot" = "scripted"
+"""
+
+
+def test_an_adapter_is_asked_for_behind_every_name_of_its_card_but_where_that_is_a_name_already(load) -> None:
+    catalog = load(_ADAPTED)
+    card, names = catalog.card("ferry"), with_adapters(catalog.cards.values(), catalog.aliases)
+    assert names["boat:pilot"] == names["ferry:ferryman"] == "ferry"
+    assert names["ferry:pilot"] == "scripted"
+    asked = {
+        name: card.adapter_for(name, names)
+        for name in ("boat:pilot", "ferry:ferryman", "ferry", "boat", None, "x:pilot")
+    }
+    assert asked == {"boat:pilot": "pilot", "ferry:ferryman": "ferryman"} | dict.fromkeys(
+        ("ferry", "boat", None, "x:pilot")
+    )
+
+
+def test_a_card_may_have_an_adapter_that_answers_where_none_is_asked_for(load) -> None:
+    told = _ADAPTED.replace("parameters = 1", 'parameters = 1\nadapter = "pilot"')
+    card = load(told).card("ferry")
+    names = with_adapters([card], {})
+    assert [card.adapter_for(name, names) for name in (None, "ferry", "ferry:ferryman")] == [
+        "pilot",
+        "pilot",
+        "ferryman",
+    ]
+    with pytest.raises(BadInput, match=r"no adapter 'captain'.*ferryman, pilot"):
+        load(told.replace('"pilot"\n', '"captain"\n'))

@@ -70,7 +70,7 @@ def build_loop(folder: str, options: TransformersOptions) -> tuple[Loop, Languag
         constrainer=constrainer.result(),
         adapters=adapters,
     )
-    limits = LoopLimits(rows=options.max_requests, prefill_tokens=causal.prefill_tokens, tolerance=options.tolerance)
+    limits = LoopLimits(rows=options.max_requests, prefill_tokens=causal.prefill_tokens)
     return Loop(decoder, cache, Speculation(drafters, Policy()), adapters, limits), language
 
 

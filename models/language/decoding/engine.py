@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 HONOURED = frozenset(
     {
         "adapter",
-        "draft_prefix",
+        "draft",
         "constraint.json_schema",
         "constraint.regex",
         "constraint.grammar",
@@ -221,7 +221,7 @@ class DecodingEngine:
             )
         )
         limit = answer_limit(len(tokens), language.window_tokens, sampling)
-        hint = () if request.draft_prefix is None else language.prompts.words(request.draft_prefix)
+        hint = () if request.draft is None else language.prompts.words(request.draft.text)
         return Row(
             prompt=Prompt(tokens=tuple(tokens)),
             context=Context(owner=request.owner, tokens=tokens, prompt_length=len(tokens)),
@@ -244,6 +244,7 @@ class DecodingEngine:
             processors=Processors.of(sampling, tokens, language.vocabulary),
             fork=request.fork,
             hint=deque(hint),
+            tolerance_nats=0.0 if request.draft is None else request.draft.tolerance_nats,
             stalled=stream.stalled,
             ahead=request.reads_ahead,
         )

@@ -69,13 +69,10 @@ class LoopLimits:
     Attributes:
         rows: how many requests are at work at a time; others wait.
         prefill_tokens: the most tokens of prompts that a step reads.
-        tolerance: how much less likely than the model's own choice a drafted token may be and still stay, in nats; 0 is
-            none, and what is written is what the model alone would write.
     """
 
     rows: int
     prefill_tokens: int
-    tolerance: float = 0.0
 
 
 class Loop:
@@ -354,10 +351,11 @@ class Loop:
         row, base = work.row, work.scores
 
         def tolerated(after: int, guess: int) -> bool:
-            return float(allowed[base + after].max() - allowed[base + after, guess]) <= self._limits.tolerance
+            return float(allowed[base + after].max() - allowed[base + after, guess]) <= row.tolerance_nats
 
         own = chosen[base : base + 1 + len(work.draft)]
-        written = verified(work.draft, own, tolerated if self._limits.tolerance else None)
+        is_tolerant = work.drafter == "hint" and row.tolerance_nats > 0
+        written = verified(work.draft, own, tolerated if is_tolerant else None)
         if row.guide is not None:
             row.guide.accept(written)
         if row.processors is not None:

@@ -77,6 +77,7 @@ class Row:
         processors: bias and penalties, if there are any.
         fork: rows of a scope that have the same are answers to one prompt.
         hint: an answer begun by somebody else, as a draft.
+        tolerance_nats: how much less likely than the model's own choice a token of the hint may be and still stay; 0 is exact.
         stalled: whether whoever reads it is behind: it rests then.
         lease: its part of the cache, while it is at work.
         fed: how many tokens of `context` are in the cache.
@@ -99,6 +100,7 @@ class Row:
     processors: Processors | None = None
     fork: str | None = None
     hint: deque[int] = field(default_factory=deque)
+    tolerance_nats: float = 0.0
     stalled: Callable[[], bool] = lambda: False
     lease: RowLease | None = None
     fed: int = 0

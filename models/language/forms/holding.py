@@ -181,7 +181,7 @@ class Holding:
                 self._chance.getrandbits(62) if sampling.seed is None else (sampling.seed + number * 7919) % (1 << 62)
             )
             sampling = replace(sampling, temperature=warm, seed=seed)
-        return replace(request, sampling=sampling, draft_prefix=request.draft_prefix if number == 1 else None)
+        return replace(request, sampling=sampling, draft=request.draft if number == 1 else None)
 
     async def _written(
         self, request: GenerateRequest, constraint: Constraint, made: Plan, number: int

@@ -13,7 +13,7 @@ import pytest
 from models.clock import ManualClock
 from models.content import Delta, FinishDelta, Message, Role, TextDelta, TextPart, UsageDelta
 from models.errors import BadInput, DeadlineExceeded, NotFound, Unsupported
-from models.ports.generate import Engine, GenerateRequest, Sampling
+from models.ports.generate import Draft, Engine, GenerateRequest, Sampling
 
 _ENGINES = ["openai", "scripted", "sequential", "transformers"]
 
@@ -152,7 +152,7 @@ async def test_an_answer_ends_at_its_deadline(engine, clock):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"adapter": "x"}, {"draft_prefix": "x"}, {"reads_ahead": True}],
+    [{"adapter": "x"}, {"draft": Draft(text="x")}, {"reads_ahead": True}],
     ids=lambda fields: next(iter(fields)),
 )
 async def test_a_field_is_honoured_or_refused_on_the_first_step(engine, fields):

@@ -10,6 +10,7 @@ from models.content import Message, TextPart
 from models.errors import Unsupported
 from models.ports.generate import (
     PROCESSORS,
+    Draft,
     GenerateRequest,
     GrammarConstraint,
     JsonSchemaConstraint,
@@ -23,7 +24,7 @@ _USER = Message(item_id="item_0", role="user", parts=(TextPart(text="Go"),))
 _PLAIN = GenerateRequest(messages=(_USER,), tenant="local")
 
 # Leave to read media asks for nothing: the messages do.
-_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork", "media"}
+_EVERY_ENGINE_HONOURS = {"sampling", "priority", "deadline", "fork", "media", "subject"}
 
 # What a request may ask besides, by the name under which an engine declares that it honours it.
 _CONSTRAINTS = {
@@ -38,7 +39,7 @@ _ASKABLE = {
     **{f"signals.{signal}": {"signals": frozenset({signal})} for signal in _SIGNALS},
     "adapter": {"adapter": "support-tone"},
     "reads_ahead": {"reads_ahead": True},
-    "draft_prefix": {"draft_prefix": "The answer"},
+    "draft": {"draft": Draft(text="The answer")},
     "logprobs": {"logprobs": 0},
     "continues": {"continues": True},
     "raw": {"raw": True},
@@ -86,11 +87,11 @@ def test_the_refusal_names_all_that_was_asked_and_is_not_honoured(constraint, ad
         _PLAIN,
         constraint=constraint and _CONSTRAINTS[constraint],
         adapter="support-tone" if adapter else None,
-        draft_prefix="" if draft else None,  # an empty draft is a draft
+        draft=Draft(text="") if draft else None,  # an empty draft is a draft
         signals=signals,
     )
     asked = {f"signals.{signal}" for signal in signals}
-    asked |= {name for name, is_asked in (("adapter", adapter), ("draft_prefix", draft)) if is_asked}
+    asked |= {name for name, is_asked in (("adapter", adapter), ("draft", draft)) if is_asked}
     asked |= {constraint} if constraint else set()
     refused: set[str] = set()
     try:

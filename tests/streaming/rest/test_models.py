@@ -25,7 +25,7 @@ async def test_models_are_listed_in_openais_shape_with_what_there_is_to_know(ser
         assert (model["id"], model["object"], model["owned_by"]) == ("scripted", "model", "baton")
         assert set(model["baton"]) == {
             *("description", "reads", "writes", "calls_tools", "forms", "context_tokens", "parameters", "licence"),
-            *("price", "engine", "port", "state"),
+            *("price", "engine", "port", "state", "adapters"),
         }
         assert model["baton"]["reads"] == ["text"]
         assert (await client.get("/v1/models/scripted")).json() == model

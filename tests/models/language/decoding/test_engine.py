@@ -25,6 +25,7 @@ from models.language.transformers import build
 from models.ports.context import EngineContext
 from models.ports.generate import (
     Constraint,
+    Draft,
     GrammarConstraint,
     JsonSchemaConstraint,
     RegexConstraint,
@@ -301,12 +302,26 @@ async def test_guesses_change_nothing_but_time(building: Building) -> None:
 
 async def test_an_answer_begun_by_another_is_gone_on_with(engine: DecodingEngine) -> None:
     plain = text_of(await collect(engine, asks(limit=30)))
-    deltas = await collect(engine, asks(limit=30, draft_prefix=plain))
+    deltas = await collect(engine, asks(limit=30, draft=Draft(text=plain)))
     assert text_of(deltas) == plain
     usage = deltas[-2]
     assert isinstance(usage, UsageDelta)
     [draft] = [draft for draft in usage.drafts if draft.drafter == "hint"]
     assert draft.accepted > 0
+
+
+async def test_a_tolerant_request_keeps_of_its_own_draft_what_the_model_would_not_have_written(
+    engine: DecodingEngine,
+) -> None:
+    plain = text_of(await collect(engine, asks(limit=30)))
+    other = text_of(await collect(engine, asks("Something else altogether", limit=30)))
+    assert other != plain
+    exact = text_of(await collect(engine, asks(limit=30, draft=Draft(text=other))))
+    tolerant = text_of(await collect(engine, asks(limit=30, draft=Draft(text=other, tolerance_nats=1_000))))
+    assert exact == plain
+    assert tolerant[: len(other) // 2] == other[: len(other) // 2] != plain[: len(other) // 2]
+    # And nobody else's answer is any different for it.
+    assert text_of(await collect(engine, asks(limit=30))) == plain
 
 
 # Forms

@@ -9,7 +9,7 @@ from support.openai_server import refuse, sse, stream
 from models.content import BlobRef, Call, CallResult, FinishDelta, ImagePart, Message, TextDelta, TextPart, UsageDelta
 from models.errors import BadInput, NotFound, Unsupported
 from models.owner import Owner
-from models.ports.generate import JsonSchemaConstraint, RegexConstraint, Sampling, ToolConstraint
+from models.ports.generate import Draft, JsonSchemaConstraint, RegexConstraint, Sampling, ToolConstraint
 
 
 async def test_the_conversation_is_sent_in_the_servers_format(engine, server):
@@ -194,7 +194,7 @@ async def test_a_query_of_the_base_url_is_kept(make, server):
     ("field", "value"),
     [
         ("adapter", "x"),
-        ("draft_prefix", "x"),
+        ("draft", Draft(text="x")),
         ("constraint", RegexConstraint(pattern="x")),
         ("signals", frozenset({"token_ids"})),
         ("signals", frozenset({"entropies"})),
