@@ -35,6 +35,9 @@ def _kept(value: Any) -> Any:
 KeptItem = Annotated[Item, Field(discriminator="kind"), BeforeValidator(_kept)]
 """An item in a row: by its kind, and one of a kind that a newer server wrote is an `OtherItem`."""
 
+ANSWERING_AGENT = "writer"
+"""Who answers a conversation, where nobody else is to."""
+
 OnLeave = Literal["cancel", "grace", "background"]
 """What becomes of a turn that nobody follows any more: it is cancelled at once, after a while, or runs to its end."""
 
@@ -112,12 +115,39 @@ class RefusedCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerControl:
+    """The conversation is answered, by the agent that writes."""
+
+    kind: Literal["answer"] = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DelegateControl:
+    """Another agent does it."""
+
+    kind: Literal["delegate"] = "delegate"
+    agent: str
+
+
+Control = AnswerControl | DelegateControl
+"""What is done about a turn; a plan that is carried out will be another kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleRoute:
+    """One card does it; cascades and pairs will be other kinds."""
+
+    kind: Literal["single"] = "single"
+    card: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What the graph decided: a pure function of `inputs`, but for `notes`.
 
     Attributes:
-        agent: who does it.
-        card: on which model.
+        control: what is done.
+        route: on which model.
         reasons: why, in words for people.
         refused: the alternatives.
         inputs: what it was decided from, as JSON text, for replay.
@@ -127,14 +157,30 @@ class Decision:
         as_of_cards: the sha-256 of the cards that there were, and of how they stood.
     """
 
-    agent: str
-    card: str
+    control: Control
+    route: SingleRoute
     reasons: tuple[str, ...]
     refused: tuple[RefusedCard, ...]
     inputs: str
     notes: tuple[str, ...] = ()
     history_seq: int | None = None
     as_of_cards: str | None = None
+
+    @property
+    def agent(self) -> str:
+        """Who does it."""
+        match self.control:
+            case AnswerControl():
+                return ANSWERING_AGENT
+            case DelegateControl(agent=agent):
+                return agent
+            case _:
+                assert_never(self.control)
+
+    @property
+    def card(self) -> str:
+        """On which model."""
+        return self.route.card
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ from typing import Any, Literal, TypedDict
 from models.catalog import unknown_model
 from models.errors import BadInput, BatonError, LimitExceeded, NotFound, Unavailable, context_overflow, too_long
 from orchestrator.decide.inputs import CallFacts, Controlled, Inputs, cards_digest
-from orchestrator.events import Decision, RefusedCard, canonical
+from orchestrator.events import (
+    ANSWERING_AGENT,
+    AnswerControl,
+    Decision,
+    DelegateControl,
+    RefusedCard,
+    SingleRoute,
+    canonical,
+)
 from orchestrator.route.choose import Needs, Route, as_if_up, choose, explain
 
 MAX_REPAIRS = 2
@@ -99,7 +107,7 @@ def control(state: DecisionState) -> DecisionState:
     if route["card"] is None:
         return {"refusal": _no_route(inputs, needs, route)}
     wanted = inputs.get("controlled", ())
-    choice: DecisionState = {"agent": "writer", "route": route}
+    choice: DecisionState = {"agent": ANSWERING_AGENT, "route": route}
     return {**choice, "repairs": 0, "fault": None, **(_wanted(wanted[0], inputs, needs) if wanted else {})}
 
 
@@ -108,11 +116,11 @@ def repair(state: DecisionState) -> DecisionState:
     inputs, needs, repairs = state["inputs"], state["needs"], state["repairs"] + 1
     route = choose(inputs["cards"], needs)
     if (wanted := inputs.get("controlled", ())) and repairs <= MAX_REPAIRS and repairs < len(wanted):
-        choice: DecisionState = {"agent": "writer", "route": route}
+        choice: DecisionState = {"agent": ANSWERING_AGENT, "route": route}
         return {**choice, "repairs": repairs, "fault": None, **_wanted(wanted[repairs], inputs, needs)}
     why = f"what the controller wanted cannot be done: {state['fault']}"
     route = {**route, "reasons": [*route["reasons"], why]}
-    return {"repairs": repairs, "fault": None, "agent": "writer", "route": route}
+    return {"repairs": repairs, "fault": None, "agent": ANSWERING_AGENT, "route": route}
 
 
 def check(state: DecisionState) -> DecisionState:
@@ -216,10 +224,11 @@ def decision_of(state: Mapping[str, Any] | DecisionState) -> Decision:
     """
     if (refusal := state.get("refusal")) is not None:
         raise _error(refusal)
+    agent: str = state["agent"]
     route: Route = state["route"]
     return Decision(
-        agent=state["agent"],
-        card=str(route["card"]),
+        control=AnswerControl() if agent == ANSWERING_AGENT else DelegateControl(agent=agent),
+        route=SingleRoute(card=str(route["card"])),
         reasons=tuple(route["reasons"]),
         refused=tuple(RefusedCard(card=card, reason=reason) for card, reason in sorted(route["refused"].items())),
         inputs=canonical(dict(state["inputs"])),

@@ -25,6 +25,7 @@ from models.errors import Internal
 from models.ports.generate import Form, ToolConstraint
 from orchestrator.decide.inputs import lifted
 from orchestrator.events import (
+    ANSWERING_AGENT,
     LogEvent,
     SettingsChanged,
     TurnAccepted,
@@ -225,7 +226,12 @@ def _lifted(adapter: TypeAdapter[Any], row: LogRow) -> Any:
 
 
 def _accepted_1(body: dict[str, Any]) -> dict[str, Any]:
-    """Words stood in the row, and decisions were made from less."""
+    """Words stood in the row; decisions named an agent and a card, and were made from less."""
+    decision = body["decision"]
+    agent, card = decision.pop("agent"), decision.pop("card")
+    is_answer = agent == ANSWERING_AGENT
+    decision["control"] = {"kind": "answer"} if is_answer else {"kind": "delegate", "agent": agent}
+    decision["route"] = {"kind": "single", "card": card}
     if inputs := json.loads(body["decision"]["inputs"]):
         body["decision"]["inputs"] = canonical(dict(lifted(inputs)))
     return {"event": body, "documents": {}}

@@ -51,6 +51,8 @@ def wire_trace(trace: TurnTrace) -> dict[str, Any]:
 def wire_decision(decision: Decision) -> dict[str, Any]:
     """Return a decision as JSON, its inputs whole."""
     return {
+        "control": asdict(decision.control),
+        "route": asdict(decision.route),
         "agent": decision.agent,
         "model": decision.card,
         "reasons": list(decision.reasons),

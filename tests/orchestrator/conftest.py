@@ -25,6 +25,7 @@ from models.ports.context import EngineContext
 from orchestrator.act.execute import Executor, TurnLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.events import (
+    AnswerControl,
     Committed,
     Decision,
     ItemClosed,
@@ -33,6 +34,7 @@ from orchestrator.events import (
     LogEvent,
     PartAdded,
     SessionEvent,
+    SingleRoute,
     TaskEnded,
     TurnAccepted,
     TurnEnded,
@@ -315,7 +317,13 @@ def message() -> Callable[..., Message]:
 
 @pytest.fixture
 def decision() -> Decision:
-    return Decision(agent="writer", card="scripted", reasons=("the only one that can",), refused=(), inputs="{}")
+    return Decision(
+        control=AnswerControl(),
+        route=SingleRoute(card="scripted"),
+        reasons=("the only one that can",),
+        refused=(),
+        inputs="{}",
+    )
 
 
 @pytest.fixture

@@ -29,7 +29,17 @@ from models.content import (
     TextPart,
     status_of,
 )
-from orchestrator.events import Committed, Decision, ItemsAdded, LogEvent, SessionSettings, TurnInput, done_with
+from orchestrator.events import (
+    AnswerControl,
+    Committed,
+    Decision,
+    ItemsAdded,
+    LogEvent,
+    SessionSettings,
+    SingleRoute,
+    TurnInput,
+    done_with,
+)
 from orchestrator.limits import SessionLimits
 from orchestrator.sessions.codec import parse
 from orchestrator.sessions.cursor import Cursor
@@ -41,7 +51,7 @@ from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol
 from streaming.wire.items import wire_item
 
-_DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
+_DECISION = Decision(control=AnswerControl(), route=SingleRoute(card="scripted"), reasons=(), refused=(), inputs="{}")
 
 
 _ROLES: dict[str, OutputRole] = {"1": "answer", "2": "answer", "3": "work"}

@@ -25,13 +25,16 @@ from models.errors import Internal
 from models.ports.generate import JsonSchemaConstraint, ToolConstraint, ToolSpec
 from orchestrator.decide.inputs import lifted
 from orchestrator.events import (
+    AnswerControl,
     Decision,
+    DelegateControl,
     ItemClosed,
     ItemsAdded,
     LogEvent,
     PlaybackHeard,
     SessionSettings,
     SettingsChanged,
+    SingleRoute,
     TurnAccepted,
     TurnInput,
     canonical,
@@ -161,7 +164,9 @@ def test_the_text_of_a_row_is_stable() -> None:
 # Contents
 
 INPUTS = {"characters": 2, "cards": [], "aliases": {}, "input_kinds": ["text"], "history_kinds": ["image"]}
-DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs=canonical(INPUTS))
+DECISION = Decision(
+    control=AnswerControl(), route=SingleRoute(card="scripted"), reasons=(), refused=(), inputs=canonical(INPUTS)
+)
 
 
 def _said(text: str, item_id: str) -> Message:
@@ -242,17 +247,22 @@ def _tools(mark: str) -> ToolConstraint:
 # Earlier versions
 
 
-def test_rows_of_the_first_version_are_lifted_when_they_are_read() -> None:
+@pytest.mark.parametrize(
+    ("agent", "control"), [("writer", AnswerControl()), ("painter", DelegateControl(agent="painter"))]
+)
+def test_rows_of_the_first_version_are_lifted_when_they_are_read(agent: str, control: Any) -> None:
     inline = {
         "kind": "turn_accepted",
         "turn_id": "turn_1",
         "generation": 1,
         "input": {"items": [], "instructions": "Be brief.", "tools": None},
-        "decision": {"agent": "writer", "card": "c", "reasons": [], "refused": [], "inputs": canonical(INPUTS)},
+        "decision": {"agent": agent, "card": "c", "reasons": [], "refused": [], "inputs": canonical(INPUTS)},
     }
     stored = codec.parse(_row("turn_accepted", 1, json.dumps(inline)))
     assert isinstance(stored.event, TurnAccepted)
     assert stored.event.input == TurnInput(instructions="Be brief.")
+    assert (stored.event.decision.control, stored.event.decision.route) == (control, SingleRoute(card="c"))
+    assert (stored.event.decision.agent, stored.event.decision.card) == (agent, "c")
     # Before there were forms, decisions were made without one.
     assert json.loads(stored.event.decision.inputs) == lifted(INPUTS)
     assert json.loads(stored.event.decision.inputs)["form"] is None

@@ -53,6 +53,7 @@ from models.content import (
 )
 from models.errors import BatonError, Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
+    AnswerControl,
     Committed,
     Decision,
     GenerationEvent,
@@ -65,6 +66,7 @@ from orchestrator.events import (
     PlaybackHeard,
     SessionSettings,
     SettingsChanged,
+    SingleRoute,
     TaskEnded,
     TurnAccepted,
     TurnDone,
@@ -91,7 +93,7 @@ TEXTS = ("", "a", "word ", "\u00e9\u20ac", "\u0301", "\U0001f3bb\U0001f469\u200d
 
 GOES_ON = "where the response goes on"
 
-DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
+DECISION = Decision(control=AnswerControl(), route=SingleRoute(card="scripted"), reasons=(), refused=(), inputs="{}")
 
 End = Literal["stop", "length", "calls", "fail"]
 

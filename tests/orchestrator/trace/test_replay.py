@@ -11,7 +11,7 @@ from models.catalog import Card
 from models.errors import BadInput
 from models.placement.fleet import FixedCardView
 from orchestrator.decide.decider import Decider
-from orchestrator.events import Decision, TurnInput
+from orchestrator.events import Decision, SingleRoute, TurnInput
 from orchestrator.trace.replay import changed, replay
 
 
@@ -28,7 +28,7 @@ async def test_from_its_own_inputs_a_decision_is_the_same(logged: Decision) -> N
 
 
 async def test_a_decision_that_is_not_what_its_inputs_say_is_found_out(logged: Decision) -> None:
-    again = await replay(replace(logged, card="dear.1"))
+    again = await replay(replace(logged, route=SingleRoute(card="dear.1")))
     assert again.differences == ("the model is cheap, not dear.1",)
 
 

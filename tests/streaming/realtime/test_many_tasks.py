@@ -10,6 +10,7 @@ from agents.events import Fault
 from memory.keys import RequestDefaults
 from models.content import EvidencePart, Message, OutputRole, Reasoning, TextPart
 from orchestrator.events import (
+    AnswerControl,
     Committed,
     Decision,
     ItemClosed,
@@ -22,6 +23,7 @@ from orchestrator.events import (
     PlanRevised,
     SessionEvent,
     SessionSettings,
+    SingleRoute,
     TaskEnded,
     TaskInput,
     TaskResult,
@@ -34,7 +36,7 @@ from orchestrator.sessions.order import Order
 from streaming.realtime.options import Options
 from streaming.realtime.protocol import RealtimeProtocol, Received, Respond
 
-_DECISION = Decision(agent="writer", card="scripted", reasons=(), refused=(), inputs="{}")
+_DECISION = Decision(control=AnswerControl(), route=SingleRoute(card="scripted"), reasons=(), refused=(), inputs="{}")
 _TURN: dict[str, Any] = {"turn_id": "turn_1", "generation": 1}
 _SETTINGS = SessionSettings()
 

@@ -13,6 +13,7 @@ from agents.events import Fault
 from memory.keys import RequestDefaults
 from models.content import Call, CallResult, Message, TextPart
 from orchestrator.events import (
+    AnswerControl,
     Committed,
     Decision,
     ItemClosed,
@@ -25,6 +26,7 @@ from orchestrator.events import (
     SessionEvent,
     SessionSettings,
     SettingsChanged,
+    SingleRoute,
     TurnAccepted,
     TurnEnded,
     TurnInput,
@@ -36,7 +38,11 @@ from streaming.realtime.options import ANYTHING, Bounds, Options
 from streaming.realtime.protocol import AddItem, Cancel, RealtimeProtocol, Received, RemoveItem, Respond
 
 _DECISION = Decision(
-    agent="writer", card="scripted", reasons=("why",), refused=(RefusedCard(card="big", reason="dear"),), inputs="{}"
+    control=AnswerControl(),
+    route=SingleRoute(card="scripted"),
+    reasons=("why",),
+    refused=(RefusedCard(card="big", reason="dear"),),
+    inputs="{}",
 )
 _ENDS = [
     {"state": "finished", "reason": "stop"},
