@@ -11,8 +11,9 @@ import pytest
 from support.sessions import HeldJournal, accept_rows, ending
 
 from memory.database import Database
+from memory.log import Lease
 from models.clock import ManualClock
-from models.errors import Internal, NotFound, Overloaded
+from models.errors import Internal, NotFound, Overloaded, Unavailable
 from orchestrator.events import ItemsAdded, TurnAccepted
 from orchestrator.sessions.journal import Journal
 
@@ -197,3 +198,29 @@ async def test_a_turn_accepted_while_the_server_stops_is_ended_in_the_log(open_h
         journal.before.set()
         await stopping
         assert ending(await house.rows(session)).turn_id == await committing
+
+
+# Servers that share what they keep
+
+
+async def test_a_turn_that_another_server_may_be_running_is_left_alone_until_its_lease_is_over(
+    open_house: Any, database: Database, clock: ManualClock, decision: Any
+) -> None:
+    async with open_house() as house:
+        for owner in ("here", "there"):
+            lease = Lease(owner=owner, length_ms=60_000)
+            journal = Journal(database, clock, "local", f"sess_{owner}", new=True, lease=lease)
+            said = house.says("hello")
+            await journal.write((TurnAccepted(turn_id=f"turn_{owner}", generation=1, input=said, decision=decision),))
+        house.sessions._lease = Lease(owner="here", length_ms=60_000)
+        assert await house.sessions.recover() == 1  # its own, at once: nobody else has its home
+        assert (await house.sessions.open("local", "sess_here")).running_turn is None
+        with pytest.raises(Unavailable) as refused:
+            await house.sessions.open("local", "sess_there")
+        assert refused.value.code == "session_elsewhere"
+        assert refused.value.retry_after_s == 60.0
+        clock.advance(60.0)
+        assert await house.sessions.recover() == 1
+        there = await house.sessions.open("local", "sess_there")
+        assert ending(await house.rows(there)).reason == "server_restarted"
+        assert (await house.sessions.record("local", "sess_there")).owner == "here"
