@@ -549,7 +549,28 @@ class PartAdded:
     part: Part
 
 
-SessionEvent = Committed | ItemSnapshot | ItemDelta | PartAdded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioChunk:
+    """Sound that an item has grown by: 16-bit mono samples, little-endian.
+
+    Attributes:
+        offset: samples of the item before it.
+        missed: how many of those right before it this reader was not given: it was too slow, or came too late.
+        rate_hz: samples a second.
+        pcm: the samples.
+    """
+
+    kind: Literal["audio_chunk"] = "audio_chunk"
+    turn_id: str
+    generation: int
+    item_id: str
+    offset: int
+    missed: int = 0
+    rate_hz: int
+    pcm: bytes
+
+
+SessionEvent = Committed | ItemSnapshot | ItemDelta | PartAdded | AudioChunk
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 

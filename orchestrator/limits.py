@@ -16,6 +16,7 @@ class SessionLimits:
         item_characters: length of an item that is added; a longer one is refused.
         items: items kept for the model's context; the oldest leave it, the log keeps them.
         history_characters: length of all of them together, likewise; the newest item stays, whatever its length.
+        sound_bytes: sound of open items kept for those who play it; a reader further behind is told how much it has missed.
         rows: rows kept for readers that lag; a reader further behind reads the database.
         detach_grace_s: how long a turn runs on without a reader before it is cancelled; 0 is at once, infinity never.
         proposal_s: how long a proposal waits to be committed before it is dropped.
@@ -26,6 +27,7 @@ class SessionLimits:
     item_characters: int = 100_000
     items: int = 256
     history_characters: int = 400_000
+    sound_bytes: int = 1024 * 1024
     rows: int = 64
     detach_grace_s: float = 60.0
     proposal_s: float = 60.0

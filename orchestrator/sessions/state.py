@@ -18,7 +18,7 @@ from typing import Literal, assert_never
 
 from agents.events import Fault, TaskFailed, TaskFinished, TaskItem, TaskOutput, TaskProgress, TaskStarted
 from memory.log import EndState
-from models.content import Call, Item, ItemStatus, Message, is_beside, text_of
+from models.content import AudioDelta, Call, Item, ItemStatus, Message, is_beside, text_of
 from models.errors import Conflict, quoted
 from orchestrator.events import (
     Committed,
@@ -46,6 +46,7 @@ from orchestrator.sessions import approvals
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
+from orchestrator.sessions.sound import Sound
 from orchestrator.sessions.task_rows import cancelled, closed, fold_closed, ms, task_ended
 
 EMPTY: Mapping[str, Item] = MappingProxyType({})
@@ -62,6 +63,7 @@ class SessionState:
             items=limits.items, characters=limits.history_characters, item_characters=limits.item_characters
         )
         self.rows: deque[Committed] = deque(maxlen=limits.rows)
+        self.sound = Sound(limits.sound_bytes)
         self.turn: LiveTurn | None = None
         self.proposal: Proposal | None = None
         self._accepting: Proposal | None = None
@@ -175,6 +177,7 @@ class SessionState:
                     tools={} if event.input.tools is None else {tool.name: tool for tool in event.input.tools.tools},
                 )
                 self._accepting = None
+                self.sound.clear()
                 if proposed is None:
                     self.proposal = None
                 self._quiet_since_s = now_s
@@ -477,7 +480,11 @@ class SessionState:
             case TaskProgress(origin=origin, delta=delta):
                 if turn is None or origin.generation != turn.current_generation or origin.turn_id != turn.turn_id:
                     return False
-                return take_delta(turn, origin, delta, item_id, now_s)
+                is_taken = take_delta(turn, origin, delta, item_id, now_s)
+                if is_taken and isinstance(delta, AudioDelta) and (spoken := turn.open.get((origin.task_id, None))):
+                    before = spoken.samples - len(delta.pcm) // 2
+                    self.sound.append(spoken.item_id, before, delta.rate_hz, delta.pcm)
+                return is_taken
             case TaskStarted(origin=origin):
                 if turn is None or not self.is_current(origin.turn_id, origin.generation):
                     return False

@@ -14,6 +14,7 @@ from typing import Any, Literal, assert_never
 
 from models.content import Call, Item, Message, Part, TextPart, is_beside, parts_of, status_of, text_of
 from orchestrator.events import (
+    AudioChunk,
     Committed,
     ItemClosed,
     ItemDelta,
@@ -103,6 +104,8 @@ class ServerEvents:
                 return self._grown(event.turn_id, event.item_id, event.text)
             case PartAdded():
                 return self._part(event.turn_id, event.item_id, event.part)
+            case AudioChunk():
+                return []  # a response here is of text; see `options`
             case _:
                 assert_never(event)
 

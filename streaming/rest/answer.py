@@ -29,6 +29,7 @@ from models.content import (
 from models.errors import Internal
 from orchestrator.act.completions import Completion
 from orchestrator.events import (
+    AudioChunk,
     Committed,
     GenerationEvent,
     ItemClosed,
@@ -183,6 +184,8 @@ class _Told:
                 return [] if begun is None else self.order.say(event.item_id, _grown(begun, event.text))
             case PartAdded():
                 return self.order.say(event.item_id, Inset(part=event.part)) if event.item_id in self._items else []
+            case AudioChunk():
+                return []  # who asked for words is told words
             case Committed(event=ItemClosed(item=item)):
                 self._items.pop(item.item_id, None)
                 return self.order.end(item.item_id)

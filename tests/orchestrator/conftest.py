@@ -26,6 +26,7 @@ from orchestrator.act.execute import Executor, TurnLimits
 from orchestrator.decide.decider import Decider
 from orchestrator.events import (
     AnswerControl,
+    AudioChunk,
     Committed,
     Decision,
     ItemClosed,
@@ -88,6 +89,8 @@ class Transcript:
         self.rows: list[Committed] = []
         self.partial: dict[str, list[str | Part]] = {}
         self.ended: set[str] = set()
+        self.sound: dict[str, list[tuple[int, bytes]]] = {}  # of each item, what was given, and behind how many samples
+        self.missed = 0
         self._closed: set[str] = set()
         self._owner: dict[str, tuple[str, str]] = {}
         self._ended_tasks: set[tuple[str, str]] = set()
@@ -111,7 +114,17 @@ class Transcript:
                 owner = (event.turn_id, event.task_id)
                 assert owner not in self._ended_tasks, f"a snapshot of {owner}, which has ended"
                 self.partial[item_id] = pieces_of(event.item)
+                self.sound[item_id] = []
                 self._owner[item_id] = owner
+            case AudioChunk():
+                assert event.item_id in self.partial, f"sound of {event.item_id}, which is not open"
+                assert event.pcm, "no sound"
+                given = self.sound[event.item_id]
+                behind = given[-1][0] + len(given[-1][1]) // 2 if given else 0
+                assert event.missed >= 0, "sound is repeated"
+                assert event.offset == behind + event.missed, "sound is lost, and it is not said"
+                given.append((event.offset, event.pcm))
+                self.missed += event.missed
             case ItemDelta() | PartAdded():
                 assert event.turn_id not in self.ended, f"a delta of {event.turn_id}, which has ended"
                 assert event.item_id in self.partial, f"a delta of {event.item_id}, which is not open"

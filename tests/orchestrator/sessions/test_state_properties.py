@@ -86,7 +86,9 @@ from orchestrator.sessions.state import SessionState
 from orchestrator.sessions.tombstones import without
 
 # Small, so that a few steps pass every bound.
-LIMITS = SessionLimits(candidates=2, items=6, rows=4, detach_grace_s=20.0, proposal_s=30.0, idle_s=40.0)
+LIMITS = SessionLimits(
+    candidates=2, items=6, rows=4, sound_bytes=200, detach_grace_s=20.0, proposal_s=30.0, idle_s=40.0
+)
 
 # None at all; characters of one to four bytes; a mark that joins the one before it; line ends that must stay as they are.
 TEXTS = ("", "a", "word ", "\u00e9\u20ac", "\u0301", "\U0001f3bb\U0001f469\u200d\U0001f3a4", "\r\n", "\r", "\x00")
@@ -189,6 +191,7 @@ class Play:
         self.ending: dict[str, str] = {}  # how tasks end that were told to
         self.texts: dict[str, list[str | Part]] = {}  # of each item of a reply, what was taken of it
         self.samples: dict[str, int] = {}
+        self.pcm: dict[str, bytes] = {}
         self.spoken: dict[str, int] = {}  # of each item that somebody speaks, how long that is so far
         self.heard: dict[str, int] = {}
         self.stopped: set[str] = set()  # items whose playback is over
@@ -468,6 +471,7 @@ class Play:
                 self.grow(pieces, delta.part)
             case AudioDelta():
                 self.samples[item_id] += len(delta.pcm) // 2
+                self.pcm[item_id] = self.pcm.get(item_id, b"") + delta.pcm
             case _:
                 pass
 
@@ -682,7 +686,7 @@ class Play:
 
     def speak(self, chance: random.Random) -> None:
         assert self.running is not None
-        delta = AudioDelta(pcm=b"\0\0" * chance.randint(0, 40), rate_hz=1_000)
+        delta = AudioDelta(pcm=chance.randbytes(2 * chance.randint(0, 40)), rate_hz=1_000)
         self.output(self.running.yields(chance.choice(list(TASKS)), delta))
 
     def think(self, chance: random.Random) -> None:
@@ -882,6 +886,9 @@ class Play:
             assert not reader.transcript.partial
             rows = reader.transcript.rows
             assert bare(rows, self.log) == bare(self.log[len(self.log) - len(rows) :], self.log)
+            for item_id, sound in reader.transcript.sound.items():
+                for offset, pcm in sound:
+                    assert self.pcm[item_id][2 * offset :].startswith(pcm), "it is other sound"
 
     def every_turn_ended_once(self) -> None:
         events = [row.event for row in self.log]
