@@ -44,13 +44,13 @@ class ToldTurn:
     Attributes:
         turn_id: its id.
         after: its last item so far; at first, the one it answers.
-        state: how it ended, or that it runs.
+        state: how it ended, or that it runs, or waits for somebody to allow a call.
         reason: why it ended so: of a failure its code, else as in `TurnEnded`.
     """
 
     turn_id: str
     after: str
-    state: EndState | Literal["running"] = "running"
+    state: EndState | Literal["running", "waiting"] = "running"
     reason: str | None = None
 
 
@@ -256,6 +256,8 @@ class Sessions:
             for row in rows:
                 state.apply((row,), 0.0)
                 _tell(turns, row.event, state.items)
+        if state.turn is not None and state.turn.waits and (waiting := turns.get(state.turn.turn_id)) is not None:
+            turns[waiting.turn_id] = replace(waiting, state="waiting")
         kept = {item.item_id for item in state.items}
         return SessionHistory(
             items=tuple(state.items), turns=tuple(turn for turn in turns.values() if turn.after in kept)

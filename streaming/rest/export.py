@@ -72,6 +72,8 @@ def _end(turn: ToldTurn) -> str | None:
             return f"*(cut off: {turn.reason})*"
         case "failed":
             return f"*(failed: {turn.reason})*"
+        case "waiting":
+            return "*(waits for a call to be allowed)*"
         case "running" | "finished":
             return None
 

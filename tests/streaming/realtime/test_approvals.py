@@ -125,6 +125,8 @@ async def test_a_call_is_allowed_over_either_surface(tmp_path: Path, tools: Path
         async with served.http() as client:
             trace = (await client.get(f"/v1/sessions/{session_id}/turns/1/trace")).json()
             assert (trace["state"], trace["calls"][0]["approval"]) == ("waiting", "asked")
+            shown = (await client.get(f"/v1/sessions/{session_id}")).json()
+            assert [turn["state"] for turn in shown["turns"]] == ["waiting"]
             answer = {"approval_request_id": request["id"], "approve": True}
             if way == "websocket":
                 item = {"type": "mcp_approval_response", **answer}
