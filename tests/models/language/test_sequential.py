@@ -17,6 +17,7 @@ from models.catalog import EngineSpec
 from models.clock import ManualClock
 from models.content import TextDelta
 from models.language.sequential import SequentialEngine
+from models.ports.context import EngineContext
 
 Building = Callable[..., AbstractAsyncContextManager[SequentialEngine]]
 
@@ -26,7 +27,7 @@ def building(tiny_llama: Path) -> Building:
     @asynccontextmanager
     async def run(**options: object) -> AsyncIterator[SequentialEngine]:
         spec = EngineSpec(name="transformers", options=json.dumps(options), folder=str(tiny_llama))
-        engine = build_sequential(spec, ManualClock())
+        engine = build_sequential(spec, EngineContext(clock=ManualClock()))
         try:
             yield engine
         finally:

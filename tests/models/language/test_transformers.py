@@ -45,7 +45,7 @@ def building(request: pytest.FixtureRequest, tiny_llama: Path) -> Building:
     @asynccontextmanager
     async def run(folder: Path = tiny_llama, **options: object) -> AsyncIterator[Engine]:
         spec = EngineSpec(name="transformers", options=json.dumps({"threads": 1, **options}), folder=str(folder))
-        engine = factory(spec, ManualClock())
+        engine = factory(spec, EngineContext(clock=ManualClock()))
         try:
             yield engine
         finally:
