@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 from support.sessions import kinds
 
+from agents.events import TaskFinished, TaskProgress, TaskStarted
 from agents.tools.python import ToolCall, Tools
 from agents.writer import Writer
 from models.catalog import EngineSpec
 from models.clock import ManualClock
-from models.content import ApprovalRequest, ApprovalResponse, Call, CallResult, Message, TextPart, text_of
+from models.content import (
+    ApprovalRequest,
+    ApprovalResponse,
+    Call,
+    CallDelta,
+    CallResult,
+    Message,
+    TextDelta,
+    TextPart,
+    text_of,
+)
 from models.errors import Conflict, NotFound
 from models.language.scripted import ScriptedEngine, build
 from models.ports.context import EngineContext
@@ -272,6 +283,81 @@ async def test_a_turn_that_waits_survives_a_restart_and_goes_on(open_tools: Any,
         house.says("of before")  # it had this id
         turn_id = await session.respond(house.says("hello"))
         assert reply(await house.read_turn(session, turn_id)) == "it said: hello"
+
+
+class TwoCalls:
+    """An agent that calls two tools at once, and then says what it was told of them."""
+
+    def __init__(self, *calls: tuple[str, str]) -> None:
+        self.calls = calls
+
+    async def run(self, task: Any) -> Any:
+        yield TaskStarted(origin=task.origin, card=task.card)
+        results = [text_of(item) for item in task.messages if isinstance(item, CallResult)]
+        if results:
+            yield TaskProgress(origin=task.origin, delta=TextDelta(text=" / ".join(results)))
+            yield TaskFinished(origin=task.origin, reason="stop")
+            return
+        for n, (name, arguments) in enumerate(self.calls):
+            yield TaskProgress(origin=task.origin, delta=CallDelta(call_id=f"call_{n}", name=name, arguments=arguments))
+        yield TaskFinished(origin=task.origin, reason="calls")
+
+
+@pytest.mark.parametrize("effect", ["effectful", "idempotent"])
+async def test_what_ran_when_the_server_went_is_run_again_only_if_that_makes_no_difference(
+    open_house: Any, effect: Any
+) -> None:
+    tools, held, keys = Tools(), asyncio.Event(), []
+
+    @tools.register(effect=effect, needs_approval=True, timeout_s=1_000.0)
+    async def slow(call: ToolCall) -> str:
+        """Slow."""
+        keys.append(call.key)
+        await held.wait()
+        return "done"
+
+    @tools.register(effect="effectful")
+    async def other() -> str:
+        """Other."""
+        return "other done"
+
+    offered = ToolConstraint(tools=tuple(tool.spec for tool in tools))
+    agents = {"writer": TwoCalls(("slow", "{}"), ("other", "{}"))}
+    async with open_house(agents, tools=tools) as house:
+        session = await house.sessions.create("local")
+        turn_id = await session.respond(house.says("go", tools=offered))
+        transcript = await house.read(session, lambda told: len(requests(told)) == 2)
+        slow_request, other_request = requests(transcript)
+        await session.add((allow(slow_request),))
+        await house.until(lambda: len(keys) == 1)
+        session_id = session.session_id
+    held.set()
+    async with open_house(agents, tools=tools) as house:
+        assert await house.sessions.recover() == 0
+        session = await house.sessions.open(session.owner, session_id)
+        await session.add((allow(other_request, n=2),))
+        transcript = await house.read_turn(session, turn_id)
+        if effect == "effectful":
+            assert reply(transcript).startswith("The server was restarted while this ran: its outcome is unknown.")
+            assert len(keys) == 1
+        else:
+            assert reply(transcript).startswith("done / ")
+            assert keys == [f"{turn_id}/1/0"] * 2
+        assert reply(transcript).endswith("other done")
+
+
+async def test_requests_are_answered_in_any_order(open_house: Any, watched: Watched) -> None:
+    agents = {"writer": TwoCalls(("send", '{"to": "Ada"}'), ("send", '{"to": "Bob"}'))}
+    async with open_house(agents, tools=watched.tools) as house:
+        session, turn_id = await ask(house, watched, "go")
+        transcript = await house.read(session, lambda told: len(requests(told)) == 2)
+        first, second = requests(transcript)
+        await session.add((allow(second, n=2),))
+        await house.until(lambda: len(watched.done) == 1)
+        await session.add((allow(first, approve=False),))
+        transcript = await house.read_turn(session, turn_id)
+        assert watched.done == [("send to Bob", f"{turn_id}/1/1")]
+        assert reply(transcript) == "sent to Bob / This call was not made. It was not allowed."
 
 
 async def test_one_that_expired_while_the_server_was_away_is_not_made(
