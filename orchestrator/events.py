@@ -345,7 +345,7 @@ class TaskEnded:
         outputs: what it has put out; the contents are in the items.
         usage: what it has spent.
         started_ms: from when the turn was asked for to its start; None if it had not begun.
-        ended_ms: from when the turn was asked for to its end.
+        ended_ms: from when the turn was asked for to its end; None if it was cut off by the end of the process.
     """
 
     kind: Literal["task_ended"] = "task_ended"
@@ -361,7 +361,7 @@ class TaskEnded:
     outputs: tuple[TaskResult, ...] = ()
     usage: Usage = Usage()
     started_ms: int | None = None
-    ended_ms: int
+    ended_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

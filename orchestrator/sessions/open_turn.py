@@ -194,6 +194,8 @@ class LiveTurn:
         last_generation: the highest that a candidate of this turn had.
         asked_s: when it was asked for.
         accepted_s: when it was accepted.
+        agent: who does it, as it was decided.
+        card: on which model.
         on_leave: what becomes of it when nobody follows it any more.
         tools: the functions on offer.
         tasks: those that have begun, by id.
@@ -212,6 +214,8 @@ class LiveTurn:
     asked_s: float
     accepted_s: float
     on_leave: OnLeave = "grace"
+    agent: str = ""
+    card: str = ""
     tools: Mapping[str, ToolSpec] = field(default_factory=dict)
     tasks: dict[str, LiveTask] = field(default_factory=dict)
     open: dict[ItemKey, OpenItem] = field(default_factory=dict)
@@ -239,6 +243,13 @@ class LiveTurn:
         if task is None:
             task = LiveTask(task_id=origin.task_id, agent=origin.agent, role=origin.role)
             self.tasks[origin.task_id] = task
+        return task
+
+    def known(self, task_id: str, role: OutputRole) -> LiveTask:
+        """Return the task that a row is of; one that the log has not named before is of whom the decision names."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            self.tasks[task_id] = task = LiveTask(task_id=task_id, agent=self.agent, role=role, card=self.card)
         return task
 
     def find(self, item_id: str) -> OpenItem | None:

@@ -47,7 +47,7 @@ from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Ea
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
 from orchestrator.sessions.sound import Sound
-from orchestrator.sessions.task_rows import cancelled, closed, fold_closed, ms, task_ended
+from orchestrator.sessions.task_rows import cancelled, closed, cut_off, fold_closed, fold_task, ms, task_ended
 
 EMPTY: Mapping[str, Item] = MappingProxyType({})
 
@@ -174,6 +174,8 @@ class SessionState:
                     asked_s=now_s if proposed is None else proposed.asked_s,
                     accepted_s=now_s,
                     on_leave=event.input.on_leave,
+                    agent=event.decision.agent,
+                    card=event.decision.card,
                     tools={} if event.input.tools is None else {tool.name: tool for tool in event.input.tools.tools},
                 )
                 self._accepting = None
@@ -187,11 +189,9 @@ class SessionState:
                 if self.turn is not None:
                     fold_closed(self.turn, event)
                 approvals.note(self.turn, (event.item,))
-            case TaskEnded():
-                if self.turn is not None and (task := self.turn.tasks.get(event.task_id)) is not None:
-                    task.is_over = True
-            case PlanMade() | PlanRevised():
-                pass
+            case PlanMade() | PlanRevised() | TaskEnded():
+                if self.turn is not None:
+                    fold_task(self.turn, event)
             case TurnEnded():
                 self._conversation.order.end()
                 self.turn = None
@@ -321,17 +321,16 @@ class SessionState:
         return (*cancelled(turn, (), now_s), *self._plan_end(turn, now_s, state="interrupted", reason=reason))
 
     def plan_recover(self, reason: str) -> tuple[LogEvent, ...]:
-        """Return the row that reports a turn which was cut off, and by what; none if there is no such turn, or it waits."""
+        """Return the rows that report a turn which was cut off, and by what, and those of its tasks that have no end.
+
+        None if there is no such turn, or it waits.
+        """
         if self.turn is None or self.turn.waits:
             return ()
-        return (
-            TurnEnded(
-                turn_id=self.turn.turn_id,
-                generation=self.turn.generation + 1,
-                state="interrupted",
-                reason=reason,
-            ),
+        ended = TurnEnded(
+            turn_id=self.turn.turn_id, generation=self.turn.generation + 1, state="interrupted", reason=reason
         )
+        return (*cut_off(self.turn), ended)
 
     def plan_add(
         self,

@@ -1,10 +1,21 @@
 """The rows that the items and the tasks of a running turn end with, and what those rows change in it. Pure; part of `state`."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from dataclasses import replace
+from typing import assert_never
 
 from agents.events import Fault
 from models.content import Call, ItemStatus
-from orchestrator.events import ItemClosed, LogEvent, TaskEnded, TaskResult, TaskState
+from orchestrator.events import (
+    ItemClosed,
+    LogEvent,
+    PlanMade,
+    PlannedTask,
+    PlanRevised,
+    TaskEnded,
+    TaskResult,
+    TaskState,
+)
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, OpenItem
 
 
@@ -64,6 +75,36 @@ def cancelled(turn: LiveTurn, but: Container[str], now_s: float) -> list[LogEven
     return rows
 
 
+def cut_off(turn: LiveTurn) -> list[LogEvent]:
+    """Return the rows that end the tasks of a turn which was cut off, as far as its log knows them: nobody knows when."""
+    return [
+        replace(row, started_ms=None, ended_ms=None) for row in cancelled(turn, (), 0.0) if isinstance(row, TaskEnded)
+    ]
+
+
+def fold_task(turn: LiveTurn, event: PlanMade | PlanRevised | TaskEnded) -> None:
+    """Take in which tasks there are, and which are over."""
+    match event:
+        case PlanMade():
+            _plan(turn, event.tasks)
+        case PlanRevised():
+            for task_id in event.dropped:
+                if (task := turn.tasks.get(task_id)) is not None and task.started_s is None and not task.is_over:
+                    del turn.tasks[task_id]
+            _plan(turn, event.added)
+        case TaskEnded():
+            turn.known(event.task_id, event.role).is_over = True
+        case _:
+            assert_never(event)
+
+
+def _plan(turn: LiveTurn, tasks: Sequence[PlannedTask]) -> None:
+    for one in tasks:
+        task = turn.known(one.task_id, one.role)
+        if task.started_s is None:
+            task.agent, task.card, task.role, task.output = one.agent, one.card, one.role, one.output
+
+
 def fold_closed(turn: LiveTurn, event: ItemClosed) -> None:
     """Take in that an item was closed."""
     call_id = event.item.call_id if isinstance(event.item, Call) else None
@@ -74,8 +115,9 @@ def fold_closed(turn: LiveTurn, event: ItemClosed) -> None:
         del turn.open[key]
     elif event.index is not None:
         turn.items = max(turn.items, event.index + 1)
-    if (task := turn.tasks.get(event.task_id)) is None:
-        return
+    if not event.task_id:
+        return  # a row of when a turn was one task
+    task = turn.known(event.task_id, event.item.output)
     if call_id is not None:
         task.called.add(call_id)
         task.calls += not is_opened

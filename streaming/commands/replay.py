@@ -109,7 +109,7 @@ def _show_tasks(trace: "TurnTrace") -> None:
             state,
             *(f"{count:,}" if count else "" for count in counts),
             "" if task.started_ms is None else f"{task.started_ms:,} ms",
-            f"{task.ended_ms:,} ms",
+            "" if task.ended_ms is None else f"{task.ended_ms:,} ms",
         )
     _out.print(table)
     for call in trace.calls:

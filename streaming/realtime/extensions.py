@@ -178,7 +178,7 @@ class BatonTaskEnded(BaseModel):
     output_tokens: int
     cached_tokens: int
     started_ms: int | None
-    ended_ms: int
+    ended_ms: int | None
 
     @classmethod
     def of(cls, ended: TaskEnded) -> "BatonTaskEnded":

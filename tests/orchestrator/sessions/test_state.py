@@ -1,18 +1,23 @@
 """Examples for the errors, limits and times of the pure session."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from support.sessions import Steps
 
-from agents.events import AgentEvent, Fault, TaskFailed, TaskFinished, TaskOutput, TaskStarted
+from agents.events import AgentEvent, Fault, Origin, TaskFailed, TaskFinished, TaskOutput, TaskProgress, TaskStarted
 from models.content import (
     AudioDelta,
     Call,
     CallDelta,
     CallResult,
+    DraftUsage,
     FinishDelta,
     Message,
+    OutputRole,
+    Reasoning,
+    ReasoningDelta,
     TextDelta,
     TextPart,
     UsageDelta,
@@ -21,7 +26,11 @@ from models.content import (
 from models.errors import Conflict, LimitExceeded, NotFound
 from orchestrator.events import (
     ItemClosed,
+    LogEvent,
+    OnLeave,
     PlanMade,
+    PlannedTask,
+    PlanRevised,
     PlaybackHeard,
     TaskEnded,
     TurnAccepted,
@@ -410,6 +419,138 @@ def test_an_open_item_counts_characters_and_keeps_line_ends() -> None:
     item.append("end")  # reading moves no place of writing
     assert item.since(item.length - 4) == "\nend"
     assert item.since(item.length) == ""
+
+
+# Tasks
+
+
+def of_task(steps: Steps, number: int, role: OutputRole = "answer") -> Origin:
+    return replace(steps.origin(), task_id=f"turn_1.{number}", role=role)
+
+
+def planned(number: int) -> PlannedTask:
+    return PlannedTask(task_id=f"turn_1.{number}", agent="writer", card="scripted", output=f"out_{number}")
+
+
+def ends_of(rows: tuple[LogEvent, ...]) -> dict[str, str]:
+    return {row.task_id: row.state for row in rows if isinstance(row, TaskEnded)}
+
+
+def test_the_end_of_a_task_closes_its_items_and_ends_no_turn(steps: Steps) -> None:
+    steps.accept()
+    first, second = of_task(steps, 1), of_task(steps, 2)
+    for origin, item_id in ((first, "item_1"), (second, "item_2")):
+        assert steps.state.take(TaskProgress(origin=origin, delta=TextDelta(text="word")), item_id, steps.now_s)
+    rows = steps.write(steps.state.plan(TaskFinished(origin=first, reason="stop"), "item_x", steps.now_s))
+    assert [row.kind for row in rows] == ["item_closed", "task_ended"]
+    assert steps.state.turn is not None
+    assert [item.item_id for item in steps.state.turn.open.values()] == ["item_2"]
+    assert not steps.state.take(TaskProgress(origin=first, delta=TextDelta(text="late")), "item_3", steps.now_s)
+    assert steps.state.take(TaskProgress(origin=second, delta=TextDelta(text=" more")), "item_3", steps.now_s)
+
+
+def test_items_have_their_places_in_the_order_in_which_they_were_begun(steps: Steps) -> None:
+    steps.accept()
+    for number in (1, 2, 3):
+        delta = TaskProgress(origin=of_task(steps, number), delta=TextDelta(text=str(number)))
+        steps.state.take(delta, f"item_{number}", steps.now_s)
+    for number in (3, 1):
+        end = TaskFinished(origin=of_task(steps, number), reason="stop")
+        steps.write(steps.state.plan(end, "item_x", steps.now_s))
+    done = done_with(TaskFinished(origin=of_task(steps, 2), reason="stop"))
+    steps.write(steps.state.plan(done, "item_x", steps.now_s))
+    assert [item.item_id for item in steps.state.items] == ["item_1", "item_2", "item_3"]
+
+
+def test_work_and_thoughts_are_logged_and_no_model_is_shown_them(steps: Steps) -> None:
+    steps.accept()
+    work = TaskProgress(origin=of_task(steps, 2, "work"), delta=TextDelta(text="17.5 %"))
+    steps.state.take(work, "item_work", steps.now_s)
+    steps.take(ReasoningDelta(text="hm"), "item_thought")
+    (thought,) = steps.write(steps.state.plan(steps.progress(TextDelta(text="It is 40.")), "item_x", steps.now_s))
+    assert isinstance(thought, ItemClosed)
+    assert thought.item == Reasoning(item_id="item_thought", text="hm")
+    steps.take(TextDelta(text="It is 40."), "item_answer")
+    rows = steps.end()
+    assert [text_of(row.item) for row in rows if isinstance(row, ItemClosed)] == ["It is 40.", "17.5 %"]
+    assert [item.item_id for item in steps.state.context] == ["item_answer"]
+
+
+def test_the_usage_of_a_turn_is_that_of_its_tasks_also_of_those_that_told_none(steps: Steps) -> None:
+    steps.accept()
+    drafts = (DraftUsage(drafter="suffix", drafted=4, accepted=2),)
+    for number in (1, 2):
+        used = UsageDelta(input_tokens=3, output_tokens=5, drafts=drafts)
+        steps.state.take(TaskProgress(origin=of_task(steps, number), delta=used), "item_x", steps.now_s)
+    cut = TaskProgress(origin=of_task(steps, 3), delta=TextDelta(text="seven", written=7))
+    steps.state.take(cut, "item_3", steps.now_s)
+    *_, ended = steps.state.plan_cancel("turn_1", "client_cancelled", steps.now_s)
+    assert isinstance(ended, TurnEnded)
+    both = DraftUsage(drafter="suffix", drafted=8, accepted=4)
+    assert ended.usage == Usage(input_tokens=6, output_tokens=17, drafts=(both,))
+
+
+def test_the_effect_of_a_call_is_known_by_turn_task_and_ordinal_if_the_task_is_done_again(steps: Steps) -> None:
+    def keys_of(call_ids: tuple[str, ...]) -> list[str]:
+        again = Steps(steps.decision)
+        again.accept()
+        rows: tuple[LogEvent, ...] = ()
+        for number, call_id in enumerate(call_ids):
+            event = again.progress(CallDelta(call_id=call_id, name="pay", arguments="{}"))
+            if not again.state.take(event, f"item_{number}", again.now_s):
+                rows += again.write(again.state.plan(event, "item_x", again.now_s))
+                assert again.state.take(event, f"item_{number}", again.now_s)
+        rows += again.end("calls")
+        return [row.effect.key for row in rows if isinstance(row, ItemClosed) and row.effect is not None]
+
+    assert keys_of(("call_a", "call_b")) == keys_of(("call_c", "call_d"))
+    assert len(set(keys_of(("call_a", "call_b")))) == 2
+
+
+def test_calls_whose_fragments_come_in_turn_are_open_side_by_side(steps: Steps) -> None:
+    steps.accept()
+    for call_id, arguments in (("call_a", '{"a"'), ("call_b", '{"b"'), ("call_a", ":1}"), ("call_b", ":2}")):
+        assert steps.take(CallDelta(call_id=call_id, name="add", arguments=arguments), f"item_{call_id}")
+    rows = steps.end("calls")
+    assert [row.item.arguments for row in rows if isinstance(row, ItemClosed)] == ['{"a":1}', '{"b":2}']
+
+
+def test_tasks_that_were_planned_and_had_no_end_are_cancelled_with_their_turn(steps: Steps) -> None:
+    steps.accept()
+    at = {"turn_id": "turn_1", "generation": 1}
+    steps.write((PlanMade(**at, tasks=(planned(1), planned(2), planned(3))),))
+    steps.state.take(TaskStarted(origin=of_task(steps, 1), card="scripted"), "item_x", steps.now_s)
+    steps.write((PlanRevised(**at, revision=1, reason="no need", added=(planned(4),), dropped=("turn_1.2",)),))
+    done = done_with(TaskFinished(origin=of_task(steps, 1), reason="stop"))
+    rows = steps.write(steps.state.plan(done, "item_x", steps.now_s))
+    assert ends_of(rows) == {"turn_1.1": "finished", "turn_1.3": "cancelled", "turn_1.4": "cancelled"}
+
+
+def test_a_turn_that_was_cut_off_reports_which_of_its_tasks_have_no_end(steps: Steps) -> None:
+    steps.accept()
+    first = of_task(steps, 1)
+    log = [*steps.write((PlanMade(turn_id="turn_1", generation=1, tasks=(planned(1), planned(2), planned(3))),))]
+    steps.state.take(TaskProgress(origin=first, delta=TextDelta(text="40")), "item_1", steps.now_s)
+    log += steps.write(steps.state.plan(TaskFinished(origin=first, reason="stop"), "item_x", steps.now_s))
+    folded = Steps(steps.decision)  # as a restart finds it
+    folded.accept()
+    folded.write(tuple(log))
+    *ends, ended = folded.state.plan_recover("server_restarted")
+    assert ends_of(tuple(ends)) == {"turn_1.2": "cancelled", "turn_1.3": "cancelled"}
+    assert all(end.ended_ms is None for end in ends)
+    assert isinstance(ended, TurnEnded)
+    assert (ended.state, ended.reason) == ("interrupted", "server_restarted")
+
+
+@pytest.mark.parametrize(("on_leave", "due_s"), [("cancel", 0.0), ("grace", 60.0), ("background", None)])
+def test_what_becomes_of_a_turn_that_nobody_follows_is_its_own_to_say(
+    steps: Steps, on_leave: OnLeave, due_s: float | None
+) -> None:
+    turn_input = TurnInput(on_leave=on_leave)
+    generation, _ = steps.state.propose("turn_1", turn_input, steps.now_s)
+    steps.write(steps.state.plan_accept("turn_1", generation, steps.decision, asked_s=steps.now_s))
+    due = steps.state.next_due_s()
+    assert due == (None if due_s is None else steps.now_s + due_s)
 
 
 # Playback
