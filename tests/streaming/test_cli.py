@@ -32,6 +32,16 @@ def test_a_key_is_made_listed_without_its_secret_and_revoked(run) -> None:
     assert run("keys", "revoke", key_id).exit_code == 1, "it was still good"
 
 
+def test_a_key_is_a_persons_unless_it_is_made_for_an_application_and_the_list_says_so(run) -> None:
+    for option in ((), ("--application",)):
+        assert run("keys", "create", "--tenant", "acme", *option).exit_code == 0
+    listed = run("keys", "list").stdout.splitlines()
+    assert [kind for line in listed for kind in ("personal", "application") if kind in line] == [
+        "personal",
+        "application",
+    ]
+
+
 def test_a_key_that_is_not_there_cannot_be_revoked_and_the_error_says_where_to_look(run) -> None:
     result = run("keys", "revoke", "keyNONE")
     assert result.exit_code == 1

@@ -19,13 +19,14 @@ async def _readable(served: Any, client: httpx.AsyncClient) -> list[str]:
     """Return an address of every route that takes GET."""
     fleet = served.conductor.fleet
     await served.until(lambda: all(fleet.standing(card.name).state in {"ready", "failed"} for card in fleet.cards), 10)
-    session = (await client.post("/v1/sessions", json={})).json()["id"]
+    asked = {"messages": [{"role": "user", "content": "hello"}], "store": True}
+    session = (await client.post("/v1/chat/completions", json=asked)).json()["baton"]["session"]
     paths = served.app.gate._app.openapi()["paths"]
     described = [path for path, methods in paths.items() if "get" in methods]
     assert len(described) >= 9
     return [
         *("/", "/openapi.json", "/web/app.js"),
-        *(path.format(session_id=session, name="scripted") for path in described),
+        *(path.format(session_id=session, name="scripted", turn="1") for path in described),
     ]
 
 
