@@ -1,5 +1,6 @@
 """What was deleted is in no file: looked for as bytes, also in SQLite's log."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -81,3 +82,22 @@ async def test_nothing_is_purged_of_a_database_that_is_closed(tmp_path):
     database = Database(tmp_path / "baton.sqlite3")
     database.close()
     await database.purge()
+
+
+async def test_what_a_process_had_deleted_that_was_killed_is_gone_once_the_next_has_opened_the_database(tmp_path):
+    home, crashed = tmp_path / "home", tmp_path / "crashed"
+    home.mkdir()
+    database = Database(home / "baton.sqlite3")
+    try:
+        await database.write(lambda c: c.execute(text("CREATE TABLE rows (body TEXT)")) and None)
+        await database.write(lambda c: c.execute(text("INSERT INTO rows VALUES ('what is to go')")) and None)
+        await database.write(lambda c: c.execute(text("DELETE FROM rows")) and None)
+        shutil.copytree(home, crashed)  # committed, and not purged
+    finally:
+        database.close()
+    assert _held(crashed, "what is to go") == {"what is to go"}
+    again = Database(crashed / "baton.sqlite3")
+    try:
+        assert _held(crashed, "what is to go") == set()
+    finally:
+        again.close()
