@@ -9,7 +9,7 @@ import sqlite3
 import tarfile
 import tempfile
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from memory.home import Home, private
@@ -34,15 +34,21 @@ def backup(home: Home, archive: Path) -> int:
         with open(draft, "wb", opener=private) as file:
             with tarfile.open(fileobj=file, mode="w:gz") as tar:
                 tar.add(copy, home.database.name)
-                # After the database: what it refers to was there before it, and is never changed.
-                if home.blobs.is_dir():
-                    tar.add(home.blobs, home.blobs.name)
+                # After the database: what it refers to was there before it, and is never changed; it may be deleted meanwhile.
+                for path in sorted(home.blobs.rglob("*")):
+                    _add(tar, path, home)
                 if home.secret_file.is_file():
                     tar.add(home.secret_file, home.secret_file.name)
             file.flush()
             os.fsync(file.fileno())
         draft.rename(archive)
     return archive.stat().st_size
+
+
+def _add(tar: tarfile.TarFile, path: Path, home: Home) -> None:
+    """Add a file of the home, unless it is gone meanwhile."""
+    with suppress(FileNotFoundError, IsADirectoryError), path.open("rb") as content:
+        tar.addfile(tar.gettarinfo(arcname=str(path.relative_to(home.path)), fileobj=content), content)
 
 
 def restore(archive: Path, home: Home) -> None:

@@ -114,7 +114,10 @@ class BlobStore:
             lambda connection: _is_referred(connection, Owner.of(owner), sha256)
         ):
             raise NotFound(f"There is no blob {sha256!r}.")
-        return self._path(sha256).open("rb")
+        try:
+            return self._path(sha256).open("rb")
+        except FileNotFoundError as exc:  # it went just now, or while a backup was made
+            raise NotFound(f"There is no blob {sha256!r}.") from exc
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)

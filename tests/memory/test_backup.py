@@ -53,6 +53,27 @@ async def test_what_is_backed_up_is_there_again_when_it_is_restored(home: Home, 
     assert [path.name for path in archive.parent.iterdir()] == ["backup.tar.gz"], "something was left beside it"
 
 
+async def test_blobs_that_are_deleted_while_a_backup_is_made_are_not_in_it(
+    home: Home, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("ab", "cd"):
+        (home.blobs / name).mkdir(parents=True)
+        (home.blobs / name / "blob").write_bytes(name.encode())
+    found = Path.rglob
+
+    def late(self: Path, pattern: str) -> list[Path]:
+        paths = list(found(self, pattern))
+        (home.blobs / "ab" / "blob").unlink()
+        return paths
+
+    monkeypatch.setattr(Path, "rglob", late)
+    backup(home, tmp_path / "backup.tar.gz")
+    monkeypatch.undo()
+    other = Home(tmp_path / "other")
+    restore(tmp_path / "backup.tar.gz", other)
+    assert [path.read_bytes() for path in other.blobs.rglob("blob")] == [b"cd"]
+
+
 async def test_a_backup_beside_a_writer_is_one_moment_of_the_log(home: Home, database: Database, tmp_path: Path):
     await database.write(lambda c: create_session(c, "local", "sess_1", 0))
     entry = Entry(turn_id=None, kind="items_added", body="{}" * 1000)

@@ -308,3 +308,11 @@ async def test_a_blob_is_opened_by_whom_it_was_put_or_is_used_and_by_no_other_en
             assert await _is_opened(store, somebody, each) is ((somebody, each) in held | used)
     for session_id in sessions.values():
         await database.write(lambda c, name=session_id: drop_uses(c, "", name) and None)
+
+
+async def test_a_blob_whose_content_went_is_not_found(tmp_path, store):
+    ref = await _put(store, b"pixels")
+    for path in _files(tmp_path):
+        path.unlink()
+    with pytest.raises(NotFound):
+        store.open("local", ref.sha256)

@@ -203,3 +203,22 @@ async def test_a_row_of_an_unknown_kind_is_one_clear_error_of_its_session_and_ha
         # It can be deleted all the same.
         assert (await client.delete(f"/v1/sessions/{bad}")).status_code == 204
         assert (await client.get(f"/v1/sessions/{bad}")).status_code == 404
+
+
+async def test_a_forked_session_with_an_unknown_row_can_be_deleted_too(
+    tmp_path: Path, strange: tuple[str, str]
+) -> None:
+    _, good = strange
+    async with _serving(tmp_path) as served, served.http() as client:
+        branch_id = await served.conductor.sessions.fork("local", good)
+        branch = await served.conductor.sessions.open("local", branch_id)
+        await branch.remove((branch.items[0].item_id,))
+        await served.conductor.database.write(
+            lambda c: c.exec_driver_sql("UPDATE events SET v = 99 WHERE session_id = ? AND seq = 1", (good,)) and None
+        )
+        assert (await client.delete(f"/v1/sessions/{good}")).status_code == 204
+        assert (await client.get(f"/v1/sessions/{branch_id}")).json()["error"]["code"] == "unknown_row"
+        assert (await client.delete(f"/v1/sessions/{branch_id}")).status_code == 204
+        assert await served.conductor.database.read(
+            lambda c: c.exec_driver_sql("SELECT count(*) FROM events WHERE session_id = ?", (good,)).scalar() == 0
+        )
