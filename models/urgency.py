@@ -11,14 +11,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal
 
-Urgency = Literal["voice", "answer", "bulk"]
+Urgency = Literal["voice", "answer", "loading", "bulk"]
 
-NICENESS: Mapping[Urgency, int] = {"voice": 0, "answer": 2, "bulk": 19}
-"""The most that is wanted of each: of a core that all three want, a voice gets three parts of five, and bulk a hundredth."""
+NICENESS: Mapping[Urgency, int] = {"voice": 0, "answer": 2, "loading": 15, "bulk": 19}
+"""By how much each is nicer than the process was started: of a core that a voice and an answer both want, the voice gets three parts
+of five; what is loaded beside answers gets a twentieth of one that they want, and bulk a fiftieth."""
+
+_STARTED = os.getpriority(os.PRIO_PROCESS, 0) if sys.platform == "linux" else 0
+_NICEST = 19
 
 
 def be(urgency: Urgency) -> None:
     """Have the calling thread, and every thread that it starts from here on, go by `urgency`. Does nothing but on Linux."""
     if sys.platform == "linux":
         with suppress(OSError):  # it is nicer already, and may not go back
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS[urgency])
+            niceness = min(_STARTED + NICENESS[urgency], _NICEST)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

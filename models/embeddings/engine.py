@@ -5,6 +5,7 @@ A request goes a run of the encoder at a time, and between two runs the next req
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,9 +69,9 @@ class MiniLmEmbedder:
         """Serve `model` with `threads` a step; None leaves their number to torch."""
         self._model: MiniLm | None = model
         self._clock = clock
+        # They begin with the first request, from the event loop: a thread is no less nice than the one that it is begun from.
         self._threads = {urgency: _thread(urgency, threads) for urgency in sorted(set(_URGENCY.values()))}
-        for thread in self._threads.values():
-            thread.submit(lambda: list(model.embed(model.tokens(["Hello"])))).result()  # a broken model fails here
+        deque(model.embed(model.tokens(["Hello"])), maxlen=0)  # a broken model fails here
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Return the vectors of texts; see `Embedder.embed`."""

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Protocol, assert_never, cast
 
@@ -83,10 +84,15 @@ class _Running:
 
 
 class _Child:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, threads: int | None) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, urgency: Urgency, threads: int | None
+    ) -> None:
         self._frames = FrameReader(reader)
         self._writer = writer
         self._context = EngineContext(clock=SystemClock(), threads=threads)
+        # The senses are brought up beside answers that are written; what answers is waited for.
+        building: Urgency = "loading" if urgency == "voice" else urgency
+        self._builder = ThreadPoolExecutor(4, "loading", initializer=be, initargs=(building,))
         self._engines: dict[str, AnyEngine] = {}
         self._running: dict[int, _Running] = {}
 
@@ -144,7 +150,8 @@ class _Child:
         gc.disable()  # a tenth of the time: what imports make stays, and would be looked through again and again
         try:
             # In a thread: importing and reading weights takes seconds, in which other cards are served.
-            self._engines[load.card] = await asyncio.to_thread(build_engine, load.spec, self._context)
+            building = asyncio.get_running_loop().run_in_executor(self._builder, build_engine, load.spec, self._context)
+            self._engines[load.card] = await building
         except BatonError as exc:
             error = exc
         except Exception:  # noqa: BLE001  # the client is told; the cause is logged here
@@ -232,22 +239,22 @@ class _Child:
         await self._writer.drain()
 
 
-async def _main(fd: int, threads: int | None) -> None:
+async def _main(fd: int, urgency: Urgency, threads: int | None) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     try:
-        await _Child(reader, writer, threads).serve()
+        await _Child(reader, writer, urgency, threads).serve()
     finally:
         writer.close()
 
 
 if __name__ == "__main__":
-    be(cast("Urgency", sys.argv[2]))
+    be(urgency := cast("Urgency", sys.argv[2]))
     # Read when torch is first imported: its threads sleep while they wait for one another. Left to spin, on two cores of which
     # something else took a part of one, they wrote a token in two seconds instead of an eighth of one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if sys.argv[2] == "voice":
+    if urgency == "voice":
         sys.setswitchinterval(_SWITCH_S)
     # Both may go to the whole process group; the gateway decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[3]) or None))
+    asyncio.run(_main(int(sys.argv[1]), urgency, int(sys.argv[3]) or None))
