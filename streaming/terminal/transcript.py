@@ -158,7 +158,9 @@ class Display:
                 yield from self._item(event["response_id"], event["item"])
             case "response.output_text.delta" | "response.function_call_arguments.delta":
                 yield from self._grown(event["response_id"], event["item_id"], event["delta"], whole=False)
-            case "response.output_text.done":
+            case "response.output_text.done" if not event.get(
+                "content_index"
+            ):  # what comes behind another part is added
                 yield from self._grown(event["response_id"], event["item_id"], event["text"], whole=True)
             case "response.function_call_arguments.done":
                 yield from self._grown(event["response_id"], event["item_id"], event["arguments"], whole=True)

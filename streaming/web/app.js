@@ -218,7 +218,7 @@ function onEvent(event) {
       conversation.grow(event.item_id, event.delta);
       return;
     case "response.output_text.done":
-      conversation.settle(event.item_id, event.text);
+      if (!event.content_index) conversation.settle(event.item_id, event.text); // what comes behind another part is added
       break;
     case "baton.turn.routed":
       conversation.routed(event);

@@ -244,6 +244,17 @@ def test_what_is_told_twice_after_a_loss_changes_nothing() -> None:
     assert _told(transcript, events) == []
 
 
+def test_words_behind_another_part_are_added_to_those_before_it() -> None:
+    transcript = Display()
+    *begun, done = _turn("It was. ")
+    place = {"response_id": "resp_1", "item_id": "item_2", "content_index": 2}
+    more = [
+        {"type": "response.output_text.delta", **place, "delta": "Yes."},
+        {"type": "response.output_text.done", **place, "text": "Yes."},
+    ]
+    assert _told(transcript, [*begun, *more, done])[-1].answer.text == "It was. Yes."
+
+
 @pytest.mark.parametrize(
     ("status", "error", "problem"),
     [
