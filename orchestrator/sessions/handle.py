@@ -203,13 +203,16 @@ class Session:
             Conflict: that generation is not proposed any more; or a turn runs that it does not interrupt (`turn_active`), and
                 it is still proposed.
         """
+        proposal = self._state.proposal
+        return await self._commit("" if proposal is None else proposal.turn_id, generation, interrupts)
+
+    async def _commit(self, turn_id: str, generation: int, interrupts: str | None) -> str:
         asked_s = self._clock.now_s()
         await self._opened()
-        key = ("" if self._state.proposal is None else self._state.proposal.turn_id, generation)
+        key = (turn_id, generation)
         work = self._generations.get(key)
         if work is None or work.committed.is_set():
             raise Conflict(f"Generation {generation} is not proposed any more. Propose it again.", code="not_proposed")
-        turn_id = work.turn_id
         try:
             decision = replace(await work.decision(), history_seq=work.history_seq)
         except BatonError:
@@ -249,7 +252,7 @@ class Session:
         assert proposal is not None  # as in `propose`, and nothing has run since
         key = (proposal.turn_id, generation)
         try:
-            return await self.commit(generation, interrupts=interrupts)
+            return await self._commit(*key, interrupts)
         except BaseException:
             self._discard(key)
             raise
@@ -315,7 +318,7 @@ class Session:
         """
         await self._opened()
         request, proposal = self._request, self._state.proposal
-        if request is not None and request.turn_id == turn_id and proposal is not None:
+        if request is not None and proposal is not None and request.turn_id == turn_id == proposal.turn_id:
             request.settle(Conflict("The response was cancelled before it began.", code="turn_cancelled"))
         if proposal is not None and proposal.turn_id == turn_id:
             self._drop_proposal()
@@ -657,7 +660,8 @@ class Session:
         """Commit what was asked for, and say what came of it."""
         error: BatonError | None = None
         try:
-            await self.commit(request.generation, interrupts=request.interrupts)
+            # By its turn's id: once it was taken back, the generation may be another turn's.
+            await self._commit(request.turn_id, request.generation, request.interrupts)
         except BatonError as exc:
             self._discard((request.turn_id, request.generation))
             error = exc

@@ -314,10 +314,7 @@ class _Connection:
             case Cancel(turn_id=str() as named) if self._asides.cancel(named):
                 pass
             case Cancel():
-                turn_id = command.turn_id or self._session.requested_turn or self._session.running_turn
-                if turn_id is None:
-                    raise Conflict("No response is running.", code="turn_not_active")
-                await self._session.cancel(turn_id, "client_cancelled")
+                await self._cancel(command.turn_id)
             case _:
                 assert_never(command)
         return None
@@ -328,6 +325,17 @@ class _Connection:
         context = None if command.context is None else await context_of(self._session, command)
         interrupts = self._session.running_turn if command.interrupts else None
         return await self._session.request(command.turn_input, context, interrupts=interrupts)
+
+    async def _cancel(self, turn_id: str | None) -> None:
+        """Stop the response that is named; or the one that runs, and the one that was to interrupt it."""
+        asked = (self._session.requested_turn, self._session.running_turn) if turn_id is None else (turn_id,)
+        turns = [each for each in asked if each is not None]
+        if not turns:
+            raise Conflict("No response is running.", code="turn_not_active")
+        for each in turns[:-1]:
+            with suppress(Conflict):  # it has just ended by itself
+                await self._session.cancel(each, "client_cancelled")
+        await self._session.cancel(turns[-1], "client_cancelled")
 
     async def _truncate(self, command: Truncate) -> None:
         try:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.sessions import kinds, reply_of
+from support.sessions import HeldJournal, kinds, reply_of
 
 from models.errors import BatonError, Conflict, LimitExceeded, NotFound
 from orchestrator.events import TurnInput
@@ -22,6 +22,41 @@ async def test_what_was_said_is_taken_along_by_the_request_that_came_with_it(ope
         assert kinds(transcript.rows) == ["turn_accepted", "item_closed", "task_ended", "turn_ended"]
         assert reply_of(transcript.rows) == "you said hello 🎻"
         assert session.requested_turn is None
+
+
+async def test_a_request_that_was_taken_back_accepts_nobody_elses_guess(open_house: Any) -> None:
+    # The generation counts from 1 in each turn: what is proposed next has the number of what was asked for.
+    async with open_house() as house:
+        session = await house.sessions.create("local")
+        request = await session.request(house.says("one"))
+        await session.cancel(request.turn_id, "client_cancelled")
+        guess = await session.propose(house.says("two"))
+        assert guess == request.generation
+        with pytest.raises(Conflict) as refused:
+            await request.done()
+        assert refused.value.code == "turn_cancelled"
+        await house.settle()
+        assert (session.running_turn, await house.rows(session)) == (None, ())
+        await house.read_turn(session, await session.commit(guess))
+
+
+async def test_a_request_whose_acceptance_is_being_written_is_not_said_to_be_taken_back(
+    open_house: Any, message: Any
+) -> None:
+    async with open_house() as house:
+        session = await house.sessions.create("local")
+        journal = HeldJournal(session)
+        journal.after.clear()
+        request = await session.request(house.says("wait"))
+        await house.settle()
+        await session.propose(house.says("a guess at what comes after it"))
+        cancelling = asyncio.create_task(session.cancel(request.turn_id, "client_cancelled"))
+        await house.settle()
+        journal.after.set()
+        await request.done()
+        await cancelling
+        assert "turn_ended" in kinds(await house.rows(session))
+        assert session.running_turn is None
 
 
 async def test_what_nobody_asks_about_is_kept_alone(open_house: Any, message: Any) -> None:

@@ -110,8 +110,8 @@ class _Session:
 
     session_id = "sess_1"
     settings = SessionSettings()
-    running_turn = None
-    requested_turn = None
+    running_turn: str | None = None
+    requested_turn: str | None = None
 
     def __init__(self, fails: Mapping[str, Exception]) -> None:
         self._fails = fails
@@ -124,8 +124,15 @@ class _Session:
     async def say(self, items: tuple[Item, ...]) -> Pending:
         return self._note("say")
 
-    async def request(self, turn_input: TurnInput, context: object = None) -> Pending:
-        return self._note("request")
+    async def request(self, turn_input: TurnInput, context: object = None, *, interrupts: str | None = None) -> Pending:
+        if interrupts is not None:
+            self.requested_turn = "turn_new"
+        elif self.requested_turn is None and "run" in self._fails:
+            self.running_turn = "turn_old"
+        return self._note("request" if interrupts is None else f"request instead of {interrupts}")
+
+    async def cancel(self, turn_id: str, reason: str) -> None:
+        self._note(f"cancel {turn_id}")
 
     def _note(self, what: str) -> Pending:
         self.asked.append(what)
@@ -211,6 +218,19 @@ async def test_a_defect_costs_neither_the_connection_nor_what_is_asked_next(capl
     asked, told, *_ = await _hear(_SAY, _ASK, _UPDATE, request=ZeroDivisionError())
     assert (asked, told) == (["say", "request"], ["internal", "session.updated"])
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_cancellation_stops_what_runs_and_what_was_to_interrupt_it() -> None:
+    instead = {**_ASK, "response": {"baton": {"interrupts": True}}}
+    stop = {"type": "response.cancel"}
+    asked, told, *_ = await _hear(_ASK, instead, stop, run=Conflict("", code="it runs on"))
+    assert asked == ["request", "request instead of turn_old", "cancel turn_new", "cancel turn_old"]
+    assert told == []
+    ended = Conflict("It has ended.", code="turn_not_active")
+    named = {**stop, "response_id": "resp_new"}
+    asked, told, *_ = await _hear(_ASK, instead, named, run=ended)
+    assert asked[2:] == ["cancel turn_new"]
+    assert (await _hear(stop))[1] == ["response_cancel_not_active"]
 
 
 _BAD_SAY = {**_SAY, "item": {**_SAY["item"], "content": [{"type": "input_text"}]}}
