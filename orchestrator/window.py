@@ -12,7 +12,7 @@ Nothing is counted that need not be: a byte is at most one token, so a conversat
 tokens fits. Of an item no more is counted than shows that it does not fit.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import assert_never
@@ -31,6 +31,7 @@ from models.content import (
     TextPart,
     VideoPart,
     is_beside,
+    parts_of,
     text_of,
 )
 from models.language.tokens import PIECE_CHARACTERS, TokenCounter
@@ -253,8 +254,14 @@ def costs_of(items: Sequence[Item], window: Window, counter: TokenCounter) -> li
     open_calls = unanswered(items)
     return [
         count_tokens([words_of(item), *([UNKNOWN_OUTCOME] if at in open_calls else [])], counter, enough=window.tokens)
+        + media_of([item], counter)
         for at, item in enumerate(items)
     ]
+
+
+def media_of(items: Iterable[Item], counter: TokenCounter) -> int:
+    """Return the tokens of all parts that are no text, as far as a model reads them."""
+    return sum(counter.count_part(part) for item in items for part in parts_of(item) if not isinstance(part, TextPart))
 
 
 def shown(items: Sequence[Item], window: Window, counter: TokenCounter) -> Sequence[Item]:

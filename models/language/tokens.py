@@ -11,8 +11,13 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from models.content import AudioPart, ImagePart, Part, TextPart, VideoPart
+
 BYTES_PER_TOKEN = 3
 """English has about four bytes a token, code and other scripts about three: the estimate is on the safe side."""
+
+_PICTURE_TOKENS, _SQUARE_TOKENS, _SQUARE_PX = 85, 170, 512
+_SOUND_TOKENS_PER_S = 10
 
 PIECE_CHARACTERS = 4_000
 """How much is counted at a time, in some milliseconds: long texts are counted in pieces."""
@@ -27,6 +32,31 @@ class TokenCounter(Protocol):
         """Return how many tokens `text` is."""
         ...
 
+    def count_part(self, part: Part) -> int:
+        """Return how many tokens a part is to a model that reads it."""
+        ...
+
+
+def media_tokens(part: Part) -> int:
+    """Return how many tokens a part that is no text probably is, by OpenAI's arithmetic, which is on the safe side of most models'.
+
+    A picture is 85, and 170 for each square of 512 pixels; moving pictures are one a second; sound is 10 a second
+    ("Images and vision: calculating costs", "Managing costs" of the Realtime API, as published in 2025).
+    """
+    match part:
+        case ImagePart():
+            return _picture_tokens(part.width_px, part.height_px)
+        case VideoPart():
+            return _picture_tokens(part.width_px, part.height_px) * -(-part.duration_ms // 1000)
+        case AudioPart():
+            return -(-part.samples * _SOUND_TOKENS_PER_S // part.rate_hz)
+        case _:
+            return 0
+
+
+def _picture_tokens(width_px: int, height_px: int) -> int:
+    return _PICTURE_TOKENS + _SQUARE_TOKENS * -(-width_px // _SQUARE_PX) * -(-height_px // _SQUARE_PX)
+
 
 class EstimatedTokens:
     """For models whose tokenizer is not here."""
@@ -34,6 +64,10 @@ class EstimatedTokens:
     def count(self, text: str) -> int:
         """Return an estimate that is rather too high."""
         return -(-len(text.encode()) // BYTES_PER_TOKEN)
+
+    def count_part(self, part: Part) -> int:
+        """Return an estimate that is rather too high."""
+        return self.count(part.text) if isinstance(part, TextPart) else media_tokens(part)
 
 
 class CountedTokens:
@@ -48,6 +82,10 @@ class CountedTokens:
     def count(self, text: str) -> int:
         """Return how many tokens `text` is."""
         return self._count(text) if len(text) > PIECE_CHARACTERS else self._remembered(text)
+
+    def count_part(self, part: Part) -> int:
+        """Return how many tokens a part is; of what is no text, an estimate."""
+        return self.count(part.text) if isinstance(part, TextPart) else media_tokens(part)
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

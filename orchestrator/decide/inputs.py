@@ -10,7 +10,16 @@ from models.language.tokens import BYTES_PER_TOKEN
 from models.placement.fleet import CardView
 from orchestrator.events import TurnInput, canonical
 from orchestrator.route.choose import CardFacts, ExpectedLoad, card_facts
-from orchestrator.window import count_tokens, fixed, items_words, most_tokens, paired, places_now, places_since
+from orchestrator.window import (
+    count_tokens,
+    fixed,
+    items_words,
+    media_of,
+    most_tokens,
+    paired,
+    places_now,
+    places_since,
+)
 
 _OUTPUT_TOKENS = 256
 """Of an answer of which nobody knows how long it will be."""
@@ -107,7 +116,10 @@ def decision_inputs(
         form=turn_input.form.kind if turn_input.form else None,
         model=turn_input.model,
         aliases=dict(offer.aliases),
-        cards=[_facts(card, offer, texts, most, load, is_counted=is_counted) for card in offer.cards],
+        cards=[
+            _facts(card, offer, texts, most, load, [items[at] for at in now], is_counted=is_counted)
+            for card in offer.cards
+        ],
         agents=sorted(agents),
     )
 
@@ -132,12 +144,20 @@ def _load(turn_input: TurnInput, most_tokens: int) -> ExpectedLoad:
 
 
 def _facts(
-    card: Card, offer: CardView, texts: Sequence[str], most: int, load: ExpectedLoad, *, is_counted: bool
+    card: Card,
+    offer: CardView,
+    texts: Sequence[str],
+    most: int,
+    load: ExpectedLoad,
+    said: Sequence[Item],
+    *,
+    is_counted: bool,
 ) -> CardFacts:
     # Counted only where it matters, and no further than it does.
     tokens = most
     if is_counted and most >= card.context_tokens:
         tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
+    tokens += media_of(said, offer.counter(card.name))
     return card_facts(card, offer.standing(card.name), tokens, load)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.content import Call, CallResult, Item, Message, Role, TextPart
+from models.content import BlobRef, Call, CallResult, ImagePart, Item, Message, Role, TextPart
 from models.language.tokens import EstimatedTokens
 from models.ports.generate import ToolConstraint, ToolSpec
 from orchestrator.events import TurnInput
@@ -255,3 +255,14 @@ def test_the_bound_holds_for_what_counts_within_it(texts: list[str]) -> None:
 def test_a_call_that_was_cut_short_and_a_result_without_its_call_are_not_shown() -> None:
     cut = Call(item_id="item_1", call_id="call_1", name="add", arguments="{", status="incomplete")
     assert paired([result(9), cut, result(1), call(2), result(2)]) == [call(2), result(2)]
+
+
+def test_pictures_take_their_part_of_the_window() -> None:
+    """Five of a telephone's camera once counted as nothing."""
+    blob = BlobRef(sha256="0" * 64, media_type="image/jpeg", size_bytes=1)
+    pictures = tuple(ImagePart(blob=blob, width_px=4_032, height_px=3_024) for _ in range(5))
+    seen = Message(item_id="item_1", role="user", parts=(TextPart(text="look"), *pictures))
+    plain = Message(item_id="item_2", role="user", parts=(TextPart(text="look"),))
+    window = Window(tokens=100_000, fixed_tokens=0, answer_tokens=100, spare_tokens=0)
+    with_pictures, without = costs_of([seen, plain], window, EstimatedTokens())
+    assert with_pictures - without == 5 * (85 + 8 * 6 * 170)

@@ -10,6 +10,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
+from models.content import AudioPart, BlobRef, FilePart, ImagePart, Part, TextPart, VideoPart
 from models.language.tokens import PIECE_CHARACTERS, CountedTokens, EstimatedTokens, counter
 
 
@@ -56,3 +57,22 @@ def test_an_estimate_is_a_third_of_the_bytes_and_never_less(text: str, tokens: i
 def test_what_has_no_tokenizer_here_is_estimated(tmp_path: Path) -> None:
     assert isinstance(counter(None), EstimatedTokens)
     assert isinstance(counter(tmp_path), EstimatedTokens)
+
+
+_BLOB = BlobRef(sha256="0" * 64, media_type="image/png", size_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("part", "tokens"),
+    [
+        (TextPart(text="abcdef"), 2),
+        (ImagePart(blob=_BLOB, width_px=512, height_px=512), 85 + 170),
+        (ImagePart(blob=_BLOB, width_px=4_032, height_px=3_024), 85 + 8 * 6 * 170),
+        (AudioPart(blob=_BLOB, rate_hz=16_000, samples=48_000), 30),
+        (VideoPart(blob=_BLOB, width_px=512, height_px=512, duration_ms=2_500), 3 * 255),
+        (FilePart(blob=_BLOB, name="a.bin"), 0),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_pictures_and_sound_count_too(part: Part, tokens: int) -> None:
+    assert EstimatedTokens().count_part(part) == tokens
