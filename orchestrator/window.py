@@ -12,7 +12,7 @@ Nothing is counted that need not be: a byte is at most one token, so a conversat
 tokens fits. Of an item no more is counted than shows that it does not fit.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import assert_never
@@ -254,14 +254,15 @@ def costs_of(items: Sequence[Item], window: Window, counter: TokenCounter) -> li
     open_calls = unanswered(items)
     return [
         count_tokens([words_of(item), *([UNKNOWN_OUTCOME] if at in open_calls else [])], counter, enough=window.tokens)
-        + media_of([item], counter)
+        + media_of([item], lambda: counter)
         for at, item in enumerate(items)
     ]
 
 
-def media_of(items: Iterable[Item], counter: TokenCounter) -> int:
-    """Return the tokens of all parts that are no text, as far as a model reads them."""
-    return sum(counter.count_part(part) for item in items for part in parts_of(item) if not isinstance(part, TextPart))
+def media_of(items: Iterable[Item], counter: Callable[[], TokenCounter]) -> int:
+    """Return the tokens of all parts that are no text, as far as a model reads them; `counter` is asked for if there are any."""
+    parts = [part for item in items for part in parts_of(item) if not isinstance(part, TextPart)]
+    return sum(map(counter().count_part, parts)) if parts else 0
 
 
 def shown(items: Sequence[Item], window: Window, counter: TokenCounter) -> Sequence[Item]:

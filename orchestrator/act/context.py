@@ -80,7 +80,7 @@ class Contexts:
         card, asked = self._cards[name], self.output_tokens(turn_input)
         items = readable(paired(items), card.reads)
         words = _words(turn_input, items)
-        most = most_tokens(words) + media_of(items, self._offer.counter(name))
+        most = most_tokens(words) + media_of(items, lambda: self._offer.counter(name))
         if most + asked <= card.context_tokens:
             return ShownContext(items=items, output_tokens=asked, note=None)
         if most > _LIGHT_TOKENS:

@@ -157,7 +157,7 @@ def _facts(
     tokens = most
     if is_counted and most >= card.context_tokens:
         tokens = count_tokens(texts, offer.counter(card.name), enough=card.context_tokens)
-    tokens += media_of(said, offer.counter(card.name))
+    tokens += media_of(said, lambda: offer.counter(card.name))
     return card_facts(card, offer.standing(card.name), tokens, load)
 
 

@@ -22,12 +22,13 @@ from models.content import (
     FilePart,
     ImagePart,
     Message,
+    Part,
     TextPart,
     VideoPart,
     text_of,
 )
 from models.errors import BadInput, LimitExceeded, NotFound, Unavailable
-from models.language.tokens import PIECE_CHARACTERS, TokenCounter
+from models.language.tokens import PIECE_CHARACTERS, TokenCounter, media_tokens
 from models.owner import Owner
 from models.placement.fleet import CardStatus, FixedCardView
 from models.ports.generate import RegexConstraint, Sampling, ToolConstraint, ToolSpec
@@ -45,6 +46,9 @@ class Words:
 
     def count(self, text: str) -> int:
         return len(text.split())
+
+    def count_part(self, part: Part) -> int:
+        return media_tokens(part)
 
 
 class WordsOffer(FixedCardView):
@@ -418,6 +422,9 @@ class Pieces:
             self.known.add(text)
             self.counted.append(len(text))
         return len(text) // 5
+
+    def count_part(self, part: Part) -> int:
+        return media_tokens(part)
 
 
 class PiecesOffer(WordsOffer):
