@@ -206,7 +206,7 @@ async def test_beside_functions_an_answer_is_checked_as_what_it_is(make: _Make) 
     ("constraint", "field"),
     [
         (_form(_SET, strict=True), "constraint.json_schema"),
-        (ToolConstraint(tools=(_tool(_SET, strict=True),)), "tools"),
+        (ToolConstraint(tools=(_tool(_SET, strict=True),)), "tools[0].parameters"),
         (ToolConstraint(tools=(_tool(_LIST),), form=_form(_SET, strict=True)), "constraint.json_schema"),
     ],
 )
