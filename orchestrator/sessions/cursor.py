@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from models.content import Item, Part, TextPart, parts_of, text_of
 from orchestrator.events import AudioChunk, Committed, ItemClosed, ItemDelta, ItemSnapshot, PartAdded, SessionEvent
 from orchestrator.sessions.open_turn import LiveTurn, OpenItem
-from orchestrator.sessions.sound import Piece, Sound
+from orchestrator.sessions.sound import SoundPiece, SoundRing
 from orchestrator.sessions.state import SessionState
 
 
@@ -75,7 +75,7 @@ class Cursor:
                 seen.characters = item.length
         return events
 
-    def take_rows(self, rows: Iterable[Committed], sound: Sound | None = None) -> list[SessionEvent]:
+    def take_rows(self, rows: Iterable[Committed], sound: SoundRing | None = None) -> list[SessionEvent]:
         """Return the rows, each that closes an item preceded by what the reader has not been given of it.
 
         Of its sound that is what is there; how long all of it is, the row says.
@@ -88,7 +88,7 @@ class Cursor:
             events.append(row)
         return events
 
-    def _rest(self, closed: ItemClosed, sound: Sound | None) -> Iterator[SessionEvent]:
+    def _rest(self, closed: ItemClosed, sound: SoundRing | None) -> Iterator[SessionEvent]:
         seen = self._seen.pop(closed.item.item_id, None)
         if seen is None:
             yield ItemSnapshot(
@@ -146,7 +146,7 @@ def _parts(turn: LiveTurn, item: OpenItem, seen: _Seen) -> Iterator[SessionEvent
         seen.parts += 1
 
 
-def _chunks(of: LiveTurn | ItemClosed, seen: _Seen, pieces: Iterable[Piece]) -> Iterator[AudioChunk]:
+def _chunks(of: LiveTurn | ItemClosed, seen: _Seen, pieces: Iterable[SoundPiece]) -> Iterator[AudioChunk]:
     """Yield the sound that a reader has not been given, and with each piece how much it has missed before that."""
     for piece in pieces:
         yield AudioChunk(

@@ -40,7 +40,7 @@ from orchestrator.sessions.cursor import Cursor
 from orchestrator.sessions.folding import fold
 from orchestrator.sessions.journal import Journal
 from orchestrator.sessions.order import FRONT, Order
-from orchestrator.sessions.requests import Request, Saying
+from orchestrator.sessions.requests import Saying, TurnRequest
 from orchestrator.sessions.state import SessionState
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Session:
         # Made when the last one is used up, not per delta: making a ULID costs as much as taking one.
         self._next_item_id = new_id("item")
         self._saying: Saying | None = None
-        self._request: Request | None = None
+        self._request: TurnRequest | None = None
         self._left_waiting: Generation | None = None  # what another process began and somebody is to answer
         self._closed = False
         self._closed_by: Fault | None = None  # what keeps the log from being written
@@ -259,7 +259,7 @@ class Session:
 
     async def request(
         self, turn_input: TurnInput, context: Sequence[Item] | None = None, *, interrupts: str | None = None
-    ) -> Request:
+    ) -> TurnRequest:
         """As `respond`, but it is accepted in its own time, whoever waits for that. `cancel` takes it back until then.
 
         What is just being said (`say`) is taken along, if it is the conversation that is answered: half the commits of a turn.
@@ -293,7 +293,7 @@ class Session:
             raise
         proposal = self._state.proposal
         assert proposal is not None  # `propose` has just made it
-        self._request = Request(proposal.turn_id, generation, saying, interrupts)
+        self._request = TurnRequest(proposal.turn_id, generation, saying, interrupts)
         self._tasks.create_task(self._accept(self._request))
         return self._request
 
@@ -656,7 +656,7 @@ class Session:
         self._generations[generation.turn_id, generation.generation] = generation
         generation.following = self._tasks.create_task(self._follow(generation))
 
-    async def _accept(self, request: Request) -> None:
+    async def _accept(self, request: TurnRequest) -> None:
         """Commit what was asked for, and say what came of it."""
         error: BatonError | None = None
         try:

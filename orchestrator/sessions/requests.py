@@ -47,7 +47,7 @@ class Saying(Pending):
         self.is_taken = False
 
 
-class Request(Pending):
+class TurnRequest(Pending):
     """A response that was asked for, and is being decided."""
 
     def __init__(self, turn_id: str, generation: int, saying: Saying | None, interrupts: str | None) -> None:

@@ -13,7 +13,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SoundPiece:
     """Some of an item's sound: 16-bit mono samples, behind `offset` of them."""
 
     item_id: str
@@ -27,27 +27,27 @@ class Piece:
         return self.offset + len(self.pcm) // 2
 
 
-class Sound:
+class SoundRing:
     """One session's."""
 
     def __init__(self, most_bytes: int) -> None:
         """Keep at most so much."""
         self._most_bytes = most_bytes
-        self._pieces: deque[Piece] = deque()
+        self._pieces: deque[SoundPiece] = deque()
         self._bytes = 0
 
     def append(self, item_id: str, offset: int, rate_hz: int, pcm: bytes) -> None:
         """Take what an item grows by; the oldest goes that has no place any more, whosoever it is."""
         for at in range(0, len(pcm), _PIECE_BYTES):
-            piece = Piece(item_id, offset + at // 2, rate_hz, pcm[at : at + _PIECE_BYTES])
+            piece = SoundPiece(item_id, offset + at // 2, rate_hz, pcm[at : at + _PIECE_BYTES])
             self._pieces.append(piece)
             self._bytes += len(piece.pcm)
         while self._bytes > self._most_bytes:
             self._bytes -= len(self._pieces.popleft().pcm)
 
-    def since(self, item_id: str, samples: int) -> list[Piece]:
+    def since(self, item_id: str, samples: int) -> list[SoundPiece]:
         """Return what there is of an item behind so many samples, in order."""
-        pieces: list[Piece] = []
+        pieces: list[SoundPiece] = []
         for piece in reversed(self._pieces):  # a reader lacks the newest
             if piece.item_id != item_id:
                 continue

@@ -46,7 +46,6 @@ from orchestrator.sessions import approvals
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
-from orchestrator.sessions.sound import Sound
 from orchestrator.sessions.task_rows import cancelled, closed, cut_off, fold_closed, fold_task, ms, task_ended
 
 EMPTY: Mapping[str, Item] = MappingProxyType({})
@@ -63,7 +62,7 @@ class SessionState:
             items=limits.items, characters=limits.history_characters, item_characters=limits.item_characters
         )
         self.rows: deque[Committed] = deque(maxlen=limits.rows)
-        self.sound = Sound(limits.sound_bytes)
+        self.sound = SoundRing(limits.sound_bytes)
         self.turn: LiveTurn | None = None
         self.proposal: Proposal | None = None
         self._accepting: Proposal | None = None

@@ -25,7 +25,7 @@ from models.shares import Shares
 from orchestrator.act.completions import Completions
 from orchestrator.build import Conductor
 from orchestrator.sessions.handle import Session
-from orchestrator.sessions.requests import Pending, Request
+from orchestrator.sessions.requests import Pending, TurnRequest
 from streaming.auth import SUBPROTOCOL, Authenticator, Caller
 from streaming.limits import RateLimits, SurfaceLimits
 from streaming.metrics import SurfaceMeters
@@ -272,7 +272,11 @@ class _Connection:
         try:
             await pending.done()
         except BatonError as exc:
-            if isinstance(pending, Request) and exc.code == "turn_cancelled" and isinstance(received.command, Respond):
+            if (
+                isinstance(pending, TurnRequest)
+                and exc.code == "turn_cancelled"
+                and isinstance(received.command, Respond)
+            ):
                 await self._send(self._protocol.never_begun(pending.turn_id, received.command.turn_input))
                 return
             self._note(received.command, exc)

@@ -7,7 +7,6 @@ from support.sessions import Steps
 from models.content import AudioDelta, TextDelta
 from orchestrator.events import AudioChunk, Committed, SessionEvent
 from orchestrator.sessions.cursor import Cursor
-from orchestrator.sessions.sound import Sound
 
 
 def pcm(samples: int, first: int = 0) -> bytes:
@@ -75,7 +74,7 @@ def test_nobody_is_given_sound_of_a_turn_that_was_interrupted(steps: Steps) -> N
 
 
 def test_it_is_bounded_by_bytes_whatever_comes() -> None:
-    sound = Sound(1_000_000)
+    sound = SoundRing(1_000_000)
     sound.append("a", 0, 24_000, bytes(3_000_000))
     kept = sound.since("a", 0)
     assert 900_000 < sum(len(piece.pcm) for piece in kept) <= 1_000_000
