@@ -46,6 +46,7 @@ from orchestrator.sessions import approvals
 from orchestrator.sessions.conversation import NOTHING_EARLIER, Conversation, Earlier
 from orchestrator.sessions.open_turn import LiveTask, LiveTurn, Proposal, superseded, take_delta
 from orchestrator.sessions.order import Order
+from orchestrator.sessions.sound import SoundRing
 from orchestrator.sessions.task_rows import cancelled, closed, cut_off, fold_closed, fold_task, ms, task_ended
 
 EMPTY: Mapping[str, Item] = MappingProxyType({})

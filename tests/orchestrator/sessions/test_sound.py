@@ -7,6 +7,7 @@ from support.sessions import Steps
 from models.content import AudioDelta, TextDelta
 from orchestrator.events import AudioChunk, Committed, SessionEvent
 from orchestrator.sessions.cursor import Cursor
+from orchestrator.sessions.sound import SoundRing
 
 
 def pcm(samples: int, first: int = 0) -> bytes:
