@@ -29,7 +29,7 @@ from models.placement.client import Worker
 from models.ports.activity import RATE_HZ, WINDOW_SAMPLES, ActivityDetector, ActivityRequest
 from models.ports.embed import Embedder, EmbedRequest
 from models.ports.generate import Engine, GenerateRequest, Sampling
-from models.ports.streams import Sound
+from models.ports.streams import SoundInput
 from models.supply.store import Store
 from orchestrator.settings import Settings
 
@@ -103,7 +103,7 @@ async def _hear(detector: ActivityDetector, seconds: float) -> list[float]:
             due_s += _WINDOW_S
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             begun_s.append(time.perf_counter())
-            await stream.push(Sound(pcm=chance.randbytes(2 * WINDOW_SAMPLES)))
+            await stream.push(SoundInput(pcm=chance.randbytes(2 * WINDOW_SAMPLES)))
         await stream.end()
 
     speaking = asyncio.create_task(speak())

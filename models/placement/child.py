@@ -25,6 +25,7 @@ from models.placement.frames import (
     DeltaFrame,
     Ended,
     EndOfInput,
+    EngineRequest,
     Feed,
     Forget,
     Forgotten,
@@ -38,7 +39,6 @@ from models.placement.frames import (
     Ping,
     Pong,
     Ready,
-    Request,
     Stop,
     Submit,
     Taken,
@@ -65,7 +65,7 @@ _SWITCH_S = 0.001
 
 
 class _Opening(Protocol):
-    def open(self, request: Request) -> Stream[Input, Output]: ...
+    def open(self, request: EngineRequest) -> Stream[Input, Output]: ...
 
 
 class _Running:

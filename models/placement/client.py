@@ -30,6 +30,7 @@ from models.placement.frames import (
     DeltaFrame,
     Ended,
     EndOfInput,
+    EngineRequest,
     Feed,
     Forget,
     Forgotten,
@@ -42,7 +43,6 @@ from models.placement.frames import (
     Ping,
     Pong,
     Ready,
-    Request,
     Stop,
     Submit,
     Taken,
@@ -343,7 +343,7 @@ class Worker:
             card.failed(frame.error, self._clock.now_s(), beside=self._serves_beside(frame.card))
 
     async def submit(
-        self, card: str, request: Request, inputs: RequestInputs | None = None
+        self, card: str, request: EngineRequest, inputs: RequestInputs | None = None
     ) -> AsyncGenerator[Output, None]:
         """Run `request` on the engine of `card`; see `Submitting.submit`, and the port for what it raises."""
         self._shares.enter(request.tenant)

@@ -12,11 +12,11 @@ from typing import Protocol, cast, overload
 
 from models.content import Delta
 from models.errors import BatonError, Conflict, DeadlineExceeded, Internal
-from models.placement.frames import EndOfInput, Feed, Input, Output, Request, StreamRequest
+from models.placement.frames import EndOfInput, EngineRequest, Feed, Input, Output, StreamRequest
 from models.ports.activity import ActivityRequest, Verdict
 from models.ports.embed import Embeddings, EmbedRequest
 from models.ports.generate import GenerateRequest
-from models.ports.streams import UNREAD_INPUTS, Flush, Sound, Stream
+from models.ports.streams import UNREAD_INPUTS, Flush, SoundInput, Stream
 from models.ports.synthesize import SpeechEvent, SynthesizeRequest
 from models.ports.transcribe import TranscribeRequest, TranscriptEvent
 
@@ -119,7 +119,9 @@ class RequestInputs:
 class Submitting(Protocol):
     """What runs requests elsewhere."""
 
-    def submit(self, card: str, request: Request, inputs: RequestInputs | None = None) -> AsyncGenerator[Output, None]:
+    def submit(
+        self, card: str, request: EngineRequest, inputs: RequestInputs | None = None
+    ) -> AsyncGenerator[Output, None]:
         """Run `request` on the engine of `card`, feed it `inputs`, and yield what comes of it."""
         ...
 
@@ -167,9 +169,9 @@ class Door:
         raise Internal("The model gave nothing. Try again.")
 
     @overload
-    def open(self, request: ActivityRequest) -> Stream[Sound, Verdict]: ...
+    def open(self, request: ActivityRequest) -> Stream[SoundInput, Verdict]: ...
     @overload
-    def open(self, request: TranscribeRequest) -> Stream[Sound | Flush, TranscriptEvent]: ...
+    def open(self, request: TranscribeRequest) -> Stream[SoundInput | Flush, TranscriptEvent]: ...
     @overload
     def open(self, request: SynthesizeRequest) -> Stream[str | Flush, SpeechEvent]: ...
     def open(self, request: StreamRequest) -> object:

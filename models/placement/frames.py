@@ -22,17 +22,17 @@ from models.errors import BatonError
 from models.ports.activity import ActivityRequest, Verdict
 from models.ports.embed import Embeddings, EmbedRequest
 from models.ports.generate import GenerateRequest, Sampling
-from models.ports.streams import Flush, Sound
+from models.ports.streams import Flush, SoundInput
 from models.ports.synthesize import SpeechEvent, Spoken, SynthesizeRequest
 from models.ports.transcribe import TranscribeRequest, TranscriptEvent
 
 StreamRequest = ActivityRequest | TranscribeRequest | SynthesizeRequest
 """What opens a stream."""
 
-Request = GenerateRequest | EmbedRequest | StreamRequest
+EngineRequest = GenerateRequest | EmbedRequest | StreamRequest
 """What an engine can be asked, through whichever port."""
 
-Input = Sound | Flush | str
+Input = SoundInput | Flush | str
 """What can be fed to a request while it runs."""
 
 Output = Delta | Embeddings | Verdict | TranscriptEvent | SpeechEvent
@@ -66,7 +66,7 @@ class Submit:
 
     request_id: int
     card: str
-    request: Request
+    request: EngineRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +248,7 @@ _FIELDS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
         Feed,
         DeltaFrame,
         Taken,
-        Sound,
+        SoundInput,
         Verdict,
         Spoken,
         AudioDelta,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from models.ports.streams import Sound, Stream
+from models.ports.streams import SoundInput, Stream
 
 RATE_HZ = 16_000
 
@@ -44,7 +44,7 @@ class Verdict:
 class ActivityDetector(Protocol):
     """Something that hears whether somebody speaks."""
 
-    def open(self, request: ActivityRequest) -> Stream[Sound, Verdict]:
+    def open(self, request: ActivityRequest) -> Stream[SoundInput, Verdict]:
         """Open a stream that gives one verdict for each `WINDOW_SAMPLES` samples, in order, as soon as the last of them is pushed.
 
         Pieces of sound may be of any length; what is left of a window when the input ends is filled up with silence. Streams

@@ -24,7 +24,7 @@ UNREAD_INPUTS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
+class SoundInput:
     """Sound as it is heard: little-endian 16-bit mono samples, as many as there are, at the rate that the stream was opened with."""
 
     kind: Literal["sound"] = "sound"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from models.ports.streams import Flush, Sound, Stream
+from models.ports.streams import Flush, SoundInput, Stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,8 @@ TranscriptEvent = Hypothesis | Segment
 class Transcriber(Protocol):
     """Something that writes down what is said."""
 
-    def open(self, request: TranscribeRequest) -> Stream[Sound | Flush, TranscriptEvent]:
-        """Open a stream: `Sound` is pushed, and what was said comes out; `Flush` has the segment end that is open.
+    def open(self, request: TranscribeRequest) -> Stream[SoundInput | Flush, TranscriptEvent]:
+        """Open a stream: `SoundInput` is pushed, and what was said comes out; `Flush` has the segment end that is open.
 
         Segments come in order and do not overlap; the end of the input flushes. What nothing was said in gives nothing.
 

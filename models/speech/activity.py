@@ -18,7 +18,7 @@ from models.clock import Clock
 from models.errors import BadInput, Internal
 from models.ports.activity import WINDOW_SAMPLES, ActivityRequest, Verdict
 from models.ports.context import EngineContext
-from models.ports.streams import Fed, Sound
+from models.ports.streams import Fed, SoundInput
 
 _FILE = "silero_vad_16k_sequence.onnx"
 _CONTEXT_SAMPLES = 64
@@ -61,7 +61,7 @@ class SileroDetector:
             _Hearing(self._network).hear(bytes(_WINDOW_BYTES))
         )  # a broken model fails here, and the first window is not late
 
-    def open(self, request: ActivityRequest) -> Fed[Sound, Verdict]:
+    def open(self, request: ActivityRequest) -> Fed[SoundInput, Verdict]:
         """Open a stream; see `ActivityDetector.open`."""
         return Fed(self._hear, self._clock, request.deadline)
 
@@ -69,7 +69,7 @@ class SileroDetector:
         """Let go of the network."""
         self._network = None
 
-    async def _hear(self, sound: AsyncIterator[Sound]) -> AsyncGenerator[Verdict, None]:
+    async def _hear(self, sound: AsyncIterator[SoundInput]) -> AsyncGenerator[Verdict, None]:
         if self._network is None:
             raise Internal("The model has been closed.")
         hearing = _Hearing(self._network)

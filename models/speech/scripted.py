@@ -20,7 +20,7 @@ from models.content import AudioDelta
 from models.errors import BadInput, Unsupported
 from models.ports.activity import WINDOW_SAMPLES, ActivityRequest, Verdict
 from models.ports.context import EngineContext
-from models.ports.streams import Fed, Flush, Sound
+from models.ports.streams import Fed, Flush, SoundInput
 from models.ports.synthesize import SpeechEvent, Spoken, SynthesizeRequest
 from models.ports.transcribe import Hypothesis, Segment, SpokenWord, TranscribeRequest, TranscriptEvent
 
@@ -100,14 +100,14 @@ class ScriptedDetector:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def open(self, request: ActivityRequest) -> Fed[Sound, Verdict]:
+    def open(self, request: ActivityRequest) -> Fed[SoundInput, Verdict]:
         """Open a stream; see `ActivityDetector.open`."""
         return Fed(self._hear, self._clock, request.deadline)
 
     async def aclose(self) -> None:
         """Do nothing: the engine holds nothing."""
 
-    async def _hear(self, sound: AsyncIterator[Sound]) -> AsyncGenerator[Verdict, None]:
+    async def _hear(self, sound: AsyncIterator[SoundInput]) -> AsyncGenerator[Verdict, None]:
         cutter, at = _Windows(), 0
         async for piece in sound:
             for window in cutter.cut(piece.pcm):
@@ -124,7 +124,7 @@ class ScriptedTranscriber:
         self._options = options
         self._clock = clock
 
-    def open(self, request: TranscribeRequest) -> Fed[Sound | Flush, TranscriptEvent]:
+    def open(self, request: TranscribeRequest) -> Fed[SoundInput | Flush, TranscriptEvent]:
         """Open a stream; see `Transcriber.open`."""
         return Fed(partial(self._hear, request), self._clock, request.deadline)
 
@@ -132,7 +132,7 @@ class ScriptedTranscriber:
         """Do nothing: the engine holds nothing."""
 
     async def _hear(
-        self, request: TranscribeRequest, inputs: AsyncIterator[Sound | Flush]
+        self, request: TranscribeRequest, inputs: AsyncIterator[SoundInput | Flush]
     ) -> AsyncGenerator[TranscriptEvent, None]:
         if request.language not in {None, self._options.language}:
             raise Unsupported(f"The scripted transcriber knows {self._options.language!r} alone.", field="language")
@@ -140,7 +140,7 @@ class ScriptedTranscriber:
             raise Unsupported("The scripted transcriber hears 16,000 samples a second.", field="rate_hz")
         cutter, script = _Windows(), _Script(self._options)
         async for piece in inputs:
-            heard = script.hear(cutter.cut(piece.pcm)) if isinstance(piece, Sound) else script.close()
+            heard = script.hear(cutter.cut(piece.pcm)) if isinstance(piece, SoundInput) else script.close()
             for event in heard:
                 yield event
         for event in (*script.hear(cutter.rest()), *script.close()):

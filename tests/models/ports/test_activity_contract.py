@@ -13,7 +13,7 @@ from support.voices import silence, voice
 from models.clock import SystemClock
 from models.errors import BadInput, Conflict, DeadlineExceeded
 from models.ports.activity import WINDOW_SAMPLES, ActivityDetector, ActivityRequest, Verdict
-from models.ports.streams import UNREAD_INPUTS, Sound, Stream
+from models.ports.streams import UNREAD_INPUTS, SoundInput, Stream
 
 _SPOKEN = np.concatenate((silence(0.3), voice(0.6), silence(0.3))).tobytes()
 
@@ -34,7 +34,7 @@ async def _heard(detector: ActivityDetector, *pieces: bytes) -> list[Verdict]:
 
     async def push() -> None:
         for piece in pieces:
-            await stream.push(Sound(pcm=piece))
+            await stream.push(SoundInput(pcm=piece))
         await stream.end()
 
     pushing = asyncio.create_task(push())
@@ -44,9 +44,9 @@ async def _heard(detector: ActivityDetector, *pieces: bytes) -> list[Verdict]:
     return found
 
 
-async def _push(stream: Stream[Sound, Verdict], windows: int) -> None:
+async def _push(stream: Stream[SoundInput, Verdict], windows: int) -> None:
     for _ in range(windows):
-        await stream.push(Sound(pcm=bytes(2 * WINDOW_SAMPLES)))
+        await stream.push(SoundInput(pcm=bytes(2 * WINDOW_SAMPLES)))
 
 
 def _cut(pcm: bytes, size: int) -> list[bytes]:
@@ -71,7 +71,7 @@ async def test_a_verdict_comes_before_the_next_window_does(detector):
     stream = detector.open(ActivityRequest(tenant="acme"))
     async with asyncio.timeout(20), aclosing(stream.outputs()) as verdicts:
         for n, window in enumerate(_cut(_SPOKEN, 2 * WINDOW_SAMPLES)[:20]):
-            await stream.push(Sound(pcm=window))
+            await stream.push(SoundInput(pcm=window))
             assert (await anext(verdicts)).start_sample == n * WINDOW_SAMPLES
 
 
@@ -106,7 +106,7 @@ async def test_who_pushes_faster_than_it_is_read_waits(detector):
     async def push() -> None:
         nonlocal pushed
         while True:
-            await stream.push(Sound(pcm=bytes(2 * WINDOW_SAMPLES)))
+            await stream.push(SoundInput(pcm=bytes(2 * WINDOW_SAMPLES)))
             pushed += 1
 
     pushing = asyncio.create_task(push())
@@ -122,7 +122,7 @@ async def test_after_the_end_nothing_can_be_pushed(detector):
     await stream.end()
     await stream.end()
     with pytest.raises(Conflict):
-        await stream.push(Sound(pcm=b""))
+        await stream.push(SoundInput(pcm=b""))
     assert [verdict async for verdict in stream.outputs()] == []
 
 
@@ -130,7 +130,7 @@ async def test_a_stream_that_is_closed_refuses_who_goes_on_pushing(detector):
     stream = detector.open(ActivityRequest(tenant="acme"))
     async with asyncio.timeout(20):
         async with aclosing(stream.outputs()) as verdicts:
-            await stream.push(Sound(pcm=bytes(2 * WINDOW_SAMPLES)))
+            await stream.push(SoundInput(pcm=bytes(2 * WINDOW_SAMPLES)))
             await anext(verdicts)
         with pytest.raises(Conflict):
             await _push(stream, 2 * UNREAD_INPUTS)

@@ -10,7 +10,7 @@ from support.voices import hum, silence
 
 from models.clock import SystemClock
 from models.errors import BadInput, DeadlineExceeded, Unsupported
-from models.ports.streams import Flush, Sound
+from models.ports.streams import Flush, SoundInput
 from models.ports.transcribe import Hypothesis, Segment, Transcriber, TranscribeRequest, TranscriptEvent
 
 _WORDS = np.concatenate((silence(0.2), hum(0.2), silence(0.2), hum(0.2), silence(0.2))).tobytes()
@@ -33,7 +33,7 @@ async def _heard(transcriber: Transcriber, *pieces: bytes | Flush, **fields) -> 
 
     async def push() -> None:
         for piece in pieces:
-            await stream.push(piece if isinstance(piece, Flush) else Sound(pcm=piece))
+            await stream.push(piece if isinstance(piece, Flush) else SoundInput(pcm=piece))
         await stream.end()
 
     pushing = asyncio.create_task(push())
@@ -63,7 +63,7 @@ async def test_a_pause_ends_a_segment(transcriber):
 async def test_a_flush_ends_the_segment_that_is_open_at_once(transcriber):
     stream = transcriber.open(TranscribeRequest(tenant="acme"))
     async with asyncio.timeout(20), aclosing(stream.outputs()) as events:
-        await stream.push(Sound(pcm=_WORDS))
+        await stream.push(SoundInput(pcm=_WORDS))
         await stream.push(Flush())
         while not isinstance(await anext(events), Segment):
             pass

@@ -12,7 +12,7 @@ from models.clock import ManualClock
 from models.errors import BadInput, Internal
 from models.ports.activity import RATE_HZ, WINDOW_SAMPLES, ActivityRequest
 from models.ports.context import EngineContext
-from models.ports.streams import Sound
+from models.ports.streams import SoundInput
 from models.speech.activity import SileroDetector, build
 
 # What `silero_vad.onnx` of the same wheel says, fed a window at a time by onnxruntime 1.32 as its README shows:
@@ -120,7 +120,7 @@ def detector() -> SileroDetector:
 async def _heard(detector: SileroDetector, *sound: np.ndarray) -> list[float]:
     stream = detector.open(ActivityRequest(tenant="acme"))
     pcm = np.concatenate(sound).tobytes()
-    await stream.push(Sound(pcm=pcm))
+    await stream.push(SoundInput(pcm=pcm))
     await stream.end()
     return [verdict.probability async for verdict in stream.outputs()]
 
