@@ -88,12 +88,17 @@ class Decider:
             await self._graph.forget(key)
 
     async def graph(self) -> "DecisionGraph":
-        """Return the graph. LangGraph is loaded with the first decision that waits: it takes most of a second."""
+        """Return the graph, made with the first decision that waits."""
         if self._graph is None:
-            made = await asyncio.to_thread(_load)
+            made = await graph_class()
             if self._graph is None:
                 self._graph = made(self._ports)
         return self._graph
+
+
+async def graph_class() -> "type[DecisionGraph]":
+    """Return the graph's class, for whoever needs it. LangGraph is loaded only then: it takes most of a second."""
+    return await asyncio.to_thread(_load)
 
 
 def _load() -> "type[DecisionGraph]":

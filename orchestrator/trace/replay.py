@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import BadInput, BatonError
-from orchestrator.decide.graph import DecisionGraph
+from orchestrator.decide.decider import graph_class
 from orchestrator.decide.inputs import lifted
 from orchestrator.events import Decision
 
@@ -34,7 +34,8 @@ async def replay(logged: Decision, changes: Mapping[str, str] | None = None) -> 
     Raises:
         BadInput: a change names what is not there, or is of the wrong type.
     """
-    graph, inputs = DecisionGraph(), changed(json.loads(logged.inputs), changes or {})
+    inputs = changed(json.loads(logged.inputs), changes or {})
+    graph = (await graph_class())()
     try:
         decision = await graph.replay(("replay",), inputs)
     except BatonError as exc:
