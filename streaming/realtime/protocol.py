@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 _SESSION_TYPE = TypeAdapter(Literal["realtime"] | None)
-_BATON = TypeAdapter(BatonOptions | None)
+_BATON = TypeAdapter(BatonOptions)
 _RESPONSE = TypeAdapter(ResponseOptions)
 
 
@@ -188,9 +188,10 @@ class RealtimeProtocol:
         """Take one message of the client.
 
         Args:
-            text: the message.
+            text: the message; a byte-order mark before it is passed over (RFC 8259, 8.1).
             settings: of the session, at present; the client may not have come so far yet.
         """
+        text = text.removeprefix("\ufeff")
         try:
             event = CLIENT_EVENT.validate_json(text)
         except ValidationError as exc:
@@ -233,7 +234,7 @@ class RealtimeProtocol:
         refused = [*taken.refused]
         baton: BatonOptions | None = None
         for name, value in taken.rest.items():
-            if value is None and name != "baton":
+            if value is None:
                 continue  # whatever it is, nothing of it is asked for
             try:
                 if name != "baton":

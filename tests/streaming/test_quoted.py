@@ -119,7 +119,7 @@ def test_nor_whatever_items_are_called(name: str) -> None:
     with pytest.raises(NotFound) as unknown:
         kept.check_known((name + "?",))
     with pytest.raises(NotFound) as nowhere:
-        kept.check_place((), name + "?", left=False, open_id=None)
+        kept.check_place((), name + "?", left=False, open_indexes={})
     refusals += [missing.value, answered.value, unknown.value, nowhere.value]
     assert all(len(error.message) <= _MOST_CHARACTERS for error in refusals)
 
@@ -211,3 +211,18 @@ async def test_a_byte_order_mark_is_passed_over_and_half_a_character_is_named(se
     assert marked.status_code == 200
     assert halved.status_code == 400
     assert "surrogate" in halved.json()["error"]["message"]
+
+
+@given(session=st.dictionaries(st.sampled_from(["instructions", "nonsense", "temperature"]), st.text()))
+def test_a_byte_order_mark_before_a_message_changes_nothing(session: dict[str, str]) -> None:
+    settings = SessionSettings()
+    text = TypeAdapter(Any).dump_json({"type": "session.update", "event_id": "mine", "session": session}).decode()
+    told = []
+    for sent in (text, f"\ufeff{text}"):
+        protocol = RealtimeProtocol(
+            "session_1", 0, options=Options(), defaults=RequestDefaults(), settings=settings, order=Order()
+        )
+        told.append([{**each, "event_id": None} for each in protocol.receive(sent, settings).replies])
+
+    assert told[0] == told[1]
+    assert told[0][-1]["type"] == "session.updated"

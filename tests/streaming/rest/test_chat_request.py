@@ -60,6 +60,7 @@ _EXTENSIONS: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "continue_final_message": False,
     "add_generation_prompt": True,
+    "baton": {"on_leave": "cancel"},
 }
 _HARMLESS: dict[str, Any] = {
     "user": "me",
