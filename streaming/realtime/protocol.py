@@ -240,7 +240,7 @@ class RealtimeProtocol:
                 if name != "baton":
                     raise unknown("session", name)
                 baton = validated(_BATON, value, "session", name)
-                if baton.subject not in {None, self._subject}:
+                if baton is not None and baton.subject not in {None, self._subject}:
                     raise Conflict(
                         "Whose a session is, is settled when it is connected to, and does not change. Connect again, with the "
                         "header 'Baton-Subject' or '?user='.",

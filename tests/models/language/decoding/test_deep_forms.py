@@ -21,7 +21,7 @@ _DEPTHS = (1, 30, 90, 160, 170, 300, 500, 900, 2_400, 3_000)
 
 _FIELDS = {
     "schema": {"constraint.json_schema"},
-    "tool": {"tools", "input"},
+    "tool": {"tools[0].parameters", "tools", "input"},
     "grammar": {"constraint.grammar"},
     "expression": {"constraint.regex"},
 }
