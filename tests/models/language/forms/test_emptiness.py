@@ -114,7 +114,7 @@ def test_a_form_that_nothing_fits_is_refused_when_it_is_planned(
     form = JsonSchemaConstraint(schema=json.dumps(schema))
     for constraint, field in (
         (form, "constraint.json_schema"),
-        (ToolConstraint(tools=(tool,)), "tools"),
+        (ToolConstraint(tools=(tool,)), "tools[0].parameters"),
         (ToolConstraint(tools=(), form=form), "constraint.json_schema"),
     ):
         refused = planning_in_words(constraint)
