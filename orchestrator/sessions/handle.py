@@ -670,7 +670,9 @@ class Session:
             error = Internal("The response could not be begun. Try again; the server's log has the cause.")
         finally:
             self._request = None
-            if error is not None and request.saying is not None:
+            if error is not None and request.saying is not None and self._closed:
+                request.saying.settle(error)
+            elif error is not None and request.saying is not None:
                 request.saying.is_taken = False
                 self._tasks.create_task(self._keep(request.saying))
             elif request.saying is not None:

@@ -49,6 +49,9 @@ from streaming.wire.sse import Disconnected
 
 _log = logging.getLogger(__name__)
 
+_TOLD_S = 1.0
+"""How long a client is told what came of what it asked for, once its session is closed."""
+
 _IS_THERE = frozenset({"item_exists", "call_answered"})
 """Why an item is refused that the conversation has already."""
 
@@ -177,6 +180,7 @@ class _Connection:
         self._rates = rates
         self._sending = asyncio.Lock()
         self._obeying = asyncio.Lock()
+        self._seeing_to: set[asyncio.Task[None]] = set()
         self._missing: BatonError | None = None  # why the item that was sent last is not in the conversation
 
     async def run(self, after: int) -> None:
@@ -202,6 +206,7 @@ class _Connection:
                     await self._send(self._protocol.session_event(event))
         except BatonError as exc:
             async with self._obeying:  # what the client is being answered is answered first
+                await self._told_of_all()
                 await self._send(self._protocol.failed(exc, None))
                 await self._close(*_closure(exc))
             raise Disconnected from exc
@@ -257,7 +262,9 @@ class _Connection:
             pending = await self._do(received.command)
             self._note(received.command, None)
             if pending is not None and not pending.is_settled:
-                self._tasks.create_task(self._see_to(pending, received))
+                seen_to = self._tasks.create_task(self._see_to(pending, received))
+                self._seeing_to.add(seen_to)
+                seen_to.add_done_callback(self._seeing_to.discard)
         except BatonError as exc:
             self._note(received.command, exc)
             await self._reply(self._protocol.failed(exc, received.event_id))
@@ -266,6 +273,13 @@ class _Connection:
             error = Internal("This event failed on our side. Try again; the server's log has the cause.")
             self._note(received.command, error)
             await self._reply(self._protocol.failed(error, received.event_id))
+
+    async def _told_of_all(self) -> None:
+        """Wait until the client is told of everything that it asked for: a session that is closed settles all of it."""
+        with suppress(TimeoutError):
+            async with self._clock.timeout_at(self._clock.now_s() + _TOLD_S):
+                while self._seeing_to:
+                    await asyncio.wait(self._seeing_to)
 
     async def _see_to(self, pending: Pending, received: Received) -> None:
         """Tell the client if what it asked for does not come about."""

@@ -82,6 +82,9 @@ _BOUNDS = {
 _OF_ONE = {"message_bytes", "line_bytes", "headers", "header_bytes", "max_output_tokens", "max_input_characters"}
 """Bounds of one message, request or answer, which nobody shares."""
 
+_OF_NO_SURFACE = {"max_guesses"}
+"""No surface guesses yet: what a tenant can take of these is tried in tests/orchestrator/act/test_admission.py."""
+
 
 @pytest.mark.parametrize("bound", _BOUNDS.values(), ids=list(_BOUNDS))
 async def test_a_tenant_that_takes_all_it_can_get_is_told_so_and_leaves_room_for_others(serve, bound: _Bound) -> None:
@@ -100,6 +103,7 @@ def test_every_bound_that_tenants_share_has_a_share_of_each_and_is_tried_above()
     surface = {field.name for field in dataclasses.fields(SurfaceLimits) if "int" in str(field.type)} - _OF_ONE
     settings = {name for name in Settings.model_fields if name.startswith("max_")} - _OF_ONE
     shared = {name for name in surface | settings if "tenant_" not in name}
+    shared -= _OF_NO_SURFACE
     assert shared == set(_BOUNDS)
     assert {name.replace("tenant_", "") for name in surface | settings if "tenant_" in name} == shared
 

@@ -74,3 +74,18 @@ async def test_draining_ends_at_its_deadline_and_at_once_where_nothing_runs(
         await draining
         assert admission.turns == 1
     await admission.drain(clock.now_s())
+
+
+def test_one_tenant_cannot_take_every_slot_for_guesses_and_guesses_take_nobodys_seat(new_admission: Any) -> None:
+    admission = new_admission(turns=3, tenant_turns=1, guesses=10)
+    held = [admission.place("a", is_guess=True) for _ in range(9)]
+    with pytest.raises(Overloaded) as refused:
+        admission.place("a", is_guess=True)
+    assert (refused.value.code, refused.value.retryable) == ("too_many_guesses", True)
+    held.append(admission.place("b", is_guess=True))
+    assert (admission.guesses, admission.turns) == (10, 0)
+    held[0].take_seat(replaces=False)
+    assert (admission.guesses, admission.turns) == (9, 1)
+    for place in held:
+        place.leave()
+    assert (admission.guesses, admission.turns) == (0, 0)
