@@ -27,7 +27,9 @@ from models.placement.fleet import ServedCards
 from models.shares import share_of
 from models.supply.store import Store
 from orchestrator.act.completions import Completions
+from orchestrator.act.context import Contexts
 from orchestrator.act.execute import Executor, TurnLimits
+from orchestrator.act.vetting import Vetting
 from orchestrator.decide.decider import Decider
 from orchestrator.limits import SessionLimits
 from orchestrator.meters import Meters
@@ -56,6 +58,7 @@ class Conductor:
     sessions: Sessions
     completions: Completions
     executor: Executor
+    vetting: Vetting
     tools: Tools
 
     async def drain(self) -> None:
@@ -105,6 +108,8 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
             tools = Tools() if settings.tools is None else load_tools(settings.tools)
             agents = {"writer": Writer(fleet.engines)}
             executor = Executor(decider, fleet, agents, clock, _turn_limits(settings), tools)
+            contexts = Contexts(fleet, max_output_tokens=settings.max_output_tokens)
+            vetting = Vetting(fleet, decider, contexts, clock)
             blobs = BlobStore(home.blobs, database, clock)
             sessions = Sessions(
                 database,
@@ -146,6 +151,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             sessions=sessions,
                             completions=Completions(executor, meters, _session_limits(settings)),
                             executor=executor,
+                            vetting=vetting,
                             tools=tools,
                         )
                     finally:
@@ -154,6 +160,7 @@ async def conduct(settings: Settings) -> AsyncIterator[Conductor]:
                             task.cancel()
             finally:
                 tools.close()
+                await vetting.aclose()
                 await fleet.aclose()
         finally:
             database.close()

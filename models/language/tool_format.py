@@ -105,7 +105,11 @@ def tools_for_template(constraint: ToolConstraint) -> list[dict[str, Any]]:
     return [
         {
             "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": _schema(tool)},
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": _schema(tool, constraint.place_of(tool.name)),
+            },
         }
         for tool in offered(constraint)
     ]
@@ -142,7 +146,8 @@ def grammar(
         return None
     names = [tool.name for tool in tools]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"The function {twice[0]!r} is offered twice. Offer it once.", field="tools")
+        last = max(at for at, tool in enumerate(constraint.tools) if tool.name == twice[0])
+        raise BadInput(f"The function {twice[0]!r} is offered twice. Offer it once.", field=f"tools[{last}].name")
     more = _MOST_CALLS - 1 if constraint.parallel and constraint.function is None else 0
     if form.listed:
         again = f' (", " call){{0,{more}}}' if more else ""
@@ -172,7 +177,7 @@ def grammar(
     for n, tool in enumerate(tools):
         head = f'{{"name": {json.dumps(tool.name)}, "arguments": '
         # Each schema is a document of its own, so that the `$ref`s in it lead where they led.
-        schema = json.dumps(arguments_schema(tool))
+        schema = json.dumps(arguments_schema(tool, constraint.place_of(tool.name)))
         lines += [f'call{n}: {json.dumps(head)} arguments{n} "}}"', f"arguments{n}: %json {schema}"]
     return "\n".join(lines)
 
@@ -225,30 +230,30 @@ def _expression(pattern: str) -> str:
     return f"/{written}/"
 
 
-def _schema(tool: ToolSpec, *, held: bool = False) -> dict[str, Any]:
-    """Return the schema of a function's arguments as it was given, or what is held of it."""
+def _schema(tool: ToolSpec, field: str, *, held: bool = False) -> dict[str, Any]:
+    """Return the schema of a function's arguments as it was given at `field`, or what is held of it."""
     try:
         schema = json.loads(tool.held if held and tool.held is not None else tool.parameters)
     except ValueError as exc:
-        raise BadInput(f"The parameters of the function {tool.name!r} are no JSON: {exc}.", field="tools") from exc
+        raise BadInput(f"The parameters of the function {tool.name!r} are no JSON: {exc}.", field=field) from exc
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         raise BadInput(
             f"The parameters of the function {tool.name!r} are not an object's schema. Write "
             '{"type": "object", "properties": …}.',
-            field="tools",
+            field=field,
         )
     return schema
 
 
-def arguments_schema(tool: ToolSpec) -> dict[str, Any]:
-    """Return the schema that a call's arguments fit.
+def arguments_schema(tool: ToolSpec, field: str = "tools") -> dict[str, Any]:
+    """Return the schema that a call's arguments fit; `field` is the place of the function's parameters.
 
     A function takes what it names: unless its own schema says otherwise, there is nothing else in them.
 
     Raises:
         BadInput: the parameters are not an object's schema.
     """
-    return {**closed({"type": "object", **_schema(tool, held=True)}), "x-guidance": JSON_STYLE}
+    return {**closed({"type": "object", **_schema(tool, field, held=True)}), "x-guidance": JSON_STYLE}
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,15 @@ def forms_of(name: str) -> tuple[FormKind, ...]:
     return _entry(name).forms
 
 
+def makes_grammars(name: str) -> bool:
+    """Return whether the engine of that name makes grammars of schemas by itself, rather than its server, or nobody.
+
+    Raises:
+        NotFound: there is no engine of that name; the message lists those there are.
+    """
+    return _entry(name).holding == "models.language.held:local"
+
+
 def build_engine(spec: EngineSpec, context: EngineContext) -> AnyEngine:
     """Import the engine's module and build it. It keeps the port that `port_of` names.
 

@@ -54,11 +54,15 @@ class BatonOptions(Sparse):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What holds for a connection's responses, or for one of them. None leaves it to what holds otherwise."""
+    """What holds for a connection's responses, or for one of them. None leaves it to what holds otherwise.
+
+    `tools_at` are the places of the tools as their client sent them: of those beside them, some may have been refused.
+    """
 
     model: str | None = None
     instructions: str | None = None
     tools: tuple[Tool, ...] | None = None
+    tools_at: tuple[str, ...] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | Literal["inf"] | None = None
@@ -152,7 +156,9 @@ def take(section: Literal["session", "response"], sent: Mapping[str, Any], bound
             elif name not in _HONOURED or (section == "response" and name == "model"):
                 rest[key] = value
             elif name == "tools":
-                changes[name], errors = _tools(section, _valid(section, key, value), bounds)
+                tools, errors = _tools(section, _valid(section, key, value), bounds)
+                changes[name] = None if tools is None else tuple(tools.values())
+                changes["tools_at"] = None if tools is None else tuple(tools)
                 refused += errors
             elif name == "output_modalities":
                 _check_modalities(section, key, _valid(section, key, value))
@@ -320,8 +326,8 @@ def _possible(section: str, name: str, value: Any, bounds: Bounds) -> Any:
     return value
 
 
-def _tools(section: str, sent: list[Any] | None, bounds: Bounds) -> tuple[tuple[Tool, ...] | None, list[BatonError]]:
-    """Return those tools that can be offered, and why the others cannot."""
+def _tools(section: str, sent: list[Any] | None, bounds: Bounds) -> tuple[dict[str, Tool] | None, list[BatonError]]:
+    """Return those tools that can be offered, by their places, and why the others cannot."""
     if sent is None:
         return None, []
     tools: dict[str, Tool] = {}
@@ -330,17 +336,17 @@ def _tools(section: str, sent: list[Any] | None, bounds: Bounds) -> tuple[tuple[
         try:
             is_server = isinstance(one, dict) and one.get("type") == "server"
             tool = _server_tool(section, at, one, bounds) if is_server else _function(section, at, one)
-            if tool.name in tools:
+            if any(tool.name == other.name for other in tools.values()):
                 field = f"{section}.tools[{at}].name"
                 raise BadInput(
                     f"Invalid '{field}': there is a function {quoted(tool.name)} before it. Each needs a name of its own.",
                     code="invalid_value",
                     field=field,
                 )
-            tools[tool.name] = tool
+            tools[f"{section}.tools[{at}]"] = tool
         except BatonError as exc:
             refused.append(exc)
-    return tuple(tools.values()), refused
+    return tools, refused
 
 
 def _server_tool(section: str, at: int, sent: Any, bounds: Bounds) -> ServerTool:

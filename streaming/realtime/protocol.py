@@ -54,6 +54,7 @@ from streaming.realtime.options import (
     with_changes,
 )
 from streaming.realtime.server_events import ServerEvents
+from streaming.realtime.updates import SetOptions, placed
 from streaming.wire.complaints import complaint
 from streaming.wire.errors import told
 from streaming.wire.items import turn_id, wire_item
@@ -105,12 +106,16 @@ class Respond:
         context: what it answers instead of the conversation: items, and ids of the session's. None is the conversation.
         is_aside: whether it is to stay out of the conversation.
         interrupts: whether it ends the response that runs.
+        own: which of `instructions` and `tools` it brings itself; the others are the session's.
+        tools_at: the places of its functions, as the client sent them.
     """
 
     turn_input: TurnInput
     context: tuple[Item | str, ...] | None = None
     is_aside: bool = False
     interrupts: bool = False
+    own: frozenset[str] = frozenset()
+    tools_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,7 @@ class Cancel:
     turn_id: str | None
 
 
-Command = AddItem | ShowItem | RemoveItem | Truncate | Respond | Cancel
+Command = AddItem | ShowItem | RemoveItem | Truncate | Respond | Cancel | SetOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +206,31 @@ class RealtimeProtocol:
         except BatonError as exc:
             return self._refused(exc, event.event_id, event.type)
 
-    def failed(self, error: BatonError, event_id: str | None) -> tuple[ServerEvent, ...]:
-        """Return what tells the client that its event `event_id` failed."""
+    def trial(self, update: SetOptions, settings: SessionSettings) -> TurnInput:
+        """Return what a response would be asked with, were an update confirmed."""
+        options, _ = with_changes(self._options, update.changes)
+        options = replace(self._effective(settings, options), tool_choice=None)
+        return TurnInput(
+            instructions=options.instructions, model=options.model, tools=tool_constraint(options, self._bounds)
+        )
+
+    def confirm(self, update: SetOptions, settings: SessionSettings) -> tuple[ServerEvent, ...]:
+        """Set what an update says, and return what tells the client of it."""
+        self._options, misfit = with_changes(self._options, update.changes)
+        replies = [error_event(told(error), event_id=update.event_id) for error in (*update.refused, *misfit)]
+        replies.append(session_event("session.updated", self._effective(settings)))
+        if (baton := update.baton) is not None:
+            if "events" in baton.model_fields_set or baton.subject is None:
+                self._baton_events = baton.events
+            replies.extend(self._attached())
+        return self._stamp(*replies)
+
+    def failed(
+        self, error: BatonError, event_id: str | None, command: Command | None = None
+    ) -> tuple[ServerEvent, ...]:
+        """Return what tells the client that its event `event_id` failed, which asked for `command`."""
+        if isinstance(command, Respond):
+            error = placed(error, command.tools_at, command.own)
         return self._stamp(error_event(told(error), event_id=event_id))
 
     def _act(self, event: ClientEvent, settings: SessionSettings) -> Received:
@@ -249,15 +277,10 @@ class RealtimeProtocol:
                     )
             except BatonError as exc:
                 refused.append(exc)
-        self._options, misfit = with_changes(self._options, taken.changes)
-        refused += misfit
-        replies = [error_event(told(error), event_id=event.event_id) for error in refused]
-        replies.append(session_event("session.updated", self._effective(settings)))
-        if baton is not None:
-            if "events" in baton.model_fields_set or baton.subject is None:
-                self._baton_events = baton.events
-            replies.extend(self._attached())
-        return Received(event_id=event.event_id, replies=self._stamp(*replies))
+        update = SetOptions(event_id=event.event_id, changes=taken.changes, refused=tuple(refused), baton=baton)
+        if update.weighed:
+            return Received(command=update, event_id=event.event_id)
+        return Received(event_id=event.event_id, replies=self.confirm(update, settings))
 
     def _attached(self) -> list[ServerEvent]:
         if not self._baton_events:
@@ -266,9 +289,9 @@ class RealtimeProtocol:
         session = BatonSession.of(self._session_id, self._narrator.settings)
         return [attached.model_dump(mode="json"), session.model_dump(mode="json")]
 
-    def _effective(self, kept: SessionSettings) -> Options:
-        """Return what holds for a response that brings nothing of its own."""
-        asked, default = self._options, self._defaults
+    def _effective(self, kept: SessionSettings, asked: Options | None = None) -> Options:
+        """Return what holds for a response that brings nothing of its own, with what the client has `asked` for."""
+        asked, default = self._options if asked is None else asked, self._defaults
         return replace(
             asked,
             model=_first(asked.model, kept.model, default.model),
@@ -304,6 +327,8 @@ class RealtimeProtocol:
             context=context,
             is_aside=own.conversation == "none",
             interrupts=self._interrupts(own),
+            own=frozenset(name for name in ("instructions", "tools") if taken.changes.get(name)),
+            tools_at=options.tools_at or (),
         )
 
     @staticmethod

@@ -23,6 +23,7 @@ from models.content import Message, status_of
 from models.errors import BadInput, BatonError, Conflict, Internal, LimitExceeded, Overloaded, Unauthorized
 from models.shares import Shares
 from orchestrator.act.completions import Completions
+from orchestrator.act.vetting import Vetting
 from orchestrator.build import Conductor
 from orchestrator.sessions.handle import Session
 from orchestrator.sessions.requests import Pending, TurnRequest
@@ -43,6 +44,7 @@ from streaming.realtime.protocol import (
     ShowItem,
     Truncate,
 )
+from streaming.realtime.updates import SetOptions, check_response, possible
 from streaming.subjects import whose
 from streaming.wire.errors import error_response, told
 from streaming.wire.sse import Disconnected
@@ -112,6 +114,7 @@ class RealtimeEndpoint:
             self._rates,
             self._meters,
             self._conductor.completions,
+            self._conductor.vetting,
             self._conductor.clock,
         )
         await connection.run(after)
@@ -165,10 +168,12 @@ class _Connection:
         rates: RateLimits,
         meters: SurfaceMeters,
         completions: Completions,
+        vetting: Vetting,
         clock: Clock,
     ) -> None:
         self._authenticator = authenticator
         self._completions = completions
+        self._vetting = vetting
         self._clock = clock
         self._meters = meters
         self._asides: Asides
@@ -235,7 +240,7 @@ class _Connection:
             return False
         if received.refused is not None:
             self._missing = received.refused
-        if received.command is None or isinstance(received.command, Cancel):
+        if received.command is None or isinstance(received.command, Cancel | SetOptions):
             return True
         try:
             self._rates.take(self._caller.key)
@@ -267,7 +272,7 @@ class _Connection:
                 seen_to.add_done_callback(self._seeing_to.discard)
         except BatonError as exc:
             self._note(received.command, exc)
-            await self._reply(self._protocol.failed(exc, received.event_id))
+            await self._reply(self._protocol.failed(exc, received.event_id, received.command))
         except Exception:  # noqa: BLE001  # a defect in one event costs neither the connection nor the session
             _log.exception("an event of session %s failed", self._session.session_id)
             error = Internal("This event failed on our side. Try again; the server's log has the cause.")
@@ -294,7 +299,7 @@ class _Connection:
                 await self._send(self._protocol.never_begun(pending.turn_id, received.command.turn_input))
                 return
             self._note(received.command, exc)
-            await self._reply(self._protocol.failed(exc, received.event_id))
+            await self._reply(self._protocol.failed(exc, received.event_id, received.command))
 
     def _check_answerable(self, command: Command) -> None:
         """Refuse to answer a conversation that lacks what was said last, for the reason that it does; once.
@@ -329,6 +334,8 @@ class _Connection:
                 await self._truncate(command)
             case Respond():
                 return await self._ask(command)
+            case SetOptions():
+                await self._set(command)
             case Cancel(turn_id=str() as named) if self._asides.cancel(named):
                 pass
             case Cancel():
@@ -337,7 +344,17 @@ class _Connection:
                 assert_never(command)
         return None
 
+    async def _set(self, command: SetOptions) -> None:
+        """Confirm what of an update can be; the settings of the session may change meanwhile."""
+        settings = self._session.settings
+        update = await possible(
+            command, lambda tried: self._protocol.trial(tried, settings), self._vetting, self._session.owner
+        )
+        await self._reply(self._protocol.confirm(update, self._session.settings))
+
     async def _ask(self, command: Respond) -> Pending:
+        if command.own:
+            await check_response(command.turn_input, command.own, self._vetting, self._session.owner)
         if command.is_aside:
             return await self._asides.begin(command)
         context = None if command.context is None else await context_of(self._session, command)

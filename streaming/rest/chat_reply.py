@@ -212,13 +212,13 @@ _FIELDS = {
 }
 
 
-_PARAMETERS = re.compile(r"^(tools\[\d+\])\.parameters")
+_OF_FUNCTION = re.compile(r"^(tools\[\d+\])\.(parameters|name)")
 
 
 def in_chats_words(error: BatonError) -> BatonError:
     """Return an error with its field named as this request has it, not as the conductor or an engine calls it."""
     field = error.field or ""
-    error.field = _PARAMETERS.sub(r"\1.function.parameters", _FIELDS.get(field, field)) or None
+    error.field = _OF_FUNCTION.sub(r"\1.function.\2", _FIELDS.get(field, field)) or None
     return error
 
 

@@ -4,7 +4,8 @@ They are followed at `/v1/sessions/{id}/events`: `streaming.realtime.follow`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from memory.sessions import SessionRecord
 from models.content import ApprovalResponse, Item, status_of
-from models.errors import too_long
+from models.errors import BadInput, too_long
 from models.ids import new_id
 from models.owner import Owner
 from orchestrator.build import Conductor
+from orchestrator.events import SessionSettings, TurnInput
 from orchestrator.sessions.registry import SessionHistory
 from streaming.rest.export import markdown
 from streaming.subjects import whose
@@ -73,6 +75,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
     async def make_session(body: NewSession, request: Request) -> dict[str, Any]:
         """Make a session that is kept from now on."""
         changes = _changes(body, conductor)
+        await _check_possible(changes, SessionSettings(), conductor)
         owner = whose(request, safety_identifier=body.safety_identifier, user=body.user)
         session = await sessions.create(owner)
         await session.change(changes, keep=True)
@@ -89,6 +92,7 @@ def session_routes(conductor: Conductor) -> APIRouter:
         """Set a session's title, instructions or model."""
         changes = _changes(body, conductor)
         session = await sessions.open(whose(request), session_id)
+        await _check_possible(changes, session.settings, conductor)
         await session.change(changes)
         return listed_session(await sessions.record(whose(request), session_id))
 
@@ -137,6 +141,22 @@ def _changes(body: SessionChanges, conductor: Conductor) -> dict[str, str | None
     if len(instructions) > most:
         raise too_long("the text of the instructions", len(instructions), most, field="instructions")
     return changes
+
+
+async def _check_possible(changes: Mapping[str, str | None], settings: SessionSettings, conductor: Conductor) -> None:
+    """Check that turns can have what is set.
+
+    Raises:
+        BadInput: none could.
+    """
+    names = [name for name in ("instructions", "model") if changes.get(name)]
+    settings = replace(settings, **changes)
+    try:
+        if names:
+            await conductor.vetting.room(TurnInput(instructions=settings.instructions, model=settings.model))
+    except BadInput as exc:
+        exc.field = names[0]
+        raise
 
 
 def listed_session(record: SessionRecord) -> dict[str, Any]:

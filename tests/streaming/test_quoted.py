@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from support.app import Served, serving_app
+from support.realtime import confirmed
 from support.rules import RULES
 
 from memory.keys import RequestDefaults
@@ -56,7 +57,11 @@ def _realtime_errors(event: dict[str, Any]) -> list[dict[str, Any]]:
     protocol = RealtimeProtocol(
         "session_1", 0, options=Options(), defaults=RequestDefaults(), settings=settings, order=Order()
     )
-    return [each["error"] for each in protocol.receive(text, settings).replies if each["type"] == "error"]
+    return [
+        each["error"]
+        for each in confirmed(protocol, protocol.receive(text, settings), settings).replies
+        if each["type"] == "error"
+    ]
 
 
 @given(name=_LONG)
@@ -184,7 +189,8 @@ def test_a_session_is_told_whether_its_functions_are_strict(strict: bool) -> Non
         "session_1", 0, options=Options(), defaults=RequestDefaults(), settings=settings, order=Order()
     )
     tool = f'{{"type": "function", "name": "f", "strict": {str(strict).lower()}}}'
-    replies = protocol.receive(f'{{"type": "session.update", "session": {{"tools": [{tool}]}}}}', settings).replies
+    received = protocol.receive(f'{{"type": "session.update", "session": {{"tools": [{tool}]}}}}', settings)
+    replies = confirmed(protocol, received, settings).replies
 
     assert replies[-1]["session"]["tools"][0]["strict"] is strict
 
@@ -222,7 +228,12 @@ def test_a_byte_order_mark_before_a_message_changes_nothing(session: dict[str, s
         protocol = RealtimeProtocol(
             "session_1", 0, options=Options(), defaults=RequestDefaults(), settings=settings, order=Order()
         )
-        told.append([{**each, "event_id": None} for each in protocol.receive(sent, settings).replies])
+        told.append(
+            [
+                {**each, "event_id": None}
+                for each in confirmed(protocol, protocol.receive(sent, settings), settings).replies
+            ]
+        )
 
     assert told[0] == told[1]
     assert told[0][-1]["type"] == "session.updated"

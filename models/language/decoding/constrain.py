@@ -122,7 +122,8 @@ class Constrainer:
         yield whole, field
         if isinstance(constraint, ToolConstraint):
             for tool in offered(constraint):
-                yield _grammar_of(arguments_schema(tool)), field
+                place = constraint.place_of(tool.name)
+                yield _grammar_of(arguments_schema(tool, place)), place
             if constraint.form is not None:
                 yield from self.sources(constraint.form)
 
@@ -175,7 +176,7 @@ class Constrainer:
             what = f"JSON schema of the function {tool.name!r}"
             field = constraint.place_of(tool.name)
             with _translated(what, field):
-                error = self._matcher(_grammar_of(arguments_schema(tool))).get_error()
+                error = self._matcher(_grammar_of(arguments_schema(tool, field))).get_error()
             if error:
                 raise _refusal(what, field, error)
         if constraint.form is not None:

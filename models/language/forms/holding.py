@@ -141,7 +141,7 @@ class Holding:
     async def _attempts(
         self, request: GenerateRequest, constraint: Constraint, made: Plan
     ) -> AsyncGenerator[Delta, None]:
-        left, fault = request.sampling.max_output_tokens, ""
+        left, fault = request.sampling.max_output_tokens, ("", _place_of(constraint))
         for number in range(1, ATTEMPTS + 1):
             if left < 1:
                 break
@@ -155,8 +155,8 @@ class Holding:
             if attempt.end is None:
                 return  # the engine broke off, and whoever reads sees that it did
             is_whole = attempt.end.reason != "length"
-            fault = await self._fault(attempt, made, request) if is_whole else fault and "it was cut short"
-            if not fault:
+            fault = await self._fault(attempt, made, request, before=fault)
+            if not fault[0]:
                 for delta in attempt.held:
                     if made.form is not None or not isinstance(delta, TextDelta):
                         yield delta
@@ -167,9 +167,9 @@ class Holding:
                 return
         raise BadInput(
             f"The answer did not fit its JSON schema, in {ATTEMPTS} attempts or as many as the most tokens of an answer "
-            f"allow: {fault}. Make the schema simpler, allow more tokens, or choose a more capable model.",
+            f"allow: {fault[0]}. Make the schema simpler, allow more tokens, or choose a more capable model.",
             code="form_not_held",
-            field="tools" if isinstance(constraint, ToolConstraint) else "constraint.json_schema",
+            field=fault[1],
         )
 
     def _again(self, request: GenerateRequest, number: int, left: int) -> GenerateRequest:
@@ -227,22 +227,36 @@ class Holding:
             assert isinstance(made.constraint, ToolConstraint)
             await self._checked(made.constraint.place_of(name), schema, (), owner)
 
-    async def _fault(self, attempt: _Attempt, made: Plan, request: GenerateRequest) -> str:
-        """Return what is wrong with an attempt, and with the words that it goes on from; nothing if it fits."""
+    async def _fault(
+        self, attempt: _Attempt, made: Plan, request: GenerateRequest, *, before: tuple[str, str]
+    ) -> tuple[str, str]:
+        """Return what is wrong with an attempt, and with the words that it goes on from, and the place of what it breaks.
+
+        Nothing is wrong if it fits. Of one that was cut short nobody can tell: it is as the one before it was.
+        """
+        if attempt.end is not None and attempt.end.reason == "length":
+            return ("it was cut short" if before[0] else "", before[1])
         owner = request.owner
         for name, *arguments in attempt.calls.values():
-            schema = made.tools.get(name)
-            faults = [] if schema is None else await self._checked("tools", schema, ["".join(arguments) or "{}"], owner)
-            if faults and faults[0] is not None:
-                return f"in the arguments of {name!r}: {faults[0]}"
+            if (schema := made.tools.get(name)) is None or not isinstance(made.constraint, ToolConstraint):
+                continue
+            place = made.constraint.place_of(name)
+            (fault,) = await self._checked(place, schema, ["".join(arguments) or "{}"], owner)
+            if fault is not None:
+                return f"in the arguments of {name!r}: {fault}", place
+        place = "constraint.json_schema"
         if made.form is None or attempt.calls:
-            return ""
+            return "", _place_of(made.constraint)
         begun = text_of(request.messages[-1]) if request.continues else ""
-        faults = await self._checked("constraint.json_schema", made.form, [begun + "".join(attempt.text)], owner)
-        return faults[0] or ""
+        (fault,) = await self._checked(place, made.form, [begun + "".join(attempt.text)], owner)
+        return fault or "", place
 
     async def _checked(self, field_name: str, schema: str, texts: Sequence[str], owner: Owner) -> list[str | None]:
         try:
             return await self._checker.check(schema, texts, owner=owner)
         except BadInput as exc:
             raise type(exc)(exc.message, code=exc.code, field=field_name) from exc
+
+
+def _place_of(constraint: Constraint) -> str:
+    return "tools" if isinstance(constraint, ToolConstraint) else "constraint.json_schema"

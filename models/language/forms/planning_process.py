@@ -1,5 +1,7 @@
 """The process that `models.language.forms.planning` asks: what is to be planned in, the plan or what is wrong with it out, both pickled.
 
+Asked about no level, it says what is wrong with each function alone, by its place among them.
+
 Both ends are one installation, and the pipe between them has no other door.
 """
 
@@ -12,10 +14,11 @@ from typing import Any
 import jsonschema_rs as rs
 
 from models.errors import BadInput, BatonError
+from models.language.decoding.form_depth import check_depth
 from models.language.forms.answering import serve
 from models.language.forms.emptiness import why_empty
 from models.language.forms.judge import told, validator_of
-from models.language.forms.plan import plan
+from models.language.forms.plan import Level, Plan, plan
 from models.ports.generate import Constraint, JsonSchemaConstraint, ToolConstraint
 
 
@@ -110,13 +113,36 @@ def _in_newest(value: Any) -> Any:
     return said
 
 
+def _planned(constraint: Constraint, level: Level, *, remote: bool) -> Plan:
+    made = plan(constraint, (lambda _: True) if remote else holds, level, remote=remote)
+    check_schemas(constraint)  # after it, which says more plainly what is wrong with what it knows
+    check_some_fit(constraint)
+    return made
+
+
+def _faults(constraint: ToolConstraint, *, remote: bool) -> dict[int, BatonError]:
+    """Return what is wrong with functions, each looked at alone, by their places."""
+    faults: dict[int, BatonError] = {}
+    for at, tool in enumerate(constraint.tools):
+        alone = ToolConstraint(tools=(tool,))
+        try:
+            if not remote:  # an engine's own grammars are as deep as native code can follow
+                check_depth(alone)
+            _planned(alone, "whole", remote=remote)
+        except BatonError as exc:
+            exc.field = f"tools[{at}].parameters"
+            faults[at] = exc
+    return faults
+
+
 def planned(asked: str) -> str:
     """Return the plan."""
     constraint, level, remote = pickle.loads(base64.b64decode(asked))
     try:
-        made: object = plan(constraint, (lambda _: True) if remote else holds, level, remote=remote)
-        check_schemas(constraint)  # after it, which says more plainly what is wrong with what it knows
-        check_some_fit(constraint)
+        if level is None:
+            made: object = _faults(constraint, remote=remote)
+        else:
+            made = _planned(constraint, level, remote=remote)
     except BatonError as exc:
         made = exc
     finally:

@@ -183,7 +183,7 @@ def _tools(constraint: ToolConstraint) -> dict[str, Any]:
         return {}
     tools = []
     for tool in constraint.tools:
-        parameters = _json(tool.parameters, "tools")
+        parameters = _json(tool.parameters, constraint.place_of(tool.name))
         function = {"name": tool.name, "description": tool.description, "parameters": parameters}
         tools.append({"type": "function", "function": function | ({"strict": True} if tool.strict else {})})
     fields: dict[str, Any] = {"tools": tools}

@@ -129,18 +129,24 @@ def test_arguments_are_those_that_are_named_unless_the_schema_names_more() -> No
 
 
 @pytest.mark.parametrize(
-    ("tools", "message"),
+    ("tools", "message", "field"),
     [
-        ((_LOOK, _LOOK), "'look' is offered twice"),
-        ((replace(_LOOK, parameters="{"),), "parameters of the function 'look' are no JSON"),
-        ((replace(_LOOK, parameters='{"type": "string"}'),), "'look' are not an object's schema"),
-        ((replace(_LOOK, parameters="[]"),), "'look' are not an object's schema"),
+        ((_WAIT, _LOOK, _LOOK), "'look' is offered twice", "name"),
+        ((_WAIT, replace(_LOOK, parameters="{")), "parameters of the function 'look' are no JSON", "parameters"),
+        ((_WAIT, replace(_LOOK, parameters='{"type": "string"}')), "'look' are not an object's schema", "parameters"),
+        ((_WAIT, replace(_LOOK, parameters="[]")), "'look' are not an object's schema", "parameters"),
     ],
 )
-def test_what_cannot_be_offered_is_refused_by_name(tools: tuple[ToolSpec, ...], message: str) -> None:
+def test_what_cannot_be_offered_is_refused_by_name_and_place(
+    tools: tuple[ToolSpec, ...], message: str, field: str
+) -> None:
     with pytest.raises(BadInput, match=message) as refused:
         grammar(ToolConstraint(tools=tools), LISTED)
-    assert refused.value.field == "tools"
+    assert refused.value.field == f"tools[{len(tools) - 1}].{field}"
+    if field == "parameters":
+        with pytest.raises(BadInput, match=message) as shown:
+            tools_for_template(ToolConstraint(tools=tools))
+        assert shown.value.field == refused.value.field
 
 
 def test_a_form_beside_functions_has_no_members_but_those_it_names_as_one_alone_has_not():

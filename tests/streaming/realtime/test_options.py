@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.realtime import confirmed
 from support.wire import check_event
 
 from memory.keys import RequestDefaults
@@ -130,7 +131,8 @@ class _Connection:
         )
 
     def send(self, kind: str, **fields: Any) -> Received:
-        received = self._protocol.receive(json.dumps({"type": kind, "event_id": "mine", **fields}), SessionSettings())
+        text = json.dumps({"type": kind, "event_id": "mine", **fields})
+        received = confirmed(self._protocol, self._protocol.receive(text, SessionSettings()), SessionSettings())
         for reply in received.replies:
             check_event(reply)
         return received

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.realtime import confirmed
 from support.wire import OrderChecker, check_event
 
 from agents.events import Fault
@@ -79,7 +80,7 @@ class _Protocol(RealtimeProtocol):
         )
 
     def receive(self, text: str, settings: SessionSettings | None = None) -> Received:
-        return super().receive(text, settings or self._set)
+        return confirmed(self, super().receive(text, settings or self._set), settings or self._set)
 
 
 @st.composite

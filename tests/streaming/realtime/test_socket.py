@@ -180,6 +180,7 @@ async def _hear(
         rates,
         meters,
         cast("Any", None),
+        cast("Any", None),
         ManualClock(),
     )
     before = asyncio.all_tasks()

@@ -188,6 +188,14 @@ async def test_arguments_that_do_not_fit_are_written_again_and_words_are_said_on
     assert [request.constraint.choice for request in engine.requests] == ["auto", "required"]  # type: ignore[union-attr]
 
 
+async def test_arguments_that_never_fit_fail_at_the_place_of_their_function(make: _Make) -> None:
+    tools = (ToolSpec(name="look", description="", parameters="{}"), _tool(_SET))
+    engine = _Scripted(*[[("act", '{"a": [1, 1]}')]] * ATTEMPTS)
+    with pytest.raises(BadInput, match="arguments of 'act'") as failed:
+        await _answer(make(engine), ToolConstraint(tools=tools))
+    assert (failed.value.code, failed.value.field) == ("form_not_held", "tools[1].parameters")
+
+
 async def test_words_stream_where_only_calls_would_be_checked(make: _Make) -> None:
     deltas = await _answer(make(_Scripted("Hello.")), ToolConstraint(tools=(_tool(_SET),)))
     assert [delta.text for delta in deltas if isinstance(delta, TextDelta)] == list("Hello.")

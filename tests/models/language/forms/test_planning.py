@@ -5,6 +5,7 @@ import base64
 import json
 import pickle
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from models.language.forms.judge import validator_of
 from models.language.forms.planning import PlanningApart
 from models.language.forms.planning_process import _holds, planned
 from models.owner import Owner
-from models.ports.generate import JsonSchemaConstraint
+from models.ports.generate import JsonSchemaConstraint, ToolConstraint, ToolSpec
 
 _DOUBLING = {"oneOf": [{"enum": [f"{n}-{m}" for m in range(256)]} for n in range(64)]}
 
@@ -94,6 +95,53 @@ async def test_what_native_code_can_make_nothing_of_is_its_callers(planning):
         await planning.plan(
             JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}'), "whole", Owner("ada")
         )
+
+
+_GOOD = {"type": "object", "properties": {"a": {"type": "string"}}}
+_TOO_MUCH = '{"type": "object", "properties": {"a": {"type": "string", "pattern": "\\ud800"}}}'
+
+
+def _functions(*schemas: str) -> ToolConstraint:
+    return ToolConstraint(
+        tools=tuple(ToolSpec(name=f"f{n}", description="", parameters=schema) for n, schema in enumerate(schemas))
+    )
+
+
+@pytest.mark.parametrize("ask", ["plan", "faults"])
+@pytest.mark.parametrize(("at", "count"), [(0, 1), (0, 3), (2, 3), (5, 7)])
+async def test_of_functions_the_one_that_is_too_much_is_named(planning, ask, at, count):
+    schemas = [json.dumps(_GOOD)] * count
+    schemas[at] = _TOO_MUCH
+    asked = _functions(*schemas)
+    with pytest.raises(LimitExceeded) as refused:
+        await (planning.plan(asked, "whole", Owner("ada")) if ask == "plan" else planning.faults(asked, Owner("ada")))
+    assert refused.value.field == f"tools[{at}].parameters"
+
+
+async def test_of_functions_and_a_form_the_form_is_named_if_it_is_too_much(planning):
+    form = JsonSchemaConstraint(schema='{"type": "string", "pattern": "\\ud800"}')
+    with pytest.raises(LimitExceeded) as refused:
+        await planning.plan(replace(_functions(json.dumps(_GOOD)), form=form), "whole", Owner("ada"))
+    assert refused.value.field == "constraint.json_schema"
+
+
+async def test_what_is_wrong_with_functions_is_said_of_each_by_its_place(planning):
+    deep = json.dumps({"$defs": {f"D{n}": {"properties": {"a": {"$ref": f"#/$defs/D{n + 1}"}}} for n in range(900)}})
+    bad = [
+        {"type": "object", "properties": {"a": {"type": "objekt"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/nowhere"}}},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "(("}}},
+        {"type": "object", "properties": {"a": {"type": "integer", "minimum": "a"}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"minimum": 2, "maximum": 1, "type": "integer"}}},
+        {**json.loads(deep), "type": "object", "properties": {"a": {"$ref": "#/$defs/D0"}}},
+    ]
+    schemas = [json.dumps(each) for one in bad for each in (_GOOD, one)]
+    for _ in range(2):  # what was found is remembered, and changed by nobody
+        faults = await planning.faults(_functions(*schemas), Owner("ada"))
+        assert {at: fault.field for at, fault in faults.items()} == {
+            at: f"tools[{at}].parameters" for at in range(1, len(schemas), 2)
+        }
+        faults[1].field = "elsewhere"
 
 
 @pytest.mark.parametrize("eve", [Owner("eve"), Owner("ada", "eve"), Owner.unnamed("ada").within("call_1")])
