@@ -658,10 +658,11 @@ class Session:
 
     async def _accept(self, request: TurnRequest) -> None:
         """Commit what was asked for, and say what came of it."""
-        error: BatonError | None = None
+        error: BatonError | None = _cut_off()
         try:
             # By its turn's id: once it was taken back, the generation may be another turn's.
             await self._commit(request.turn_id, request.generation, request.interrupts)
+            error = None
         except BatonError as exc:
             self._discard((request.turn_id, request.generation))
             error = exc
@@ -687,10 +688,11 @@ class Session:
             if saying.is_taken:
                 return
         saying.is_taken = True
-        error: BatonError | None = None
+        error: BatonError | None = _cut_off()
         try:
             earlier = await self._earlier(saying.items)
             await self._transact(lambda: self._state.plan_add(saying.items, earlier=earlier))
+            error = None
         except BatonError as exc:
             error = exc
         finally:
@@ -821,3 +823,10 @@ class Session:
         if self._closed_by is not None:
             return self._closed_by.error()
         return Unavailable("The session was closed meanwhile. Open it again.", code="session_closed")
+
+
+def _cut_off() -> BatonError:
+    """Return what is told of something that was stopped before it was known to be in the log."""
+    return Unavailable(
+        "The session was stopped meanwhile. Open it again, and see what was kept.", code="session_closed"
+    )

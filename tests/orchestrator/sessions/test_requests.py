@@ -144,3 +144,24 @@ async def test_a_session_that_is_closed_meanwhile_leaves_nobody_waiting(open_hou
             for pending in (request, saying):
                 with pytest.raises(BatonError):
                     await pending.done()
+
+
+@pytest.mark.parametrize("stopped", ["_keep", "_accept"])
+async def test_what_is_stopped_before_it_is_written_is_never_said_to_be_kept(
+    stopped: str, open_house: Any, message: Any
+) -> None:
+    async with open_house() as house:
+        session = await house.sessions.create("local")
+        journal = HeldJournal(session)
+        journal.before.clear()
+        pending = await session.say((message("one", "item_1"),))
+        if stopped == "_accept":
+            pending = await session.request(TurnInput())
+        await house.settle()
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__name__", "") == stopped:
+                task.cancel()
+        with pytest.raises(BatonError) as cut_off:
+            await pending.done()
+        assert cut_off.value.code == "session_closed"
+        journal.before.set()
